@@ -1,0 +1,30 @@
+// Derivatives against central finite differences, in f64.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+
+#include "graft/core/tensor.h"
+
+namespace graft {
+
+struct GradcheckResult {
+  double worst = 0;     // largest |analytic − numeric|, relative to the largest entry of that input's gradient (at least 1)
+  std::string message;  // which input and entry; empty when everything agrees
+  explicit operator bool() const { return message.empty(); }
+};
+
+struct GradcheckOptions {
+  double step = 1e-6;
+  double tolerance = 1e-7;
+  bool second_order = false;  // also check the derivative of the derivative, to tolerance2
+  double tolerance2 = 1e-5;
+};
+
+/// Checks f, a function of f64 tensors, at `inputs` (those with requires_grad). Non-scalar results are weighted with fixed random
+/// numbers. TypeError for inputs that are not f64.
+GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& f, std::span<const Tensor> inputs,
+                          const GradcheckOptions& options = {});
+
+}  // namespace graft

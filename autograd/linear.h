@@ -1,0 +1,64 @@
+// The linear layer as adapters see it: a base product to which low-rank terms can be handed down.
+#pragma once
+
+#include <span>
+
+#include "graft/core/module.h"
+
+namespace graft {
+
+/// Where results are rounded when a half-precision base meets float32 adapters (PEFT's orders; they give different bits).
+enum class Rounding {
+  once,          // dense: everything accumulates in the promoted dtype, one cast at the end
+  per_adapter,   // GPTQ: input always cast to the adapter's dtype, cast back after every adapter
+  before_scale,  // AWQ, EETQ: outside autocast the delta is cast first and scaled in the base's dtype; under autocast no casts
+};
+
+/// One adapter's share: y += scale · (x Aᵀ Bᵀ + bias).
+struct LowRankTerm {
+  Tensor x;     // this term's own input (dropped out, pooled, gathered rows); undefined: the layer's input
+  Tensor A;     // [r, in]
+  Tensor B;     // [out, r]
+  Tensor bias;  // [out] or undefined
+  double scale = 1;
+  Rounding rounding = Rounding::once;
+  Tensor rows;  // i64 [n]: which rows of the flattened input this term is for; undefined: all
+};
+
+class LinearBase : public Module {
+ public:
+  virtual std::int64_t in_features() const = 0;
+  virtual std::int64_t out_features() const = 0;
+  /// The base's bias [out]; undefined if it has none.
+  virtual Tensor bias() const = 0;
+  /// The dense weight, if that is what this layer holds; undefined otherwise (quantized).
+  virtual Tensor weight() const { return {}; }
+  /// [..., in] → [..., out], in x's dtype.
+  virtual Tensor forward(const Tensor& x) const = 0;
+  /// forward(x) plus the terms, in their order. The default composes operations (low_rank_sum); a layer with a fused kernel overrides it.
+  virtual Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const;
+};
+
+/// result + terms, in the terms' orders of rounding, composed of operations.
+Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm> terms);
+
+/// The dense layer: x Wᵀ + b with W [out, in].
+class Linear final : public LinearBase {
+ public:
+  /// ValueError unless weight is [out, in] and floating, and bias undefined or [out].
+  Linear(Tensor weight, Tensor bias = {});
+  std::string type_name() const override { return "Linear"; }
+  std::string description() const override;
+  void visit(Visitor& visitor) override;
+  std::int64_t in_features() const override { return weight_.dim(1); }
+  std::int64_t out_features() const override { return weight_.dim(0); }
+  Tensor bias() const override { return bias_; }
+  Tensor weight() const override { return weight_; }
+  Tensor forward(const Tensor& x) const override;
+  using LinearBase::forward;
+
+ private:
+  Tensor weight_, bias_;
+};
+
+}  // namespace graft

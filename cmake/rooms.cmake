@@ -1,0 +1,35 @@
+# Each room is an object library; graft::graft is all of them. The folder is the list of sources.
+# A room may include the rooms named after it and nothing else (.ci/check_house holds this).
+function(graft_room room)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${room}/*.cpp ${PROJECT_SOURCE_DIR}/${room}/cpu/*.cpp
+       ${PROJECT_SOURCE_DIR}/${room}/formats/*.cpp)
+  add_library(graft_${room} OBJECT ${sources})
+  target_include_directories(graft_${room} PUBLIC ${GRAFT_INCLUDE_DIR})
+  target_link_libraries(graft_${room} PUBLIC fmt::fmt PRIVATE graft_options Threads::Threads nlohmann_json::nlohmann_json Eigen3::Eigen)
+  set_target_properties(graft_${room} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  # One translation unit per instruction set: the suffix of its name chooses the flags.
+  foreach(source ${sources})
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+      if(source MATCHES "_avx2\\.cpp$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+      elseif(source MATCHES "_avx512\\.cpp$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx2;-mfma;-mf16c")
+      endif()
+    endif()
+  endforeach()
+endfunction()
+
+set(GRAFT_ROOMS core autograd quant adapters)
+foreach(room ${GRAFT_ROOMS})
+  graft_room(${room})
+  list(APPEND GRAFT_OBJECTS $<TARGET_OBJECTS:graft_${room}>)
+endforeach()
+# CUDA is chosen at link time: exactly one of runtime.cpp and absent.cpp.
+target_sources(graft_core PRIVATE ${PROJECT_SOURCE_DIR}/cuda/absent.cpp)
+
+add_library(graft ${GRAFT_OBJECTS})
+add_library(graft::graft ALIAS graft)
+target_include_directories(graft PUBLIC $<BUILD_INTERFACE:${GRAFT_INCLUDE_DIR}> $<INSTALL_INTERFACE:include>)
+target_compile_features(graft PUBLIC cxx_std_20)
+target_link_libraries(graft PUBLIC fmt::fmt PRIVATE Threads::Threads $<BUILD_INTERFACE:graft_options>)
+set_target_properties(graft PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})

@@ -1,0 +1,147 @@
+// Elementwise mathematics, written once for both devices: one list of functors for one operand, one for two.
+// `T` is double or float; half elements are widened first.
+#pragma once
+
+#include <cmath>
+
+#include "graft/core/kernels.h"
+
+namespace graft {
+
+// X(name, expression in x, p0, p1)
+#define GRAFT_UNARY_OPS(X)                                                                       \
+  X(affine, p0 * x + p1)                                                                         \
+  X(abs, x < T(0) ? -x : x)                                                                      \
+  X(sign, x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0)))                                           \
+  X(exp, std::exp(x))                                                                            \
+  X(log, std::log(x))                                                                            \
+  X(sqrt, std::sqrt(x))                                                                          \
+  X(rsqrt, T(1) / std::sqrt(x))                                                                  \
+  X(sin, std::sin(x))                                                                            \
+  X(cos, std::cos(x))                                                                            \
+  X(tanh, std::tanh(x))                                                                          \
+  X(sigmoid, T(1) / (T(1) + std::exp(-x)))                                                       \
+  X(silu, x / (T(1) + std::exp(-x)))                                                             \
+  X(gelu, T(0.5) * x * (T(1) + std::erf(x * T(0.70710678118654752440))))                         \
+  X(gelu_tanh, T(0.5) * x * (T(1) + std::tanh(T(0.79788456080286535588) * (x + T(0.044715) * x * x * x)))) \
+  X(relu, x > T(0) ? x : (x != x ? x : T(0)))                                                    \
+  X(pow, std::pow(x, p0))                                                                        \
+  X(clamp, x < p0 ? p0 : (x > p1 ? p1 : x))                                                      \
+  X(nonfinite, (x - x) == T(0) ? T(0) : T(1))
+
+// X(name, expression in a, b). The *_grad functions are the fused first derivatives: a is the input, b the gradient of the result.
+#define GRAFT_BINARY_OPS(X)                                                                      \
+  X(add, a + b)                                                                                  \
+  X(sub, a - b)                                                                                  \
+  X(mul, a * b)                                                                                  \
+  X(div, a / b)                                                                                  \
+  X(maximum, a > b || a != a ? a : b)                                                            \
+  X(minimum, a < b || a != a ? a : b)                                                            \
+  X(silu_grad, silu_grad(a, b))                                                                  \
+  X(gelu_grad, gelu_grad(a, b))                                                                  \
+  X(gelu_tanh_grad, gelu_tanh_grad(a, b))                                                        \
+  X(relu_grad, a > T(0) ? b : T(0))
+
+// X(name, expression in a, b), result bool, any dtype
+#define GRAFT_COMPARISONS(X) \
+  X(equal, a == b)           \
+  X(less, a < b)             \
+  X(less_equal, a <= b)
+
+#define GRAFT_NAME(name, expression) name,
+enum class UnaryOp : std::uint8_t { GRAFT_UNARY_OPS(GRAFT_NAME) };
+enum class BinaryOp : std::uint8_t { GRAFT_BINARY_OPS(GRAFT_NAME) GRAFT_COMPARISONS(GRAFT_NAME) };
+#undef GRAFT_NAME
+
+constexpr bool is_comparison(BinaryOp op) { return op >= BinaryOp::equal; }
+
+namespace elementwise {
+
+template <class T>
+GRAFT_HD T silu_grad(T x, T dy) {
+  const T s = T(1) / (T(1) + std::exp(-x));
+  return dy * s * (T(1) + x * (T(1) - s));
+}
+
+template <class T>
+GRAFT_HD T gelu_grad(T x, T dy) {
+  const T cdf = T(0.5) * (T(1) + std::erf(x * T(0.70710678118654752440)));
+  const T pdf = T(0.39894228040143267794) * std::exp(T(-0.5) * x * x);
+  return dy * (cdf + x * pdf);
+}
+
+template <class T>
+GRAFT_HD T gelu_tanh_grad(T x, T dy) {
+  const T c = T(0.79788456080286535588), k = T(0.044715);
+  const T th = std::tanh(c * (x + k * x * x * x));
+  return dy * (T(0.5) * (T(1) + th) + T(0.5) * x * (T(1) - th * th) * c * (T(1) + T(3) * k * x * x));
+}
+
+#define GRAFT_FUNCTOR(name, expression)                      \
+  struct name##_op {                                         \
+    template <class T>                                       \
+    static GRAFT_HD T apply(T x, [[maybe_unused]] T p0, [[maybe_unused]] T p1) { \
+      return expression;                                     \
+    }                                                        \
+  };
+GRAFT_UNARY_OPS(GRAFT_FUNCTOR)
+#undef GRAFT_FUNCTOR
+
+#define GRAFT_FUNCTOR(name, expression) \
+  struct name##_op {                    \
+    template <class T>                  \
+    static GRAFT_HD T apply(T a, T b) { \
+      return expression;                \
+    }                                   \
+  };
+GRAFT_BINARY_OPS(GRAFT_FUNCTOR)
+#undef GRAFT_FUNCTOR
+
+#define GRAFT_FUNCTOR(name, expression)    \
+  struct name##_op {                       \
+    template <class T>                     \
+    static GRAFT_HD bool apply(T a, T b) { \
+      return expression;                   \
+    }                                      \
+  };
+GRAFT_COMPARISONS(GRAFT_FUNCTOR)
+#undef GRAFT_FUNCTOR
+
+}  // namespace elementwise
+
+/// Calls `f.template operator()<Functor>()` for the functor of a unary operation.
+template <class F>
+void with_unary(UnaryOp op, F&& f) {
+  switch (op) {
+#define GRAFT_CASE(name, expression) \
+  case UnaryOp::name: return f.template operator()<elementwise::name##_op>();
+    GRAFT_UNARY_OPS(GRAFT_CASE)
+#undef GRAFT_CASE
+  }
+}
+
+/// The same for the arithmetic (not comparing) operations of two operands.
+template <class F>
+void with_binary(BinaryOp op, F&& f) {
+  switch (op) {
+#define GRAFT_CASE(name, expression) \
+  case BinaryOp::name: return f.template operator()<elementwise::name##_op>();
+    GRAFT_BINARY_OPS(GRAFT_CASE)
+#undef GRAFT_CASE
+    default: return;
+  }
+}
+
+/// The same for comparisons.
+template <class F>
+void with_comparison(BinaryOp op, F&& f) {
+  switch (op) {
+#define GRAFT_CASE(name, expression) \
+  case BinaryOp::name: return f.template operator()<elementwise::name##_op>();
+    GRAFT_COMPARISONS(GRAFT_CASE)
+#undef GRAFT_CASE
+    default: return;
+  }
+}
+
+}  // namespace graft
