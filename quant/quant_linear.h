@@ -1,0 +1,56 @@
+// A linear layer over packed integer weights: one packed copy serves the product and its input gradient, for every format.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "graft/autograd/linear.h"
+
+namespace graft::quant {
+
+/// What a layer was understood to be, in the words of the checkpoint's own tools.
+struct Description {
+  std::string method;             // "gptq", "awq", "eetq"
+  std::string layout;             // "gptq", "gptq_v2", "gptq_p"; "gemm", "gemv", "gemv_fast", "llm-awq", "marlin"; "plain", "sm70", "sm80"
+  int bits = 4;
+  std::int64_t group_size = 128;  // as configured; -1 is one group
+  bool sym = true;
+  bool desc_act = false;
+  std::string producer;           // "gptqmodel", "auto_gptq", "autoawq", …: empty when the file does not say
+  std::string producer_version;   // "7.7.0"; empty when unknown
+  std::string reading;            // how zero points or bytes were read, and why, for inspect()
+};
+
+struct Packed;  // quant/kernels.h: the repacked weight that kernels read
+
+class QuantLinear final : public LinearBase {
+ public:
+  QuantLinear(Description description, std::shared_ptr<const Packed> packed, Tensor bias = {});
+
+  std::string type_name() const override { return "QuantLinear"; }
+  std::string description() const override;
+  void visit(Visitor& visitor) override;
+
+  const Description& format() const { return description_; }
+  std::int64_t in_features() const override;
+  std::int64_t out_features() const override;
+  Tensor bias() const override { return bias_; }
+  /// x [..., in] → [..., out] in x's dtype; f64, f32, f16 and bf16, accumulated in f32 or wider; differentiable in x.
+  Tensor forward(const Tensor& x) const override;
+  using LinearBase::forward;
+
+  /// Rows [begin, end) of the dense weight [out, in] in f32: each entry the exact product of integer and scale, rounded once.
+  /// For inspection, DoRA norms and tests; nothing in forward or backward makes the whole of it.
+  Tensor dequantize(std::int64_t begin, std::int64_t end) const;
+  /// The stored codes in the checkpoint's own layout: "qweight", "qzeros", "scales", "g_idx", … byte for byte as read.
+  std::vector<NamedTensor> original() const;
+  /// original()'s "qweight" (or "weight" for EETQ): what PEFT's wrappers expose under that name.
+  Tensor qweight() const;
+
+ private:
+  Description description_;
+  std::shared_ptr<const Packed> packed_;
+  Tensor bias_;
+};
+
+}  // namespace graft::quant
