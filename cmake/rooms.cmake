@@ -3,6 +3,10 @@
 function(graft_room room)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${room}/*.cpp ${PROJECT_SOURCE_DIR}/${room}/cpu/*.cpp
        ${PROJECT_SOURCE_DIR}/${room}/formats/*.cpp)
+  if(NOT sources)
+    file(WRITE ${PROJECT_BINARY_DIR}/empty.cpp "")
+    set(sources ${PROJECT_BINARY_DIR}/empty.cpp)
+  endif()
   add_library(graft_${room} OBJECT ${sources})
   target_include_directories(graft_${room} PUBLIC ${GRAFT_INCLUDE_DIR})
   target_link_libraries(graft_${room} PUBLIC fmt::fmt PRIVATE graft_options Threads::Threads nlohmann_json::nlohmann_json Eigen3::Eigen)
