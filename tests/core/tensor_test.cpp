@@ -1,0 +1,155 @@
+#include "graft/core/tensor.h"
+
+#include <gtest/gtest.h>
+
+#include "graft/core/module.h"
+
+namespace graft {
+namespace {
+
+template <class E, class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const E& e) {
+    return e.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST(Tensor, DescribesWhatItHolds) {
+  const Tensor x = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3});
+  EXPECT_EQ(x.shape(), (Shape{2, 3}));
+  EXPECT_EQ(x.strides(), (Shape{3, 1}));
+  EXPECT_EQ(x.dim(-1), 3);
+  EXPECT_EQ(x.count(), 6);
+  EXPECT_TRUE(x.is_contiguous());
+  EXPECT_EQ(to_string(x), "f32[2, 3] {1, 2, 3, 4, 5, 6}");
+}
+
+TEST(Tensor, ViewsShareStorageAndVersions) {
+  const Tensor x = Tensor::zeros({2, 3});
+  const Tensor t = x.alias({3, 2}, {1, 3}, 0);
+  const auto before = t.version();
+  x.fill_(4);
+  EXPECT_GT(t.version(), before);
+  EXPECT_EQ(t.to_vector<float>(), std::vector<float>(6, 4));
+  EXPECT_FALSE(t.is_contiguous());
+}
+
+TEST(Tensor, RefusesViewsOutsideTheStorage) {
+  const Tensor x = Tensor::zeros({4});
+  EXPECT_EQ(message_of<ValueError>([&] { x.alias({2, 3}, {3, 1}, 0); }),
+            "a view of shape [2, 3], strides [3, 1] and offset 0 reaches outside 4 elements");
+  EXPECT_THROW(x.alias({2}, {-1}, 0), ValueError);
+  EXPECT_NO_THROW(x.alias({2}, {-1}, 1));
+}
+
+TEST(Tensor, RefusesWhatDoesNotFit) {
+  EXPECT_EQ(message_of<ValueError>([] { Tensor::from<float>({1, 2, 3}, {2, 2}); }), "3 values do not fill shape [2, 2]");
+  EXPECT_EQ(message_of<TypeError>([] { Tensor::zeros({1}).data<double>(); }), "data: the tensor holds f32, not f64");
+  EXPECT_EQ(message_of<ValueError>([] { Tensor::zeros({2}).item(); }), "item: the tensor has shape [2], not one element");
+  EXPECT_EQ(message_of<ValueError>([] { Tensor().shape(); }), "shape: the tensor is undefined");
+  EXPECT_EQ(message_of<ValueError>([] { Tensor::zeros({1 << 30, 1 << 30, 1 << 30}); }),
+            "shape [1073741824, 1073741824, 1073741824] has more elements than can be counted");
+  EXPECT_EQ(message_of<TypeError>([] { Tensor::zeros({1}, DType::i32).set_requires_grad(); }),
+            "set_requires_grad: elements of type i32 cannot be differentiated");
+}
+
+TEST(Tensor, HugeAllocationsAreTypedErrors) {
+  EXPECT_THROW(Tensor::empty({std::int64_t{1} << 60}, DType::f32), OutOfMemoryError);
+  EXPECT_THROW(Tensor::empty({std::int64_t{1} << 50}, DType::u8), OutOfMemoryError);
+}
+
+TEST(Tensor, ConvertsElements) {
+  const Tensor x = Tensor::from<double>({-1.5, 0, 2.25}, {3});
+  Tensor half = Tensor::empty({3}, DType::bf16);
+  half.copy_(x);
+  EXPECT_EQ(half.to_vector<float>(), (std::vector<float>{-1.5f, 0, 2.25f}));
+  EXPECT_EQ(Tensor::arange(3, DType::f16).to_vector<double>(), (std::vector<double>{0, 1, 2}));
+  EXPECT_EQ(Tensor::eye(2).to_vector<float>(), (std::vector<float>{1, 0, 0, 1}));
+}
+
+TEST(Tensor, CudaIsAClearErrorWithoutCuda) {
+  if (cuda_device_count() > 0) GTEST_SKIP() << "this machine has a GPU";
+  EXPECT_THROW(Tensor::zeros({1}, DType::f32, Device::cuda()), CudaError);
+}
+
+TEST(Storage, CountsLiveBytes) {
+  const auto before = memory::live_bytes();
+  {
+    Tensor x = Tensor::empty({1000}, DType::f64);
+    EXPECT_EQ(memory::live_bytes(), before + 8000);
+  }
+  EXPECT_EQ(memory::live_bytes(), before);
+}
+
+// ---- modules ----
+
+struct Leaf final : Module {
+  Tensor weight = Tensor::zeros({2}), table = Tensor::ones({1});
+  Generator generator;
+  std::string type_name() const override { return "Leaf"; }
+  std::string description() const override { return "width=2"; }
+  void visit(Visitor& v) override {
+    v.parameter("weight", weight);
+    v.buffer("table", table);
+    v.generator("generator", generator);
+  }
+};
+
+struct Tree final : Module {
+  Slot<Leaf> left = std::make_shared<Leaf>(), right = std::make_shared<Leaf>();
+  std::string type_name() const override { return "Tree"; }
+  void visit(Visitor& v) override {
+    v.child("layers.0", left);
+    v.child("layers.1", right);
+  }
+};
+
+TEST(Module, NamesParametersOnceWhenTied) {
+  Tree tree;
+  std::vector<std::string> names;
+  for (auto& p : named_parameters(tree)) names.push_back(p.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"layers.0.weight", "layers.1.weight"}));
+  tree.right->weight = tree.left->weight;
+  EXPECT_EQ(named_parameters(tree).size(), 1u);
+  EXPECT_EQ(named_buffers(tree).size(), 2u);
+}
+
+TEST(Module, SlotsTakeOnlyTheirOwnType) {
+  Tree tree;
+  auto replacement = std::make_shared<Leaf>();
+  for_each_slot(tree, [&](const std::string& name, SlotBase& slot) {
+    if (name == "layers.1") slot.replace(replacement);
+  });
+  EXPECT_EQ(tree.right.pointer(), replacement);
+  EXPECT_EQ(message_of<TypeError>([&] { static_cast<SlotBase&>(tree.left).replace(std::make_shared<Tree>()); }),
+            "a module of type Tree does not fit into this slot");
+  EXPECT_TRUE(tree.left);
+}
+
+TEST(Module, PrintsAsPyTorchDoes) {
+  Tree tree;
+  EXPECT_EQ(print(tree), "Tree() (\n  (layers.0): Leaf(width=2)\n  (layers.1): Leaf(width=2)\n)");
+}
+
+TEST(Module, SeedsEveryGeneratorApart) {
+  Tree tree;
+  seed(tree, 7);
+  const auto first = tree.left->generator.seed;
+  EXPECT_NE(first, tree.right->generator.seed);
+  seed(tree, 7);
+  EXPECT_EQ(tree.left->generator.seed, first);
+}
+
+TEST(Module, SetsModesBelow) {
+  Tree tree;
+  set_training(tree, true);
+  EXPECT_TRUE(tree.left->training());
+  set_requires_grad(tree, true);
+  EXPECT_EQ(trainable(tree).size(), 2u);
+}
+
+}  // namespace
+}  // namespace graft
