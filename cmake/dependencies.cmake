@@ -12,6 +12,7 @@ function(graft_dependency name url hash)
 endfunction()
 
 find_package(Threads REQUIRED)
+set(FMT_INSTALL ${GRAFT_INSTALL})  # a fetched fmt is installed beside the library that needs it
 graft_dependency(fmt https://github.com/fmtlib/fmt/archive/refs/tags/9.1.0.tar.gz
                  5dea48d1fcddc3ec571ce2058e13910a0d4a6bab4cc09a809d8b1dd1c88ae6f2)
 graft_dependency(nlohmann_json https://github.com/nlohmann/json/archive/refs/tags/v3.11.2.tar.gz

@@ -4,7 +4,7 @@ target_compile_features(graft_options INTERFACE cxx_std_20)
 # Sums must not be reassociated or contracted behind our back: the same source gives the same bits on every machine.
 target_compile_options(graft_options INTERFACE -Wall -Wextra -ffp-contract=off -fno-math-errno -fvisibility-inlines-hidden)
 if(GRAFT_SANITIZE)
-  target_compile_options(graft_options INTERFACE -fsanitize=${GRAFT_SANITIZE} -fno-omit-frame-pointer)
+  target_compile_options(graft_options INTERFACE -fsanitize=${GRAFT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(graft_options INTERFACE -fsanitize=${GRAFT_SANITIZE})
 endif()
 
