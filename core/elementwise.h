@@ -1,5 +1,5 @@
 // Elementwise mathematics, written once for both devices: one list of functors for one operand, one for two.
-// `T` is double or float; half elements are widened first.
+// `T` is double, float, or int64 for the operations that make sense on integers; narrower elements are widened first.
 #pragma once
 
 #include <cmath>
@@ -9,37 +9,37 @@
 namespace graft {
 
 // X(name, expression in x, p0, p1)
-#define GRAFT_UNARY_OPS(X)                                                                       \
-  X(affine, p0 * x + p1)                                                                         \
-  X(abs, x < T(0) ? -x : x)                                                                      \
-  X(sign, x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0)))                                           \
-  X(exp, std::exp(x))                                                                            \
-  X(log, std::log(x))                                                                            \
-  X(sqrt, std::sqrt(x))                                                                          \
-  X(rsqrt, T(1) / std::sqrt(x))                                                                  \
-  X(sin, std::sin(x))                                                                            \
-  X(cos, std::cos(x))                                                                            \
-  X(tanh, std::tanh(x))                                                                          \
-  X(sigmoid, T(1) / (T(1) + std::exp(-x)))                                                       \
-  X(silu, x / (T(1) + std::exp(-x)))                                                             \
-  X(gelu, T(0.5) * x * (T(1) + std::erf(x * T(0.70710678118654752440))))                         \
-  X(gelu_tanh, T(0.5) * x * (T(1) + std::tanh(T(0.79788456080286535588) * (x + T(0.044715) * x * x * x)))) \
-  X(relu, x > T(0) ? x : (x != x ? x : T(0)))                                                    \
-  X(pow, std::pow(x, p0))                                                                        \
-  X(clamp, x < p0 ? p0 : (x > p1 ? p1 : x))                                                      \
+#define GRAFT_UNARY_OPS(X)                                                                               \
+  X(affine, p0 * x + p1)                                                                                 \
+  X(abs, x < T(0) ? -x : x)                                                                              \
+  X(sign, x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0)))                                                   \
+  X(exp, M::exp(x))                                                                                      \
+  X(log, M::log(x))                                                                                      \
+  X(sqrt, M::sqrt(x))                                                                                    \
+  X(rsqrt, T(1) / M::sqrt(x))                                                                            \
+  X(sin, M::sin(x))                                                                                      \
+  X(cos, M::cos(x))                                                                                      \
+  X(tanh, M::tanh(x))                                                                                    \
+  X(sigmoid, T(1) / (T(1) + M::exp(-x)))                                                                 \
+  X(silu, x / (T(1) + M::exp(-x)))                                                                       \
+  X(gelu, T(0.5) * x * (T(1) + M::erf(x * T(0.70710678118654752440))))                                   \
+  X(gelu_tanh, T(0.5) * x * (T(1) + M::tanh(T(0.79788456080286535588) * (x + T(0.044715) * x * x * x)))) \
+  X(relu, x > T(0) ? x : (x != x ? x : T(0)))                                                            \
+  X(pow, M::pow(x, p0))                                                                                  \
+  X(clamp, x < p0 ? p0 : (x > p1 ? p1 : x))                                                              \
   X(nonfinite, (x - x) == T(0) ? T(0) : T(1))
 
 // X(name, expression in a, b). The *_grad functions are the fused first derivatives: a is the input, b the gradient of the result.
-#define GRAFT_BINARY_OPS(X)                                                                      \
-  X(add, a + b)                                                                                  \
-  X(sub, a - b)                                                                                  \
-  X(mul, a * b)                                                                                  \
-  X(div, a / b)                                                                                  \
-  X(maximum, a > b || a != a ? a : b)                                                            \
-  X(minimum, a < b || a != a ? a : b)                                                            \
-  X(silu_grad, silu_grad(a, b))                                                                  \
-  X(gelu_grad, gelu_grad(a, b))                                                                  \
-  X(gelu_tanh_grad, gelu_tanh_grad(a, b))                                                        \
+#define GRAFT_BINARY_OPS(X)                  \
+  X(add, a + b)                              \
+  X(sub, a - b)                              \
+  X(mul, a * b)                              \
+  X(div, a / b)                              \
+  X(maximum, a > b || a != a ? a : b)        \
+  X(minimum, a < b || a != a ? a : b)        \
+  X(silu_grad, silu_grad<M>(a, b))           \
+  X(gelu_grad, gelu_grad<M>(a, b))           \
+  X(gelu_tanh_grad, gelu_tanh_grad<M>(a, b)) \
   X(relu_grad, a > T(0) ? b : T(0))
 
 // X(name, expression in a, b), result bool, any dtype
@@ -57,42 +57,54 @@ constexpr bool is_comparison(BinaryOp op) { return op >= BinaryOp::equal; }
 
 namespace elementwise {
 
-template <class T>
+/// Where M::exp and the other functions above come from; a unit with faster ones passes its own.
+struct StandardMath {
+  template <class T> static GRAFT_HD T exp(T x) { return std::exp(x); }
+  template <class T> static GRAFT_HD T log(T x) { return std::log(x); }
+  template <class T> static GRAFT_HD T sqrt(T x) { return std::sqrt(x); }
+  template <class T> static GRAFT_HD T sin(T x) { return std::sin(x); }
+  template <class T> static GRAFT_HD T cos(T x) { return std::cos(x); }
+  template <class T> static GRAFT_HD T tanh(T x) { return std::tanh(x); }
+  template <class T> static GRAFT_HD T erf(T x) { return std::erf(x); }
+  template <class T> static GRAFT_HD T pow(T x, T y) { return std::pow(x, y); }
+};
+
+template <class M, class T>
 GRAFT_HD T silu_grad(T x, T dy) {
-  const T s = T(1) / (T(1) + std::exp(-x));
+  const T s = T(1) / (T(1) + M::exp(-x));
   return dy * s * (T(1) + x * (T(1) - s));
 }
 
-template <class T>
+template <class M, class T>
 GRAFT_HD T gelu_grad(T x, T dy) {
-  const T cdf = T(0.5) * (T(1) + std::erf(x * T(0.70710678118654752440)));
-  const T pdf = T(0.39894228040143267794) * std::exp(T(-0.5) * x * x);
+  const T cdf = T(0.5) * (T(1) + M::erf(x * T(0.70710678118654752440)));
+  const T pdf = T(0.39894228040143267794) * M::exp(T(-0.5) * x * x);
   return dy * (cdf + x * pdf);
 }
 
-template <class T>
+template <class M, class T>
 GRAFT_HD T gelu_tanh_grad(T x, T dy) {
   const T c = T(0.79788456080286535588), k = T(0.044715);
-  const T th = std::tanh(c * (x + k * x * x * x));
+  const T th = M::tanh(c * (x + k * x * x * x));
   return dy * (T(0.5) * (T(1) + th) + T(0.5) * x * (T(1) - th * th) * c * (T(1) + T(3) * k * x * x));
 }
 
-#define GRAFT_FUNCTOR(name, expression)                      \
-  struct name##_op {                                         \
-    template <class T>                                       \
+#define GRAFT_FUNCTOR(name, expression)                                          \
+  struct name##_op {                                                             \
+    template <class M = StandardMath, class T>                                   \
     static GRAFT_HD T apply(T x, [[maybe_unused]] T p0, [[maybe_unused]] T p1) { \
-      return expression;                                     \
-    }                                                        \
+      return expression;                                                         \
+    }                                                                            \
   };
 GRAFT_UNARY_OPS(GRAFT_FUNCTOR)
 #undef GRAFT_FUNCTOR
 
-#define GRAFT_FUNCTOR(name, expression) \
-  struct name##_op {                    \
-    template <class T>                  \
-    static GRAFT_HD T apply(T a, T b) { \
-      return expression;                \
-    }                                   \
+#define GRAFT_FUNCTOR(name, expression)        \
+  struct name##_op {                           \
+    template <class M = StandardMath, class T> \
+    static GRAFT_HD T apply(T a, T b) {        \
+      return expression;                       \
+    }                                          \
   };
 GRAFT_BINARY_OPS(GRAFT_FUNCTOR)
 #undef GRAFT_FUNCTOR

@@ -1,0 +1,174 @@
+// The blocked driver: which part of which operand is in which cache when.
+#include "graft/core/cpu/gemm.h"
+
+#include <algorithm>
+#include <new>
+
+#include "graft/core/cpu/gemm_units.h"
+#include "graft/core/parallel.h"
+
+namespace graft::cpu {
+namespace {
+
+// A stretch of the depth: one right panel of it (16 KB) stays in the first-level cache while left panels pass by.
+constexpr std::int64_t depth_block = 256;
+// Left rows that pass by before the next right panel, and right columns of one task: both blocks (about 96 and 128 KB) fit in a
+// second-level cache of 256 KB or more.
+constexpr std::int64_t row_block = 96;
+constexpr std::int64_t column_block = 128;
+// Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds.
+constexpr std::int64_t left_bytes = std::int64_t{8} << 20;
+// Tasks worth having when the columns alone do not give them.
+constexpr std::int64_t wanted_tasks = 16;
+
+constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+const GemmUnit& unit(Isa isa) {
+  if (isa == Isa::avx512 && gemm_avx512()) return *gemm_avx512();
+  if (isa >= Isa::avx2 && gemm_avx2()) return *gemm_avx2();
+  return *gemm_scalar();
+}
+
+// One round of a blocked product: rows [row, row + m) of the left operand.
+template <class T>
+class Round {
+ public:
+  Round(const GemmKernels<T>& kernels, std::int64_t row, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
+        const Panels<T>& right, const Target<T>& target)
+      : kernels_(kernels), left_(left), right_(right), target_(target), row_(row), m_(m), n_(n), depth_(depth) {
+    // Panels of equal height: eight rows are two panels of four, not of six and two.
+    left_panels_ = divide_up(m, kernels.rows);
+    height_ = divide_up(m, left_panels_);
+    left_panels_ = divide_up(m, height_);
+    depth_blocks_ = divide_up(depth, depth_block);
+    column_tasks_ = divide_up(n, column_block);
+    const std::int64_t least = divide_up(row_block, height_), row_tasks = divide_up(wanted_tasks, column_tasks_);
+    task_panels_ = std::min(left_panels_, std::max(least, divide_up(left_panels_, row_tasks)));
+  }
+
+  void run() {
+    Scratch<T> packed(left_panels_ * kernels_.rows * depth_);
+    packed_ = packed.get();
+    // Pieces of about the same work as a task, so that small products stay on the calling thread.
+    const std::int64_t panels_per_piece = std::max<std::int64_t>(1, 16 / depth_blocks_);
+    parallel_ranges(left_panels_, panels_per_piece, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t block = 0; block < depth_blocks_; ++block)
+        for (std::int64_t panel = begin; panel < end; ++panel)
+          left_.fill(block * depth_block, depth_of(block), row_ + panel * height_, kernels_.rows, left_panel(block, panel));
+    });
+    parallel_for(column_tasks_ * divide_up(left_panels_, task_panels_), [&](std::int64_t task) {
+      const std::int64_t panel = task / column_tasks_ * task_panels_, column = task % column_tasks_ * column_block;
+      this->task(panel, std::min(panel + task_panels_, left_panels_), column, std::min(column_block, n_ - column));
+    });
+  }
+
+ private:
+  std::int64_t depth_of(std::int64_t block) const { return std::min(depth_block, depth_ - block * depth_block); }
+  T* left_panel(std::int64_t block, std::int64_t panel) const {
+    return packed_ + kernels_.rows * (block * depth_block * left_panels_ + panel * depth_of(block));
+  }
+
+  // Left panels [begin, end) times `columns` columns, over the whole depth.
+  void task(std::int64_t begin, std::int64_t end, std::int64_t column, std::int64_t columns) const {
+    const std::int64_t rows = std::min(end * height_, m_) - begin * height_, width = kernels_.columns;
+    const bool direct = target_.dtype == dtype_of<T> && target_.column_stride == 1 && !target_.bias && !target_.columns;
+    Scratch<T> block(divide_up(columns, width) * width * std::min(depth_block, depth_) + (direct ? 0 : rows * columns));
+    T* right = block.get();
+    T* c = right + divide_up(columns, width) * width * std::min(depth_block, depth_);
+    std::int64_t ldc = columns;
+    if (direct) {
+      c = static_cast<T*>(target_.data) + (row_ + begin * height_) * target_.row_stride + column;
+      ldc = target_.row_stride;
+    }
+    for (std::int64_t b = 0; b < depth_blocks_; ++b) {
+      const std::int64_t depth = depth_of(b);
+      for (std::int64_t j = 0; j < columns; j += width)
+        right_.fill(b * depth_block, depth, column + j, static_cast<int>(width), right + j * depth);
+      multiply(b, begin, end, right, columns, c, ldc);
+    }
+    if (!direct) write(target_, row_ + begin * height_, column, rows, columns, c, ldc);
+  }
+
+  // One stretch of the depth: a block of left panels stays near while right panels pass, each of those while left panels pass.
+  void multiply(std::int64_t block, std::int64_t begin, std::int64_t end, const T* right, std::int64_t columns, T* c,
+                std::int64_t ldc) const {
+    const std::int64_t depth = depth_of(block), width = kernels_.columns, step = divide_up(row_block, height_);
+    for (std::int64_t i0 = begin; i0 < end; i0 += step)
+      for (std::int64_t j = 0; j < columns; j += width)
+        for (std::int64_t i = i0; i < std::min(i0 + step, end); ++i)
+          kernels_.tile(depth, left_panel(block, i), right + j * depth, c + (i - begin) * height_ * ldc + j, ldc,
+                        static_cast<int>(std::min(height_, m_ - i * height_)), static_cast<int>(std::min(width, columns - j)), block > 0);
+  }
+
+  const GemmKernels<T>& kernels_;
+  const Panels<T>&left_, &right_;
+  const Target<T>& target_;
+  std::int64_t row_, m_, n_, depth_;
+  std::int64_t left_panels_, height_, depth_blocks_, column_tasks_, task_panels_;
+  T* packed_ = nullptr;
+};
+
+}  // namespace
+
+template <>
+const GemmKernels<float>& gemm_kernels(Isa isa) {
+  return unit(isa).f32;
+}
+template <>
+const GemmKernels<double>& gemm_kernels(Isa isa) {
+  return unit(isa).f64;
+}
+
+template <class T>
+void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
+                     const Panels<T>& right, const Target<T>& target) {
+  const std::int64_t round = std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth * std::int64_t{sizeof(T)}) / row_block * row_block);
+  for (std::int64_t row = 0; row < m; row += round)
+    Round<T>(kernels, row, std::min(round, m - row), n, depth, left, right, target).run();
+}
+
+template <class T>
+void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns, const T* c,
+           std::int64_t ldc) {
+  dispatch(target.dtype, FloatingTypes{}, "matmul", [&]<class To>() {
+    for (std::int64_t i = 0; i < rows; ++i, c += ldc) {
+      To* y = static_cast<To*>(target.data) + (row + i) * target.row_stride;
+      for (std::int64_t j = 0; j < columns; ++j) {
+        const std::int64_t to = target.columns ? target.columns[column + j] : column + j;
+        if (to >= 0) y[to * target.column_stride] = static_cast<To>(target.bias ? c[j] + target.bias[column + j] : c[j]);
+      }
+    }
+  });
+}
+
+template <class T>
+Scratch<T>::Scratch(std::int64_t count)
+    : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(count) * sizeof(T), std::align_val_t{64}, std::nothrow))) {
+  check<OutOfMemoryError>(data_ != nullptr, "out of memory: {} bytes of scratch for a product", count * std::int64_t{sizeof(T)});
+}
+
+template <class T>
+void Scratch<T>::Free::operator()(T* data) const {
+  ::operator delete(data, std::align_val_t{64});
+}
+
+template <class T>
+void StridedPanels<T>::fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const {
+  const std::int64_t offset = lane_begin * lane_stride_ + depth_begin * depth_stride_;
+  const auto valid = static_cast<int>(std::min<std::int64_t>(lanes, lanes_ - lane_begin));
+  kernels_.pack(static_cast<const char*>(data_) + offset * size_of(dtype_), dtype_, depth_count, depth_stride_, lane_stride_, valid, lanes,
+                panel);
+}
+
+template class Scratch<float>;
+template class Scratch<double>;
+template class StridedPanels<float>;
+template class StridedPanels<double>;
+template void blocked_product<float>(const GemmKernels<float>&, std::int64_t, std::int64_t, std::int64_t, const Panels<float>&,
+                                     const Panels<float>&, const Target<float>&);
+template void blocked_product<double>(const GemmKernels<double>&, std::int64_t, std::int64_t, std::int64_t, const Panels<double>&,
+                                      const Panels<double>&, const Target<double>&);
+template void write<float>(const Target<float>&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, std::int64_t);
+template void write<double>(const Target<double>&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t);
+
+}  // namespace graft::cpu

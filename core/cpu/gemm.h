@@ -1,0 +1,111 @@
+// Dense products on the CPU: one blocked driver over panels, and the kernels that each instruction set gives it.
+//
+// An operand enters as panels: a few lanes (rows of the left operand, columns of the right one) by a stretch of the depth, the
+// dimension that is summed over, stored [depth][lanes]. A dense operand copies its elements into panels; a quantized weight
+// computes them (quant/cpu). Everything below the panels is shared.
+//
+// The order in which one element of the result is summed depends on the depth alone, so results do not depend on threads.
+#pragma once
+
+#include <memory>
+
+#include "graft/core/isa.h"
+#include "graft/core/view.h"
+
+namespace graft::cpu {
+
+/// The entry of core/kernels.h: y = a b, [..., m, k] × [..., k, n], any strides, floating dtypes; half types are widened on the
+/// way into the panels, summed in f32 and rounded once. TypeError for integers and bools.
+void matmul(const View& a, const View& b, const View& y);
+
+/// What one instruction set offers for elements of T (float or double), as plain functions: units compiled for wide sets share
+/// no inline code with the rest.
+template <class T>
+struct GemmKernels {
+  int rows = 0;     // of a tile: lanes of a left panel
+  int columns = 0;  // of a tile: lanes of a right panel
+
+  /// c[rows][columns] at stride ldc, = or += Σ_depth a[depth][this->rows] b[depth][this->columns]; lanes past rows and columns are not
+  /// read, nothing past them is written.
+  void (*tile)(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t ldc, int rows, int columns, bool accumulate);
+
+  /// panel[depth][lanes] = the elements at source + d · depth_stride + l · lane_stride, widened; zeros for lanes past `valid`.
+  /// Whole vectors are written, but nothing past the panel's end.
+  void (*pack)(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride, int valid, int lanes,
+               T* panel);
+
+  // For at most max_skinny rows of x [rows][depth], when packing b would cost more than it saves.
+  /// y[rows][columns] = x b, where column j of b lies at b + j · ldb.
+  void (*dot)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb, std::int64_t columns,
+              T* y, std::int64_t ldy);
+  /// The same, where row d of b lies at b + d · ldb.
+  void (*axpy)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb, std::int64_t columns,
+               T* y, std::int64_t ldy);
+};
+
+inline constexpr int max_skinny = 4;
+
+/// The kernels for a set; for a set that this build lacks, those of the next narrower one.
+template <class T>
+const GemmKernels<T>& gemm_kernels(Isa isa);
+
+/// One operand of a blocked product, cut into panels on demand. `fill` runs on several threads at once.
+template <class T>
+class Panels {
+ public:
+  virtual ~Panels() = default;
+  /// panel[depth_count][lanes] = elements from (lane_begin, depth_begin) on; zeros for lanes past the operand's end.
+  virtual void fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const = 0;
+};
+
+/// Where a product goes: element (i, j) of the result to data + i · row_stride + columns[j] · column_stride.
+template <class T>
+struct Target {
+  void* data = nullptr;
+  DType dtype = dtype_of<T>;
+  std::int64_t row_stride = 0, column_stride = 0;
+  const T* bias = nullptr;                // added to every row, by j; may be null
+  const std::int32_t* columns = nullptr;  // null: j itself; a negative entry drops the column
+};
+
+/// target [m, n] = left [m, depth] · right [depth, n]. OutOfMemoryError if there is no room for panels.
+template <class T>
+void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
+                     const Panels<T>& right, const Target<T>& target);
+
+/// Writes rows × columns of c into the target, from its element (row, column) on, converted and with the bias.
+template <class T>
+void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns, const T* c,
+           std::int64_t ldc);
+
+/// Uninitialised scratch for `count` elements, aligned for any vector.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(std::int64_t count);
+  T* get() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* data) const;
+  };
+  std::unique_ptr<T[], Free> data_;
+};
+
+/// An operand in memory.
+template <class T>
+class StridedPanels final : public Panels<T> {
+ public:
+  StridedPanels(const GemmKernels<T>& kernels, const void* data, DType dtype, std::int64_t lanes, std::int64_t lane_stride,
+                std::int64_t depth_stride)
+      : kernels_(kernels), data_(data), dtype_(dtype), lanes_(lanes), lane_stride_(lane_stride), depth_stride_(depth_stride) {}
+  void fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const override;
+
+ private:
+  const GemmKernels<T>& kernels_;
+  const void* data_;
+  DType dtype_;
+  std::int64_t lanes_, lane_stride_, depth_stride_;
+};
+
+}  // namespace graft::cpu

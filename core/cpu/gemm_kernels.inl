@@ -1,0 +1,205 @@
+// The kernels of gemm.h over a vector type V (simd_*.h). Included by one unit per instruction set, which is why everything is in
+// an unnamed namespace: each unit keeps its own copy.
+
+#include "graft/core/cpu/gemm.h"
+
+namespace graft::cpu {
+namespace {
+
+// ---- tiles ----
+
+// Rows × Vectors sums in registers, one broadcast and Vectors loads per depth and row.
+template <class V, int MaxRows, int MaxVectors, int Rows, int Vectors>
+void tile_of(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c, std::int64_t ldc,
+             int columns, bool accumulate) {
+  typename V::Reg sums[Rows][Vectors];
+  for (int i = 0; i < Rows; ++i)
+    for (int j = 0; j < Vectors; ++j) sums[i][j] = V::zero();
+#pragma GCC unroll 4
+  for (std::int64_t d = 0; d < depth; ++d) {
+    typename V::Reg w[Vectors];
+    for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
+    for (int i = 0; i < Rows; ++i) {
+      const typename V::Reg x = V::set(a[i]);
+      for (int j = 0; j < Vectors; ++j) sums[i][j] = V::fma(x, w[j], sums[i][j]);
+    }
+    a += MaxRows;
+    b += MaxVectors * V::width;
+  }
+  const int last = columns - (Vectors - 1) * V::width;  // lanes of the last vector
+  for (int i = 0; i < Rows; ++i) {
+    typename V::Element* row = c + i * ldc;
+    for (int j = 0; j < Vectors; ++j, row += V::width) {
+      const bool whole = j + 1 < Vectors || last == V::width;
+      if (accumulate) sums[i][j] = V::add(whole ? V::load(row) : V::load(row, last), sums[i][j]);
+      if (whole)
+        V::store(row, sums[i][j]);
+      else
+        V::store(row, sums[i][j], last);
+    }
+  }
+}
+
+// The smallest tile that covers rows × columns.
+template <class V, int MaxRows, int MaxVectors, int Rows = MaxRows, int Vectors = MaxVectors>
+void tile(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c, std::int64_t ldc, int rows,
+          int columns, bool accumulate) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return tile<V, MaxRows, MaxVectors, Rows - 1, Vectors>(depth, a, b, c, ldc, rows, columns, accumulate);
+  if constexpr (Vectors > 1)
+    if (columns <= (Vectors - 1) * V::width)
+      return tile<V, MaxRows, MaxVectors, Rows, Vectors - 1>(depth, a, b, c, ldc, rows, columns, accumulate);
+  tile_of<V, MaxRows, MaxVectors, Rows, Vectors>(depth, a, b, c, ldc, columns, accumulate);
+}
+
+// ---- packing ----
+
+// One row of a panel may be written past its end when the next row overwrites that; at the panel's end it may not.
+template <class V>
+void store_row(typename V::Element* p, typename V::Reg x, int lanes, const typename V::Element* end) {
+  if (p + V::width <= end)
+    V::store(p, x);
+  else
+    V::store(p, x, lanes);
+}
+
+template <class V, class From>
+void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride, int valid, int lanes,
+               typename V::Element* panel) {
+  constexpr int width = V::width;
+  const typename V::Element* end = panel + depth * lanes;
+  if (lane_stride == 1) {
+    for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes)
+      for (int l = 0; l < lanes; l += width) {
+        const int left = valid - l < width ? (valid - l > 0 ? valid - l : 0) : width;
+        store_row<V>(panel + l, left == width ? V::load(source + l) : V::load(source + l, left), lanes - l < width ? lanes - l : width, end);
+      }
+    return;
+  }
+  if (depth_stride == 1) {  // width × width blocks, transposed in registers
+    for (std::int64_t d = 0; d < depth; d += width, panel += width * lanes) {
+      const int rows = depth - d < width ? static_cast<int>(depth - d) : width;
+      for (int l = 0; l < lanes; l += width) {
+        typename V::Reg block[width];
+        for (int i = 0; i < width; ++i) {
+          const From* row = source + (l + i) * lane_stride + d;
+          block[i] = l + i >= valid ? V::zero() : rows == width ? V::load(row) : V::load(row, rows);
+        }
+        V::transpose(block);
+        const int kept = lanes - l < width ? lanes - l : width;
+        if (rows == width)
+          for (int i = 0; i < width; ++i) store_row<V>(panel + i * lanes + l, block[i], kept, end);
+        else
+          for (int i = 0; i < rows; ++i) store_row<V>(panel + i * lanes + l, block[i], kept, end);
+      }
+    }
+    return;
+  }
+  for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes)
+    for (int l = 0; l < lanes; ++l) panel[l] = l < valid ? V::get(source + l * lane_stride) : typename V::Element(0);
+}
+
+// Calls f with the source as a pointer to its element type; callers have checked that it is one of these.
+template <class T, class F>
+[[gnu::always_inline]] inline void with_type(const void* data, DType dtype, F f) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    f(static_cast<const double*>(data));
+  } else {
+    if (dtype == DType::f16) f(static_cast<const f16*>(data));
+    else if (dtype == DType::bf16) f(static_cast<const bf16*>(data));
+    else f(static_cast<const float*>(data));
+  }
+}
+
+template <class V>
+void pack(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride, int valid, int lanes,
+          typename V::Element* panel) {
+  with_type<typename V::Element>(
+      source, dtype, [=](auto* from) { pack_from<V>(from, depth, depth_stride, lane_stride, valid, lanes, panel); });
+}
+
+// ---- skinny products: b is read once, as it lies ----
+
+// Sums over depth of Rows × Columns products side by side: enough independent chains to hide the latency of a multiply-add.
+template <class V, int Rows, int Columns, class From>
+void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb, typename V::Element* y,
+            std::int64_t ldy) {
+  typename V::Reg sums[Rows][Columns];
+  for (int i = 0; i < Rows; ++i)
+    for (int j = 0; j < Columns; ++j) sums[i][j] = V::zero();
+  std::int64_t d = 0;
+  for (; d + V::width <= depth; d += V::width)
+    for (int j = 0; j < Columns; ++j) {
+      const typename V::Reg w = V::load(b + j * ldb + d);
+      for (int i = 0; i < Rows; ++i) sums[i][j] = V::fma(V::load(x + i * ldx + d), w, sums[i][j]);
+    }
+  if (const int rest = static_cast<int>(depth - d); rest > 0)
+    for (int j = 0; j < Columns; ++j) {
+      const typename V::Reg w = V::load(b + j * ldb + d, rest);
+      for (int i = 0; i < Rows; ++i) sums[i][j] = V::fma(V::load(x + i * ldx + d, rest), w, sums[i][j]);
+    }
+  for (int i = 0; i < Rows; ++i)
+    for (int j = 0; j < Columns; ++j) y[i * ldy + j] = V::sum(sums[i][j]);
+}
+
+template <class V, int Rows = max_skinny>
+void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
+         std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return dot<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy);
+  with_type<typename V::Element>(b, dtype, [=](auto* from) {
+    constexpr int step = Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
+    std::int64_t j = 0;
+    for (; j + step <= columns; j += step) dot_of<V, Rows, step>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy);
+    for (; j < columns; ++j) dot_of<V, Rows, 1>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy);
+  });
+}
+
+// y += Depth rows of b, a vector of columns at a time.
+template <class V, int Rows, int Depth, class From>
+void axpy_of(const typename V::Element* x, std::int64_t ldx, const From* b, std::int64_t ldb, std::int64_t columns, bool accumulate,
+             typename V::Element* y, std::int64_t ldy) {
+  typename V::Reg factors[Rows][Depth];
+  for (int i = 0; i < Rows; ++i)
+    for (int d = 0; d < Depth; ++d) factors[i][d] = V::set(x[i * ldx + d]);
+  std::int64_t j = 0;
+  for (; j + V::width <= columns; j += V::width) {
+    typename V::Reg w[Depth];
+    for (int d = 0; d < Depth; ++d) w[d] = V::load(b + d * ldb + j);
+    for (int i = 0; i < Rows; ++i) {
+      typename V::Reg sum = accumulate ? V::load(y + i * ldy + j) : V::zero();
+      for (int d = 0; d < Depth; ++d) sum = V::fma(factors[i][d], w[d], sum);
+      V::store(y + i * ldy + j, sum);
+    }
+  }
+  if (const int rest = static_cast<int>(columns - j); rest > 0) {
+    for (int i = 0; i < Rows; ++i) {
+      typename V::Reg sum = accumulate ? V::load(y + i * ldy + j, rest) : V::zero();
+      for (int d = 0; d < Depth; ++d) sum = V::fma(factors[i][d], V::load(b + d * ldb + j, rest), sum);
+      V::store(y + i * ldy + j, sum, rest);
+    }
+  }
+}
+
+template <class V, int Rows = max_skinny>
+void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
+          std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return axpy<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy);
+  with_type<typename V::Element>(b, dtype, [=](auto* from) {
+    std::int64_t d = 0;
+    for (; d + 4 <= depth; d += 4) axpy_of<V, Rows, 4>(x + d, ldx, from + d * ldb, ldb, columns, d > 0, y, ldy);
+    for (; d < depth; ++d) axpy_of<V, Rows, 1>(x + d, ldx, from + d * ldb, ldb, columns, d > 0, y, ldy);
+  });
+}
+
+// ---- the table ----
+
+template <class V, int Rows, int Vectors>
+constexpr GemmKernels<typename V::Element> gemm_kernels_of() {
+  static_assert(Rows <= V::width || Rows % V::width == 0, "store_row would spill into lanes that are already written");
+  return {Rows, Vectors * V::width, tile<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
+}
+
+}  // namespace
+}  // namespace graft::cpu

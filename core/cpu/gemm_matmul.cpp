@@ -1,0 +1,112 @@
+// matmul over views: batches, and the shapes for which packing does not pay.
+#include <algorithm>
+
+#include "graft/core/cpu/gemm.h"
+#include "graft/core/parallel.h"
+
+namespace graft::cpu {
+namespace {
+
+constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Multiply-adds below which a product is not worth splitting: batches of small products are split between them instead.
+constexpr std::int64_t small_product = std::int64_t{1} << 20;
+
+// One matrix of a batch.
+struct Matrix {
+  char* data;
+  DType dtype;
+  std::int64_t rows, columns, row_stride, column_stride;
+  Matrix transposed() const { return {data, dtype, columns, rows, column_stride, row_stride}; }
+};
+
+// Matrix `index` (row-major over the leading dimensions) of a view.
+Matrix matrix(const View& view, std::int64_t index) {
+  std::int64_t offset = 0;
+  for (int i = view.rank - 3; i >= 0; --i) {
+    offset += index % view.sizes[i] * view.strides[i];
+    index /= view.sizes[i];
+  }
+  const int r = view.rank - 2, c = view.rank - 1;
+  return {static_cast<char*>(view.data) + offset * size_of(view.dtype), view.dtype, view.sizes[r], view.sizes[c], view.strides[r],
+          view.strides[c]};
+}
+
+template <class T>
+Target<T> target(const Matrix& y) {
+  return {y.data, y.dtype, y.row_stride, y.column_stride, nullptr, nullptr};
+}
+
+// y = a b for at most max_skinny rows, with b read as it lies: columns or rows of it are contiguous.
+template <class T>
+void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+  const std::int64_t depth = a.columns;
+  const int rows = static_cast<int>(a.rows);
+  Scratch<T> x(rows * depth);
+  for (int i = 0; i < rows; ++i)
+    kernels.pack(a.data + i * a.row_stride * size_of(a.dtype), a.dtype, depth, a.column_stride, 1, 1, 1, x.get() + i * depth);
+  const bool by_columns = b.row_stride == 1;
+  // As many columns as make a task of some 10⁵ elements of b; whole vectors, and long rows where rows are what is contiguous.
+  const std::int64_t least = by_columns ? 16 : 256;
+  const std::int64_t grain = std::max(least, divide_up(std::int64_t{1} << 17, std::max<std::int64_t>(1, depth)) / 16 * 16);
+  parallel_ranges(b.columns, grain, [&](std::int64_t begin, std::int64_t end) {
+    Scratch<T> sums(rows * (end - begin));
+    const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
+    (by_columns ? kernels.dot : kernels.axpy)(x.get(), depth, rows, depth, from, b.dtype, by_columns ? b.column_stride : b.row_stride,
+                                              end - begin, sums.get(), end - begin);
+    write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
+  });
+}
+
+template <class T>
+void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
+  if (b.columns < a.rows && b.columns <= max_skinny) {  // yᵀ = bᵀ aᵀ
+    std::swap(a, b);
+    a = a.transposed(), b = b.transposed(), y = y.transposed();
+  }
+  if (a.rows <= max_skinny && (b.row_stride == 1 || b.column_stride == 1)) return skinny_product(kernels, a, b, y);
+  blocked_product(kernels, a.rows, b.columns, a.columns,
+                  StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride),
+                  StridedPanels<T>(kernels, b.data, b.dtype, b.columns, b.column_stride, b.row_stride), target<T>(y));
+}
+
+template <class T>
+void batched(const View& a, const View& b, const View& y) {
+  const GemmKernels<T>& kernels = gemm_kernels<T>(isa());
+  const std::int64_t m = y.sizes[y.rank - 2], n = y.sizes[y.rank - 1], depth = a.sizes[a.rank - 1];
+  if (m == 0 || n == 0) return;
+  std::int64_t batch = 1;
+  for (int i = 0; i < y.rank - 2; ++i) batch *= y.sizes[i];
+  if (depth == 0) {
+    const T zero = 0;
+    for (std::int64_t i = 0; i < batch; ++i)
+      for (std::int64_t row = 0; row < m; ++row)
+        for (std::int64_t column = 0; column < n; ++column) write(target<T>(matrix(y, i)), row, column, 1, 1, &zero, 1);
+    return;
+  }
+  // Pieces of the batch: several small products each, or one large product that splits itself.
+  const std::int64_t grain = std::max<std::int64_t>(1, small_product / 4 / (m * n * depth));
+  const auto run = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) product<T>(kernels, matrix(a, i), matrix(b, i), matrix(y, i));
+  };
+  if (m * n * depth < small_product || batch >= 64)
+    parallel_ranges(batch, grain, run);
+  else
+    run(0, batch);
+}
+
+}  // namespace
+
+void matmul(const View& a, const View& b, const View& y) {
+  for (const View* view : {&a, &b, &y}) {
+    check<TypeError>(is_floating(view->dtype), "matmul: does not take elements of type {}", view->dtype);
+    check<TypeError>((view->dtype == DType::f64) == (y.dtype == DType::f64), "matmul: f64 meets {}",
+                     view->dtype == DType::f64 ? y.dtype : view->dtype);
+  }
+  if (y.dtype == DType::f64)
+    batched<double>(a, b, y);
+  else
+    batched<float>(a, b, y);
+}
+
+}  // namespace graft::cpu

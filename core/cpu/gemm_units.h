@@ -1,0 +1,17 @@
+// The units of gemm.h, one per instruction set; null where the compiler's target does not have the set.
+#pragma once
+
+#include "graft/core/cpu/gemm.h"
+
+namespace graft::cpu {
+
+struct GemmUnit {
+  GemmKernels<float> f32;
+  GemmKernels<double> f64;
+};
+
+const GemmUnit* gemm_scalar();
+const GemmUnit* gemm_avx2();
+const GemmUnit* gemm_avx512();
+
+}  // namespace graft::cpu

@@ -1,0 +1,110 @@
+// Sixteen floats or eight doubles in a 512-bit register. Only for units compiled for AVX-512 F, BW, DQ and VL.
+// Everything is forced inline: no copy of it may be kept for callers on narrower machines.
+#pragma once
+
+#include <immintrin.h>
+
+#include "graft/core/dtype.h"
+
+namespace graft::avx512 {
+
+struct F32 {
+  using Element = float;
+  using Reg = __m512;
+  static constexpr int width = 16;
+
+  [[gnu::always_inline]] static Reg zero() { return _mm512_setzero_ps(); }
+  [[gnu::always_inline]] static Reg set(float value) { return _mm512_set1_ps(value); }
+
+  [[gnu::always_inline]] static float get(const float* p) { return *p; }
+  [[gnu::always_inline]] static float get(const f16* p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(p->bits))); }
+  [[gnu::always_inline]] static float get(const bf16* p) { return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(p->bits << 16))); }
+
+  [[gnu::always_inline]] static Reg load(const float* p) { return _mm512_loadu_ps(p); }
+  [[gnu::always_inline]] static Reg load(const f16* p) { return widen(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  [[gnu::always_inline]] static Reg load(const bf16* p) { return widen(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  /// The first n elements, zeros after them.
+  [[gnu::always_inline]] static Reg load(const float* p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
+  template <class Half>
+  [[gnu::always_inline]] static Reg load(const Half* p, int n) {
+    return widen(p, _mm256_maskz_loadu_epi16(mask(n), p));
+  }
+  [[gnu::always_inline]] static void store(float* p, Reg x) { _mm512_storeu_ps(p, x); }
+  [[gnu::always_inline]] static void store(float* p, Reg x, int n) { _mm512_mask_storeu_ps(p, mask(n), x); }
+
+  [[gnu::always_inline]] static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  [[gnu::always_inline]] static Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
+  [[gnu::always_inline]] static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  [[gnu::always_inline]] static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  [[gnu::always_inline]] static float sum(Reg x) { return _mm512_reduce_add_ps(x); }
+
+  /// In place: element j of register i becomes element i of register j.
+  [[gnu::always_inline]] static void transpose(Reg* r) {
+    Reg a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {  // pairs of rows
+      a[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+      a[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {  // 4 × 4 blocks within each 128-bit lane: b[4 q + j] holds columns j, j + 4, j + 8, j + 12 of rows 4 q …
+      for (int j = 0; j < 2; ++j) {
+        b[i + 2 * j] = _mm512_shuffle_ps(a[i + j], a[i + 2 + j], 0x44);
+        b[i + 2 * j + 1] = _mm512_shuffle_ps(a[i + j], a[i + 2 + j], 0xee);
+      }
+    }
+    for (int j = 0; j < 4; ++j) {  // and a 4 × 4 transpose of lanes
+      const Reg even_low = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), odd_low = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
+      const Reg even_high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88), odd_high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+      r[j] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+      r[j + 4] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+      r[j + 8] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+      r[j + 12] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+    }
+  }
+
+ private:
+  [[gnu::always_inline]] static __mmask16 mask(int n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+  [[gnu::always_inline]] static Reg widen(const f16*, __m256i bits) { return _mm512_cvtph_ps(bits); }
+  [[gnu::always_inline]] static Reg widen(const bf16*, __m256i bits) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+};
+
+struct F64 {
+  using Element = double;
+  using Reg = __m512d;
+  static constexpr int width = 8;
+
+  [[gnu::always_inline]] static Reg zero() { return _mm512_setzero_pd(); }
+  [[gnu::always_inline]] static Reg set(double value) { return _mm512_set1_pd(value); }
+  [[gnu::always_inline]] static double get(const double* p) { return *p; }
+  [[gnu::always_inline]] static Reg load(const double* p) { return _mm512_loadu_pd(p); }
+  [[gnu::always_inline]] static Reg load(const double* p, int n) { return _mm512_maskz_loadu_pd(mask(n), p); }
+  [[gnu::always_inline]] static void store(double* p, Reg x) { _mm512_storeu_pd(p, x); }
+  [[gnu::always_inline]] static void store(double* p, Reg x, int n) { _mm512_mask_storeu_pd(p, mask(n), x); }
+  [[gnu::always_inline]] static Reg add(Reg a, Reg b) { return _mm512_add_pd(a, b); }
+  [[gnu::always_inline]] static Reg sub(Reg a, Reg b) { return _mm512_sub_pd(a, b); }
+  [[gnu::always_inline]] static Reg mul(Reg a, Reg b) { return _mm512_mul_pd(a, b); }
+  [[gnu::always_inline]] static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_pd(a, b, c); }
+  [[gnu::always_inline]] static double sum(Reg x) { return _mm512_reduce_add_pd(x); }
+
+  [[gnu::always_inline]] static void transpose(Reg* r) {
+    Reg a[8];
+    for (int i = 0; i < 8; i += 2) {  // a[2 p + j]: columns j, j + 2, j + 4, j + 6 of rows 2 p and 2 p + 1
+      a[i] = _mm512_unpacklo_pd(r[i], r[i + 1]);
+      a[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+    }
+    for (int j = 0; j < 2; ++j) {
+      const Reg even_low = _mm512_shuffle_f64x2(a[j], a[2 + j], 0x88), odd_low = _mm512_shuffle_f64x2(a[j], a[2 + j], 0xdd);
+      const Reg even_high = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0x88), odd_high = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0xdd);
+      r[j] = _mm512_shuffle_f64x2(even_low, even_high, 0x88);
+      r[j + 2] = _mm512_shuffle_f64x2(odd_low, odd_high, 0x88);
+      r[j + 4] = _mm512_shuffle_f64x2(even_low, even_high, 0xdd);
+      r[j + 6] = _mm512_shuffle_f64x2(odd_low, odd_high, 0xdd);
+    }
+  }
+
+ private:
+  [[gnu::always_inline]] static __mmask8 mask(int n) { return n >= 8 ? 0xff : static_cast<__mmask8>((1u << n) - 1); }
+};
+
+}  // namespace graft::avx512

@@ -1,0 +1,68 @@
+// Loops over contiguous elements, compiled once per instruction set and chosen at run time. Sums run over a fixed number of
+// lanes, so that every set gives the same bits (tile_product excepted: it fuses multiply and add where the set can).
+#pragma once
+
+#include "graft/core/elementwise.h"
+
+namespace graft::cpu {
+
+/// The operations that make sense on integers; the others refuse them.
+template <class Op>
+inline constexpr bool takes_integers = false;
+#define GRAFT_TAKES_INTEGERS(name) template <> inline constexpr bool takes_integers<elementwise::name##_op> = true;
+GRAFT_TAKES_INTEGERS(affine)
+GRAFT_TAKES_INTEGERS(abs)
+GRAFT_TAKES_INTEGERS(sign)
+GRAFT_TAKES_INTEGERS(relu)
+GRAFT_TAKES_INTEGERS(clamp)
+GRAFT_TAKES_INTEGERS(nonfinite)
+GRAFT_TAKES_INTEGERS(add)
+GRAFT_TAKES_INTEGERS(sub)
+GRAFT_TAKES_INTEGERS(mul)
+GRAFT_TAKES_INTEGERS(maximum)
+GRAFT_TAKES_INTEGERS(minimum)
+GRAFT_TAKES_INTEGERS(relu_grad)
+#undef GRAFT_TAKES_INTEGERS
+
+/// T is float, double, or int64 (for which the entries behind `dot` are null).
+template <class T>
+struct VectorLoops {
+  void (*unary)(UnaryOp op, const T* x, T* y, std::int64_t n, T p0, T p1);
+  void (*binary)(BinaryOp op, const T* a, const T* b, T* y, std::int64_t n);
+  void (*compare)(BinaryOp op, const T* a, const T* b, bool* y, std::int64_t n);
+  void (*select)(const bool* condition, const T* a, const T* b, T* y, std::int64_t n);
+  T (*sum)(const T* x, std::int64_t n);
+  T (*max)(const T* x, std::int64_t n);  // n ≥ 1; NaN if there is one
+  T (*min)(const T* x, std::int64_t n);
+  T (*dot)(const T* x, const T* y, std::int64_t n);
+  void (*exp_minus)(const T* x, T shift, T* y, std::int64_t n);                      // y = exp(x − shift)
+  void (*add_scaled)(const T* x, T scale, const T* y, T* z, std::int64_t n);         // z = x + scale · y
+  void (*add_product)(const T* x, const T* y, T* z, std::int64_t n);                 // z += x · y
+  void (*mul_shifted)(const T* x, const T* y, T shift, T* z, std::int64_t n);        // z = x · (y − shift)
+  void (*rotate)(const T* x, const T* cos, const T* sin, T sign, T* y, std::int64_t half);  // pairs (i, i + half)
+  /// c [m, n] (+)= a b, where a[i][p] is at a[i · a_row + p · a_column]; rows of b [k, n] and c are contiguous and n is a
+  /// multiple of tile_lanes.
+  void (*tile_product)(const T* a, std::int64_t a_row, std::int64_t a_column, const T* b, std::int64_t b_row, T* c,
+                       std::int64_t c_row, std::int64_t m, std::int64_t n, std::int64_t k, bool accumulate);
+};
+
+inline constexpr std::int64_t tile_lanes = 8;
+
+/// The loops of the instruction set in use.
+template <class T>
+const VectorLoops<T>& vector_loops();
+
+/// Conversions of binary16, which some sets have instructions for.
+struct HalfLoops {
+  void (*widen)(const f16* x, float* y, std::int64_t n);
+  void (*narrow)(const float* x, f16* y, std::int64_t n);
+};
+const HalfLoops& half_loops();
+
+namespace avx2 {
+extern const VectorLoops<float> float_loops;
+extern const VectorLoops<double> double_loops;
+extern const HalfLoops half_loops;
+}  // namespace avx2
+
+}  // namespace graft::cpu

@@ -1,0 +1,333 @@
+// The loops of vector.h. Included by one source per instruction set, inside an unnamed namespace: nothing here may have external
+// linkage, and no standard-library template may be used, or the linker could keep a wide copy and run it on a narrow machine.
+// The including source defines `multiply_add(c, a, b)` for vectors and `tile_rows`.
+
+#define GRAFT_INLINE inline __attribute__((always_inline))
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(tile_lanes * sizeof(T))));
+};
+template <class T>
+using Lanes = typename VectorOf<T>::type;
+
+template <class T>
+GRAFT_INLINE void load_lanes(Lanes<T>& lanes, const T* from) {
+  __builtin_memcpy(&lanes, from, sizeof lanes);
+}
+template <class T>
+GRAFT_INLINE void store_lanes(const Lanes<T>& lanes, T* to) {
+  __builtin_memcpy(to, &lanes, sizeof lanes);
+}
+
+// ---- functions of one float that the compiler can vectorise: no branches, no calls ----
+
+GRAFT_INLINE float power_of_two(int n) { return __builtin_bit_cast(float, (n + 127) << 23); }
+
+/// eˣ = 2ⁿ eʳ with |r| ≤ ln 2 / 2 and a minimax polynomial (relative error 3e-9) for eʳ. Within 1 ulp; subnormal results,
+/// overflow to ∞ and NaN come out as they should.
+GRAFT_INLINE float vector_exp(float x) {
+  x = x < -104.0f ? -104.0f : x;
+  x = x > 89.0f ? 89.0f : x;
+  constexpr float round = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
+  const float shifted = x * 1.44269504f + round;
+  const float n = shifted - round;
+  const int integer = __builtin_bit_cast(int, shifted) - __builtin_bit_cast(int, round);
+  // ln 2 in two parts, the first short enough that its product with n is exact.
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.381401010e-3f;
+  p = p * r + 8.369000817e-3f;
+  p = p * r + 4.166841569e-2f;
+  p = p * r + 1.666651828e-1f;
+  p = p * r + 4.999999329e-1f;
+  p = (p * (r * r) + r) + 1.0f;
+  // In two steps, because 2ⁿ itself may not be a float.
+  const int half = integer >> 1;
+  return p * power_of_two(half) * power_of_two(integer - half);
+}
+
+/// Within 2 ulp: an odd polynomial near zero, 1 − 2 / (e²ˣ + 1) elsewhere.
+GRAFT_INLINE float vector_tanh(float x) {
+  const float magnitude = x < 0 ? -x : x;
+  const float z = x * x;
+  float p = -5.591017060e-3f;
+  p = p * z + 2.053882100e-2f;
+  p = p * z - 5.370965789e-2f;
+  p = p * z + 1.333109226e-1f;
+  p = p * z - 3.333326952e-1f;
+  const float small = x + x * z * p;
+  const float large = 1.0f - 2.0f / (vector_exp(magnitude + magnitude) + 1.0f);
+  return magnitude < 0.625f ? small : (x < 0 ? -large : large);
+}
+
+/// Within 2 ulp: an odd polynomial up to 1, then 1 − e^(−x²) times a polynomial in 1 / (1 + x/2).
+GRAFT_INLINE float vector_erf(float x) {
+  const float magnitude = x < 0 ? -x : x;
+  const float z = x * x;
+  float p = 7.898695779e-5f;
+  p = p * z - 8.024818908e-4f;
+  p = p * z + 5.190162520e-3f;
+  p = p * z - 2.685491608e-2f;
+  p = p * z + 1.128361737e-1f;
+  p = p * z - 3.761262982e-1f;
+  p = p * z + 1.28379167e-1f;  // 2/√π − 1, so that the sum below rounds once
+  const float small = x + x * p;
+  const float t = 1.0f / (1.0f + 0.5f * magnitude);
+  float q = -5.044631926e-2f;
+  q = q * t - 5.536007200e-2f;
+  q = q * t + 3.832339568e-1f;
+  q = q * t + 1.301874085e-1f;
+  q = q * t + 3.129913451e-1f;
+  q = q * t + 2.788810540e-1f;
+  const float large = 1.0f - vector_exp(-z) * (q * t);
+  return magnitude < 1.0f ? small : (x < 0 ? -large : large);
+}
+
+/// The functions that elementwise.h asks for.
+struct Math {
+  static GRAFT_INLINE float exp(float x) { return vector_exp(x); }
+  static GRAFT_INLINE float tanh(float x) { return vector_tanh(x); }
+  static GRAFT_INLINE float erf(float x) { return vector_erf(x); }
+  static GRAFT_INLINE float log(float x) { return __builtin_logf(x); }
+  static GRAFT_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }
+  static GRAFT_INLINE float sin(float x) { return __builtin_sinf(x); }
+  static GRAFT_INLINE float cos(float x) { return __builtin_cosf(x); }
+  static GRAFT_INLINE float pow(float x, float y) { return __builtin_powf(x, y); }
+  static GRAFT_INLINE double exp(double x) { return __builtin_exp(x); }
+  static GRAFT_INLINE double tanh(double x) { return __builtin_tanh(x); }
+  static GRAFT_INLINE double erf(double x) { return __builtin_erf(x); }
+  static GRAFT_INLINE double log(double x) { return __builtin_log(x); }
+  static GRAFT_INLINE double sqrt(double x) { return __builtin_sqrt(x); }
+  static GRAFT_INLINE double sin(double x) { return __builtin_sin(x); }
+  static GRAFT_INLINE double cos(double x) { return __builtin_cos(x); }
+  static GRAFT_INLINE double pow(double x, double y) { return __builtin_pow(x, y); }
+};
+
+// ---- elementwise ----
+
+template <class T, class Op>
+constexpr bool applies = !__is_same(T, std::int64_t) || takes_integers<Op>;
+
+template <class T>
+void unary_loop(UnaryOp op, const T* x, T* y, std::int64_t n, T p0, T p1) {
+  with_unary(op, [=]<class Op>() {
+    if constexpr (applies<T, Op>)
+      for (std::int64_t i = 0; i < n; ++i) y[i] = Op::template apply<Math>(x[i], p0, p1);
+  });
+}
+
+template <class T>
+void binary_loop(BinaryOp op, const T* a, const T* b, T* y, std::int64_t n) {
+  with_binary(op, [=]<class Op>() {
+    if constexpr (applies<T, Op>)
+      for (std::int64_t i = 0; i < n; ++i) y[i] = Op::template apply<Math>(a[i], b[i]);
+  });
+}
+
+template <class T>
+void compare_loop(BinaryOp op, const T* a, const T* b, bool* y, std::int64_t n) {
+  with_comparison(op, [=]<class Op>() {
+    for (std::int64_t i = 0; i < n; ++i) y[i] = Op::apply(a[i], b[i]);
+  });
+}
+
+template <class T>
+void select_loop(const bool* condition, const T* a, const T* b, T* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = condition[i] ? a[i] : b[i];
+}
+
+// ---- reductions: four vectors of lanes, folded in a fixed order, then what is left over one by one ----
+// `combine` takes (total, index, a value whose type says how many elements to load) or (total, other total).
+
+template <class T, class Combine>
+GRAFT_INLINE T reduce_lanes(std::int64_t n, T start, Combine&& combine) {
+  constexpr std::int64_t wide = 4 * tile_lanes;
+  T folded = start;
+  std::int64_t i = 0;
+  if (n >= tile_lanes) {
+    Lanes<T> lanes[4];
+    for (auto& each : lanes) each = start - Lanes<T>{};
+    for (; i + wide <= n; i += wide)
+      for (int j = 0; j < 4; ++j) combine(lanes[j], i + j * tile_lanes, Lanes<T>{});
+    for (; i + tile_lanes <= n; i += tile_lanes) combine(lanes[0], i, Lanes<T>{});
+    combine(lanes[0], lanes[1]);
+    combine(lanes[2], lanes[3]);
+    combine(lanes[0], lanes[2]);
+    for (int j = 0; j < tile_lanes; ++j) combine(folded, T(lanes[0][j]));
+  }
+  for (; i < n; ++i) combine(folded, i, T{});
+  return folded;
+}
+
+template <class V>
+GRAFT_INLINE void load_as(V& value, const void* from) {
+  __builtin_memcpy(&value, from, sizeof value);
+}
+
+template <class T>
+struct SumOf {
+  const T* x;
+  template <class V>
+  GRAFT_INLINE void operator()(V& total, std::int64_t i, const V&) const {
+    V value;
+    load_as(value, x + i);
+    total += value;
+  }
+  template <class V>
+  GRAFT_INLINE void operator()(V& total, const V& other) const {
+    total += other;
+  }
+};
+
+template <class T>
+struct DotOf {
+  const T *x, *y;
+  template <class V>
+  GRAFT_INLINE void operator()(V& total, std::int64_t i, const V&) const {
+    V value, other;
+    load_as(value, x + i);
+    load_as(other, y + i);
+    total += value * other;
+  }
+  template <class V>
+  GRAFT_INLINE void operator()(V& total, const V& other) const {
+    total += other;
+  }
+};
+
+// A NaN, once met, stays.
+template <class T, bool largest>
+struct ExtremeOf {
+  const T* x;
+  template <class V>
+  GRAFT_INLINE void operator()(V& extreme, std::int64_t i, const V&) const {
+    V value;
+    load_as(value, x + i);
+    (*this)(extreme, value);
+  }
+  template <class V>
+  GRAFT_INLINE void operator()(V& extreme, const V& value) const {
+    if constexpr (largest) {
+      extreme = (value > extreme) | (value != value) ? value : extreme;
+    } else {
+      extreme = (value < extreme) | (value != value) ? value : extreme;
+    }
+  }
+};
+
+template <class T>
+T sum_loop(const T* x, std::int64_t n) {
+  return reduce_lanes(n, T(0), SumOf<T>{x});
+}
+template <class T>
+T dot_loop(const T* x, const T* y, std::int64_t n) {
+  return reduce_lanes(n, T(0), DotOf<T>{x, y});
+}
+template <class T>
+T max_loop(const T* x, std::int64_t n) {
+  return reduce_lanes(n, x[0], ExtremeOf<T, true>{x});
+}
+template <class T>
+T min_loop(const T* x, std::int64_t n) {
+  return reduce_lanes(n, x[0], ExtremeOf<T, false>{x});
+}
+
+// ---- rows ----
+
+template <class T>
+void exp_minus_loop(const T* x, T shift, T* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = Math::exp(x[i] - shift);
+}
+template <class T>
+void add_scaled_loop(const T* x, T scale, const T* y, T* z, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) z[i] = x[i] + scale * y[i];
+}
+template <class T>
+void add_product_loop(const T* x, const T* y, T* z, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) z[i] += x[i] * y[i];
+}
+template <class T>
+void mul_shifted_loop(const T* x, const T* y, T shift, T* z, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) z[i] = x[i] * (y[i] - shift);
+}
+template <class T>
+void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int64_t half) {
+  for (std::int64_t i = 0; i < half; ++i) {
+    const T a = x[i], b = x[i + half], s = sign * sin[i];
+    y[i] = a * cos[i] - b * s;
+    y[i + half] = b * cos[i] + a * s;
+  }
+}
+
+// ---- tiles ----
+
+template <int rows, int vectors, class T>
+GRAFT_INLINE void tile(const T* a, std::int64_t a_row, std::int64_t a_column, const T* b, std::int64_t b_row, T* c,
+                       std::int64_t c_row, std::int64_t k, bool accumulate) {
+  Lanes<T> sums[rows][vectors] = {};
+  if (accumulate)
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) load_lanes(sums[i][j], c + i * c_row + j * tile_lanes);
+  for (std::int64_t p = 0; p < k; ++p) {
+    Lanes<T> right[vectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < vectors; ++j) load_lanes(right[j], b + p * b_row + j * tile_lanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+      const Lanes<T> left = a[i * a_row + p * a_column] - Lanes<T>{};
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) multiply_add(sums[i][j], left, right[j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < vectors; ++j) store_lanes(sums[i][j], c + i * c_row + j * tile_lanes);
+}
+
+template <int vectors, class T>
+GRAFT_INLINE void tile_column(const T* a, std::int64_t a_row, std::int64_t a_column, const T* b, std::int64_t b_row, T* c,
+                              std::int64_t c_row, std::int64_t m, std::int64_t k, bool accumulate) {
+  std::int64_t i = 0;
+  for (; i + tile_rows <= m; i += tile_rows)
+    tile<tile_rows, vectors>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, accumulate);
+  for (; i < m; ++i) tile<1, vectors>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, accumulate);
+}
+
+template <class T>
+void tile_product_loop(const T* a, std::int64_t a_row, std::int64_t a_column, const T* b, std::int64_t b_row, T* c,
+                       std::int64_t c_row, std::int64_t m, std::int64_t n, std::int64_t k, bool accumulate) {
+  constexpr int vectors = sizeof(T) == 4 ? 2 : 1;
+  constexpr std::int64_t wide = vectors * tile_lanes;
+  std::int64_t j = 0;
+  for (; j + wide <= n; j += wide) tile_column<vectors>(a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, accumulate);
+  for (; j < n; j += tile_lanes) tile_column<1>(a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, accumulate);
+}
+
+// ---- the table ----
+
+template <class T>
+constexpr VectorLoops<T> make_loops() {
+  VectorLoops<T> loops{};
+  loops.unary = unary_loop<T>;
+  loops.binary = binary_loop<T>;
+  loops.compare = compare_loop<T>;
+  loops.select = select_loop<T>;
+  loops.sum = sum_loop<T>;
+  loops.max = max_loop<T>;
+  loops.min = min_loop<T>;
+  if constexpr (!__is_same(T, std::int64_t)) {
+    loops.dot = dot_loop<T>;
+    loops.exp_minus = exp_minus_loop<T>;
+    loops.add_scaled = add_scaled_loop<T>;
+    loops.add_product = add_product_loop<T>;
+    loops.mul_shifted = mul_shifted_loop<T>;
+    loops.rotate = rotate_loop<T>;
+    loops.tile_product = tile_product_loop<T>;
+  }
+  return loops;
+}
+
+#undef GRAFT_INLINE
