@@ -1,0 +1,45 @@
+#include "graft/core/isa.h"
+
+#include <atomic>
+
+#include "graft/core/error.h"
+
+namespace graft {
+namespace {
+
+Isa detect() {
+#if defined(__x86_64__)
+  // The compiler's own probe also asks the operating system whether it saves the wide registers.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (avx2) return avx512 ? Isa::avx512 : Isa::avx2;
+#endif
+  return Isa::scalar;
+}
+
+std::atomic<int> pinned{-1};
+
+}  // namespace
+
+std::string_view name(Isa isa) {
+  constexpr std::string_view names[] = {"scalar", "avx2", "avx512"};
+  return names[static_cast<int>(isa)];
+}
+
+Isa best_isa() {
+  static const Isa best = detect();
+  return best;
+}
+
+Isa isa() {
+  const int pin = pinned.load(std::memory_order_relaxed);
+  return pin < 0 ? best_isa() : static_cast<Isa>(pin);
+}
+
+void pin_isa(std::optional<Isa> isa) {
+  check(!isa || *isa <= best_isa(), "pin_isa: this processor offers {}, not {}", name(best_isa()), name(isa.value_or(Isa::scalar)));
+  pinned.store(isa ? static_cast<int>(*isa) : -1, std::memory_order_relaxed);
+}
+
+}  // namespace graft
