@@ -12,6 +12,7 @@ enum class Rounding {
   once,          // dense: everything accumulates in the promoted dtype, one cast at the end
   per_adapter,   // GPTQ: input always cast to the adapter's dtype, cast back after every adapter
   before_scale,  // AWQ, EETQ: outside autocast the delta is cast first and scaled in the base's dtype; under autocast no casts
+  after_scale,   // AdaLoRA on GPTQ, mixed batches: outside autocast the scaled delta is cast, then added in the base's dtype
 };
 
 /// One adapter's share: y += scale · (x Aᵀ Bᵀ + bias).

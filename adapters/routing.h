@@ -1,0 +1,55 @@
+// Choosing adapters per call: guards that hold for this thread and leave the layers as they are, so that threads which serve
+// different users can share one model.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "graft/core/module.h"
+
+namespace graft::adapters {
+
+/// The name that stands for "no adapter" in a mixed batch.
+inline constexpr const char* base_name = "__base__";
+
+/// Which adapters this thread's forward calls use.
+struct Routing {
+  std::vector<std::string> names;
+  bool by_row;  // names[i] is for x[i]; otherwise all names are applied to everything, in their order
+};
+
+/// The innermost guard of this thread; null outside of any.
+const Routing* routing();
+
+class RoutingGuard {
+ public:
+  explicit RoutingGuard(Routing routing);
+  ~RoutingGuard();
+  RoutingGuard(const RoutingGuard&) = delete;
+  RoutingGuard& operator=(const RoutingGuard&) = delete;
+
+ private:
+  Routing routing_;
+  const Routing* outer_;
+};
+
+/// A batch in which row i goes through the adapter adapter_names[i] (base_name: none), while the guard lives. Inference only:
+/// ValueError for a name that no layer of the model has, or when the model is in training mode.
+class MixedBatch {
+ public:
+  MixedBatch(Module& model, std::vector<std::string> adapter_names);
+
+ private:
+  RoutingGuard guard_;
+};
+
+/// Calls of this thread use these adapters instead of the active ones. ValueError for a name that no layer of the model has.
+class UseAdapters {
+ public:
+  UseAdapters(Module& model, std::vector<std::string> adapter_names);
+
+ private:
+  RoutingGuard guard_;
+};
+
+}  // namespace graft::adapters
