@@ -14,6 +14,7 @@
 namespace graft {
 
 // ---- elementwise (elementwise.cpp) ----
+// Integers stay integers in add, sub, mul, affine, neg, abs, clamp, maximum, minimum and where; the other functions want floating tensors.
 Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
@@ -52,6 +53,8 @@ inline Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
 inline Tensor operator-(const Tensor& x) { return neg(x); }
 inline Tensor operator+(const Tensor& x, double c) { return affine(x, 1, c); }
 inline Tensor operator-(const Tensor& x, double c) { return affine(x, 1, -c); }
+inline Tensor operator+(double c, const Tensor& x) { return affine(x, 1, c); }
+inline Tensor operator-(double c, const Tensor& x) { return affine(x, -1, c); }
 inline Tensor operator*(const Tensor& x, double c) { return affine(x, c, 0); }
 inline Tensor operator*(double c, const Tensor& x) { return affine(x, c, 0); }
 inline Tensor operator/(const Tensor& x, double c) { return affine(x, 1 / c, 0); }
@@ -137,7 +140,21 @@ Tensor inverse(const Tensor& a);
 /// y with a y = b, a triangular.
 Tensor solve_triangular(const Tensor& a, const Tensor& b, bool upper);
 
-// ---- not differentiable: drawing and factoring ----
+// ---- not differentiable: factoring (linalg.cpp); batched, f32 and f64 ----
+/// The lower triangular L with L Lᵀ = a; ValueError unless a is symmetric positive definite.
+Tensor cholesky(const Tensor& a);
+struct QR {
+  Tensor q, r;
+};
+/// Reduced: a [..., m, n] = q [..., m, k] r [..., k, n], k = min(m, n).
+QR qr(const Tensor& a);
+struct SVD {
+  Tensor u, s, vt;
+};
+/// Thin: a [..., m, n] = u [..., m, k] diag(s) vt [..., k, n], s [..., k] descending.
+SVD svd(const Tensor& a);
+
+// ---- not differentiable: drawing (dropout.cpp) ----
 /// U(low, high); N(mean, std²). One stream each.
 Tensor uniform(const Shape& shape, double low, double high, Generator& generator, DType dtype = DType::f32, Device device = {});
 Tensor normal(const Shape& shape, double mean, double std, Generator& generator, DType dtype = DType::f32, Device device = {});

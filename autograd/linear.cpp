@@ -1,0 +1,72 @@
+#include "graft/autograd/linear.h"
+
+#include "graft/autograd/compute.h"
+#include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
+
+namespace graft {
+namespace {
+
+// B (A x) + bias, not yet scaled: the term's rows, or all of them.
+Tensor delta(const LowRankTerm& term, const Tensor& x) { return linear(linear(x, term.A), term.B, term.bias); }
+
+Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : x * scale; }
+
+Tensor flat_rows(const Tensor& x) { return reshape(x, {compute::leading(x.shape(), 1).count(), x.dim(-1)}); }
+
+Tensor accumulate(const Tensor& result, const Tensor& term, const Tensor& rows) {
+  if (!rows.defined()) return add(result, term);
+  return reshape(index_add(flat_rows(result), 0, rows, flat_rows(term)), result.shape());
+}
+
+}  // namespace
+
+Tensor LinearBase::forward(const Tensor& x, std::span<const LowRankTerm> terms) const { return low_rank_sum(forward(x), x, terms); }
+
+Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm> terms) {
+  const DType start = result.dtype();
+  const bool lowered = autocast::dtype(result.device().type).has_value();
+  Tensor input = x;
+  bool once = false;
+  for (const LowRankTerm& term : terms) {
+    const DType before = result.dtype();
+    const bool left_to_autocast = term.rounding == Rounding::before_scale || term.rounding == Rounding::after_scale;
+    const bool casts = !(left_to_autocast && lowered);
+    // A later term sees the layer's input after the casts of the earlier ones.
+    if (casts) input = to(input, term.A.dtype());
+    Tensor own = term.x;
+    if (own.defined())
+      own = casts ? to(own, term.A.dtype()) : own;
+    else
+      own = term.rows.defined() ? index_select(flat_rows(input), 0, term.rows) : input;
+    Tensor share = delta(term, own);
+    if (term.rounding == Rounding::before_scale && casts) share = to(share, before);
+    share = scaled(share, term.scale);
+    if (term.rounding == Rounding::after_scale && casts) share = to(share, before);
+    result = accumulate(result, share, term.rows);
+    if (term.rounding == Rounding::per_adapter) result = to(result, before);
+    once = once || term.rounding == Rounding::once;
+  }
+  return once ? to(result, start) : result;
+}
+
+Linear::Linear(Tensor weight, Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {
+  check(weight_.defined() && weight_.rank() == 2 && is_floating(weight_.dtype()), "Linear: wants a floating weight [out, in], not {}",
+        weight_.defined() ? fmt::format("{}{}", weight_.dtype(), weight_.shape()) : "none");
+  check(!bias_.defined() || (bias_.shape() == Shape{weight_.dim(0)} && is_floating(bias_.dtype())),
+        "Linear: wants a floating bias [{}] or none, not {}", weight_.dim(0),
+        bias_.defined() ? fmt::format("{}{}", bias_.dtype(), bias_.shape()) : "none");
+}
+
+std::string Linear::description() const {
+  return fmt::format("in_features={}, out_features={}, bias={}", in_features(), out_features(), bias_.defined() ? "True" : "False");
+}
+
+void Linear::visit(Visitor& visitor) {
+  visitor.parameter("weight", weight_);
+  if (bias_.defined()) visitor.parameter("bias", bias_);
+}
+
+Tensor Linear::forward(const Tensor& x) const { return linear(x, weight_, bias_); }
+
+}  // namespace graft

@@ -1,0 +1,71 @@
+#include "graft/autograd/compute.h"
+#include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
+
+namespace graft {
+
+Tensor autocast::lower(const Tensor& x) {
+  const auto lowered = dtype(x.device().type);
+  return lowered && is_floating(x.dtype()) && x.dtype() != DType::f64 ? to(x, *lowered) : x;
+}
+
+namespace {
+
+// An operand as the product takes it: lowered under autocast, then in the dtype that it shares with the other.
+struct Operands {
+  Tensor a, b;
+  Operands(const Tensor& x, const Tensor& y, const char* what) : a(autocast::lower(x)), b(autocast::lower(y)) {
+    compute::require_floating(a, what);
+    compute::require_floating(b, what);
+    compute::require_same_device(a, b, what);
+    const DType dtype = promote(a.dtype(), b.dtype());
+    a = to(a, dtype);
+    b = to(b, dtype);
+  }
+};
+
+// The unrecorded product [..., m, k] × [..., k, n] of checked operands, leading dimensions broadcast.
+Tensor product(const Tensor& a, const Tensor& b, const char* what) {
+  const Shape batch = broadcast(compute::leading(a.shape(), 2), compute::leading(b.shape(), 2), what);
+  Tensor y = Tensor::empty(compute::joined(batch, {a.dim(-2), b.dim(-1)}), a.dtype(), a.device());
+  const View left = compute::broadcast_view(a, compute::joined(batch, {a.dim(-2), a.dim(-1)}));
+  const View right = compute::broadcast_view(b, compute::joined(batch, {b.dim(-2), b.dim(-1)}));
+  kernel(a.device(), &Kernels::matmul, what)(left, right, y.view());
+  return y;
+}
+
+// All dimensions but the last as one.
+Tensor folded(const Tensor& x) { return reshape(x, {compute::leading(x.shape(), 1).count(), x.dim(-1)}); }
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b) {
+  compute::require_rank(a, 2, "matmul");
+  compute::require_rank(b, 2, "matmul");
+  check(a.dim(-1) == b.dim(-2), "matmul: shapes {} and {} do not multiply", a.shape(), b.shape());
+  const Operands in(a, b, "matmul");
+  // Against one matrix all leading dimensions are rows, so that its gradient is one product, not a batch of them to sum.
+  if (in.a.rank() > 2 && in.b.rank() == 2)
+    return reshape(matmul(folded(in.a), in.b), compute::joined(compute::leading(a.shape(), 1), {b.dim(-1)}));
+  return record("matmul", product(in.a, in.b, "matmul"))
+      .wrt(in.a, [b = saved(in.b)](const Tensor& dy) { return matmul(dy, b().t()); })
+      .wrt(in.b, [a = saved(in.a)](const Tensor& dy) { return matmul(a().t(), dy); });
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  compute::require_rank(x, 1, "linear");
+  check(weight.rank() == 2 && x.dim(-1) == weight.dim(1), "linear: an input of shape {} does not fit a weight of shape {}", x.shape(),
+        weight.shape());
+  check(!bias.defined() || bias.shape() == Shape{weight.dim(0)}, "linear: a bias of shape {} does not fit a weight of shape {}",
+        bias.defined() ? bias.shape() : Shape(), weight.shape());
+  const Operands in(x, weight, "linear");
+  const Tensor rows = folded(in.a);
+  // The weight's gradient in the weight's own layout, not as the transpose of a product.
+  Tensor y = record("linear", product(rows, in.b.detach().t(), "linear"))
+                 .wrt(rows, [weight = saved(in.b)](const Tensor& dy) { return matmul(dy, weight()); })
+                 .wrt(in.b, [rows = saved(rows)](const Tensor& dy) { return matmul(dy.t(), rows()); });
+  if (bias.defined()) y = add(y, autocast::lower(bias));
+  return reshape(y, compute::joined(compute::leading(x.shape(), 1), {weight.dim(0)}));
+}
+
+}  // namespace graft
