@@ -16,7 +16,8 @@ std::size_t sequence_before(std::string_view text, std::size_t end) {
 }
 
 bool touches_word(std::string_view text, std::size_t begin, std::size_t end) {
-  static const Pattern word = Pattern::regex(R"(\w)");
+  // Unicode's definition of a word character; PCRE2's \w leaves marks out and takes every kind of number in.
+  static const Pattern word = Pattern::regex(R"([\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24B6}-\x{24E9}\x{200C}\x{200D}])");
   const auto is_word = [](std::string_view c) { return !word.find_all(c).empty(); };
   const std::size_t before = begin > 0 ? sequence_before(text, begin) : 0;
   return (before && is_word(text.substr(begin - before, before))) ||
