@@ -11,6 +11,7 @@ namespace graft {
 
 struct GradcheckResult {
   double worst = 0;     // largest |analytic − numeric|, relative to the largest entry of that input's gradient (at least 1)
+  double worst2 = 0;    // the same for second derivatives
   std::string message;  // which input and entry; empty when everything agrees
   explicit operator bool() const { return message.empty(); }
 };
@@ -22,8 +23,8 @@ struct GradcheckOptions {
   double tolerance2 = 1e-5;
 };
 
-/// Checks f, a function of f64 tensors, at `inputs` (those with requires_grad). Non-scalar results are weighted with fixed random
-/// numbers. TypeError for inputs that are not f64.
+/// Checks f at `inputs`, for those with requires_grad, which must be f64 (else TypeError). Non-scalar results are weighted with
+/// fixed random numbers.
 GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& f, std::span<const Tensor> inputs,
                           const GradcheckOptions& options = {});
 

@@ -34,7 +34,7 @@ class Optimizer {
   /// Multiplies every group's own learning rate; a schedule sets it before each step.
   void set_lr_scale(double scale) { lr_scale_ = scale; }
   double lr_scale() const { return lr_scale_; }
-  /// Step count and moments under names ("<parameter>.exp_avg", "step"), for a checkpoint; load_state refuses missing, surplus
+  /// Step counts and moments under names ("<parameter>.exp_avg", "<parameter>.step"), for a checkpoint; load_state refuses missing, surplus
   /// or misshapen entries with ValueError and changes nothing then.
   virtual std::vector<NamedTensor> state() const = 0;
   virtual void load_state(const std::vector<NamedTensor>& state) = 0;
