@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "golden.h"
+#include "graft/quant/awq_search.h"
 #include "graft/quant/gptq_solver.h"
 #include "graft/quant/round_to_nearest.h"
 
@@ -72,6 +73,31 @@ void check_gptq(const Tensors& want, const Json& info, Layer l) {
   expect_no_worse(output_error(l.x, l.weight, dequantize(got.quantized)), info, l, settings.grid);
 }
 
+void check_awq(const Tensors& want, const Json& info, Layer l) {
+  l.inputs.add(l.x);
+  const quant::AwqSettings settings{.grid = {.bits = info.at("bits"),
+                                             .group_size = info.at("group_size"),
+                                             .sym = info.at("sym"),
+                                             .rule = quant::GridRule::awq},
+                                    .duo_scaling = info.at("duo_scaling")};
+  const quant::AwqScales scales = quant::search_awq_scales(std::span(&l.weight, 1), l.inputs, settings);
+  EXPECT_EQ(scales.ratio, info.at("best_ratio").get<double>());
+  expect_close(scales.channel_scale, want["channel_scale"], 1e-6, "channel_scale");
+  expect_close(Tensor::from(scales.losses, {20}), want["losses"], 1e-3, "losses");
+
+  const Tensor scaled = quant::scale_columns(l.weight, scales.channel_scale);
+  const Tensor clip = quant::search_awq_clip(scaled, l.inputs, scales.channel_scale, settings);
+  const auto got = clip.to_vector<double>(), wanted = want["clip"].to_vector<double>();
+  std::size_t equal = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) equal += std::abs(got[i] - wanted[i]) <= 1e-3 * wanted[i];
+  EXPECT_GE(static_cast<double>(equal), 0.98 * static_cast<double>(got.size())) << equal << " of " << got.size() << " clip values are equal";
+
+  Tensor rounded = dequantize(quant::round_to_nearest(quant::clamp_groups(scaled, clip, settings.grid), settings.grid));
+  const auto divisor = scales.channel_scale.to_vector<float>();
+  for (std::int64_t i = 0; i < rounded.count(); ++i) rounded.data<float>()[i] /= divisor[i % divisor.size()];
+  expect_no_worse(output_error(l.x, l.weight, rounded), info, l, settings.grid);
+}
+
 }  // namespace
 
 void check_quantizers_case(const Case& golden_case) {
@@ -79,6 +105,7 @@ void check_quantizers_case(const Case& golden_case) {
   const Json& info = want.info();
   const std::string algorithm = info.at("algorithm");
   if (algorithm == "gptq") return check_gptq(want, info, layer(golden_case, info));
+  if (algorithm == "awq") return check_awq(want, info, layer(golden_case, info));
   ADD_FAILURE() << golden_case.path << ": the algorithm " << algorithm << " is not known";
 }
 
