@@ -17,8 +17,8 @@ void Shape::erase(int at) {
 std::int64_t Shape::count() const {
   std::int64_t product = 1;
   for (auto extent : *this) {
-    check(extent >= 0, "shape {} has a negative extent", to_string(*this));
-    check(!__builtin_mul_overflow(product, extent, &product), "shape {} has more elements than can be counted", to_string(*this));
+    check(extent >= 0, "shape {} has a negative extent", *this);
+    check(!__builtin_mul_overflow(product, extent, &product), "shape {} has more elements than can be counted", *this);
   }
   return product;
 }
