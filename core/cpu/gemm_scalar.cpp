@@ -4,9 +4,10 @@
 
 namespace graft::cpu {
 
-// Four by eight sums: what a compiler keeps in registers, or vectorises for the baseline.
+// Two by sixteen sums: what a compiler keeps in the baseline's registers. Sixteen columns because a quantized weight's panels come
+// in multiples of that.
 const GemmUnit* gemm_scalar() {
-  static constexpr GemmUnit unit{gemm_kernels_of<scalar::F32, 4, 8>(), gemm_kernels_of<scalar::F64, 4, 8>()};
+  static constexpr GemmUnit unit{gemm_kernels_of<scalar::F32, 2, 16>(), gemm_kernels_of<scalar::F64, 2, 8>()};
   return &unit;
 }
 

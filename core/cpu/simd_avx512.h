@@ -2,7 +2,12 @@
 // Everything is forced inline: no copy of it may be kept for callers on narrower machines.
 #pragma once
 
+// g++ 12 takes the deliberately undefined operands inside these intrinsics for mistakes of ours.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 #include "graft/core/dtype.h"
 

@@ -1,0 +1,240 @@
+#include "graft/core/cpu/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "graft/core/parallel.h"
+#include "graft/core/rng.h"
+
+namespace graft {
+namespace {
+
+constexpr DType dtypes[] = {DType::f64, DType::f32, DType::f16, DType::bf16};
+
+std::vector<Isa> isas() {
+  std::vector<Isa> all;
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
+    if (isa <= best_isa()) all.push_back(isa);
+  return all;
+}
+
+struct Pinned {
+  explicit Pinned(Isa isa) { pin_isa(isa); }
+  ~Pinned() { pin_isa(std::nullopt); }
+};
+
+// A buffer with a view into its middle; the bytes around the view, and those that its strides skip, must stay as they are.
+class Guarded {
+ public:
+  Guarded(DType dtype, std::vector<std::int64_t> sizes, std::vector<std::int64_t> strides) {
+    view_.dtype = dtype;
+    view_.rank = static_cast<int>(sizes.size());
+    std::int64_t last = 0;
+    for (int i = 0; i < view_.rank; ++i) {
+      view_.sizes[i] = sizes[i];
+      view_.strides[i] = strides[i];
+      last += std::max<std::int64_t>(0, sizes[i] - 1) * strides[i];
+    }
+    bytes_.assign((last + 1) * size_of(dtype) + 2 * guard, std::byte{0xa5});
+    view_.data = bytes_.data() + guard;
+  }
+
+  const View& view() const { return view_; }
+
+  template <class F>
+  void each(F f) const {  // f(flat index, element offset)
+    for (std::int64_t i = 0; i < view_.count(); ++i) {
+      std::int64_t offset = 0, rest = i;
+      for (int d = view_.rank - 1; d >= 0; --d) {
+        offset += rest % view_.sizes[d] * view_.strides[d];
+        rest /= view_.sizes[d];
+      }
+      f(i, offset);
+    }
+  }
+
+  void randomize(std::uint64_t seed) {
+    each([&](std::int64_t i, std::int64_t offset) { set(offset, to_uniform(random_block(seed, 0, i)[0]) * 2 - 1); });
+  }
+
+  std::vector<double> values() const {
+    std::vector<double> out(view_.count());
+    each([&](std::int64_t i, std::int64_t offset) {
+      dispatch(view_.dtype, FloatingTypes{}, "test", [&]<class T>() { out[i] = static_cast<double>(view_.as<T>()[offset]); });
+    });
+    return out;
+  }
+
+  // Whether every byte outside the view's elements is untouched.
+  bool intact() const {
+    std::vector<bool> ours(bytes_.size());
+    each([&](std::int64_t, std::int64_t offset) {
+      for (std::int64_t b = 0; b < size_of(view_.dtype); ++b) ours[guard + offset * size_of(view_.dtype) + b] = true;
+    });
+    for (std::size_t i = 0; i < bytes_.size(); ++i)
+      if (!ours[i] && bytes_[i] != std::byte{0xa5}) return false;
+    return true;
+  }
+
+ private:
+  static constexpr std::int64_t guard = 64;
+  void set(std::int64_t offset, double value) {
+    dispatch(view_.dtype, FloatingTypes{}, "test", [&]<class T>() {
+      if constexpr (std::is_same_v<T, double>) view_.as<T>()[offset] = value;
+      else view_.as<T>()[offset] = T(static_cast<float>(value));
+    });
+  }
+  std::vector<std::byte> bytes_;
+  View view_;
+};
+
+// |error| of a sum of `depth` products of numbers up to one, accumulated in f32 (f64) and rounded to the result's dtype.
+double tolerance(DType dtype, std::int64_t depth) {
+  const double accumulated = (dtype == DType::f64 ? 0x1p-53 : 0x1p-24) * (4 + 2 * static_cast<double>(depth));
+  const double rounded = dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0;
+  return accumulated + rounded * (1 + static_cast<double>(depth));
+}
+
+enum class Order { rows, columns, gaps };
+
+std::vector<std::int64_t> strides(Order order, std::int64_t rows, std::int64_t columns) {
+  switch (order) {
+    case Order::rows: return {columns + 3, 1};
+    case Order::columns: return {1, rows + 5};
+    default: return {columns * 3 + 1, 3};
+  }
+}
+
+void expect_product(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, Order a_order, Order b_order, Order y_order) {
+  Guarded a(dtype, {m, k}, strides(a_order, m, k)), b(dtype, {k, n}, strides(b_order, k, n)), y(dtype, {m, n}, strides(y_order, m, n));
+  a.randomize(1);
+  b.randomize(2);
+  cpu::matmul(a.view(), b.view(), y.view());
+  const auto av = a.values(), bv = b.values(), yv = y.values();
+  double worst = 0;
+  for (std::int64_t i = 0; i < m; ++i)
+    for (std::int64_t j = 0; j < n; ++j) {
+      double want = 0;
+      for (std::int64_t d = 0; d < k; ++d) want += av[i * k + d] * bv[d * n + j];
+      const double error = std::abs(yv[i * n + j] - want);
+      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+    }
+  EXPECT_LE(worst, tolerance(dtype, k)) << name(dtype) << " " << m << "x" << n << "x" << k << " orders " << int(a_order) << int(b_order)
+                                        << int(y_order) << " on " << name(isa());
+  EXPECT_TRUE(y.intact()) << name(dtype) << " " << m << "x" << n << "x" << k << " on " << name(isa());
+}
+
+TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (DType dtype : dtypes)
+      for (auto [m, n, k] : {std::tuple{1, 1, 1}, {2, 3, 5}, {4, 17, 33}, {5, 16, 7}, {6, 32, 8}, {7, 31, 19}, {13, 65, 257}, {37, 2, 29}, {3, 129, 300}})
+        for (Order a : {Order::rows, Order::columns, Order::gaps})
+          for (Order b : {Order::rows, Order::columns, Order::gaps})
+            for (Order y : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, b, y);
+  }
+}
+
+TEST(Gemm, TilesPlusMinusOne) {
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (std::int64_t m : {5, 6, 7, 11, 12, 13, 95, 96, 97})
+      for (std::int64_t n : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129}) expect_product(DType::f32, m, n, 31, Order::rows, Order::columns, Order::rows);
+    for (std::int64_t k : {255, 256, 257, 511, 513}) expect_product(DType::f32, 9, 20, k, Order::rows, Order::columns, Order::rows);
+  }
+}
+
+TEST(Gemm, ManyRoundsOfRows) {  // more left panels than fit in one round
+  expect_product(DType::f32, 231, 9, 33000, Order::rows, Order::rows, Order::rows);
+}
+
+TEST(Gemm, NoDepthGivesZeros) {
+  Guarded a(DType::f32, {3, 0}, {1, 1}), b(DType::f32, {0, 4}, {4, 1}), y(DType::f32, {3, 4}, {4, 1});
+  y.randomize(1);
+  cpu::matmul(a.view(), b.view(), y.view());
+  EXPECT_EQ(y.values(), std::vector<double>(12, 0.0));
+}
+
+TEST(Gemm, NoRowsTouchNothing) {
+  Guarded a(DType::f32, {0, 5}, {5, 1}), b(DType::f32, {5, 4}, {4, 1}), y(DType::f32, {0, 4}, {4, 1});
+  cpu::matmul(a.view(), b.view(), y.view());
+  EXPECT_TRUE(y.intact());
+}
+
+TEST(Gemm, BatchesWithBroadcastOperands) {
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    const std::int64_t m = 5, n = 9, k = 6;
+    Guarded a(DType::f32, {2, 3, m, k}, {m * k, 0, k, 1});  // the same for each of the three
+    Guarded b(DType::f32, {2, 3, k, n}, {0, k * n, 1, k}), y(DType::f32, {2, 3, m, n}, {3 * m * n, m * n, n, 1});
+    a.randomize(3);
+    b.randomize(4);
+    cpu::matmul(a.view(), b.view(), y.view());
+    const auto av = a.values(), bv = b.values(), yv = y.values();
+    for (std::int64_t batch = 0; batch < 6; ++batch)
+      for (std::int64_t i = 0; i < m; ++i)
+        for (std::int64_t j = 0; j < n; ++j) {
+          double want = 0;
+          for (std::int64_t d = 0; d < k; ++d) want += av[(batch * m + i) * k + d] * bv[(batch * k + d) * n + j];
+          EXPECT_NEAR(yv[(batch * m + i) * n + j], want, tolerance(DType::f32, k));
+        }
+    EXPECT_TRUE(y.intact());
+  }
+}
+
+TEST(Gemm, HalfResultsAreRoundedOnce) {
+  // 2048 + 1 is a tie in f16: one rounding of the f32 sum 2049.5 gives 2050, rounding after each term would stay at 2048.
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (std::int64_t m : {1, 8}) {
+      const std::int64_t k = 3;
+      std::vector<f16> a(m * k), b{f16(2048.f), f16(1.f), f16(0.5f)}, y(m);
+      for (auto& v : a) v = f16(1.f);
+      View va{a.data(), DType::f16, 2, {m, k}, {k, 1}}, vb{b.data(), DType::f16, 2, {k, 1}, {1, 1}}, vy{y.data(), DType::f16, 2, {m, 1}, {1, 1}};
+      cpu::matmul(va, vb, vy);
+      for (f16 value : y) EXPECT_EQ(static_cast<float>(value), 2050.f);
+    }
+  }
+}
+
+TEST(Gemm, SameBitsForAnyNumberOfThreads) {
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (auto [m, n, k] : {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}}) {
+      Guarded a(DType::f32, {m, k}, {k, 1}), b(DType::f32, {k, n}, {1, k}), y(DType::f32, {m, n}, {n, 1});
+      a.randomize(5);
+      b.randomize(6);
+      std::vector<double> first;
+      for (int threads : {1, 2, 3, 7}) {
+        set_thread_pool(make_thread_pool(threads));
+        cpu::matmul(a.view(), b.view(), y.view());
+        if (first.empty()) first = y.values();
+        EXPECT_EQ(std::memcmp(first.data(), y.values().data(), first.size() * sizeof(double)), 0) << threads << " threads on " << name(isa);
+      }
+      set_thread_pool(nullptr);
+    }
+  }
+}
+
+TEST(Gemm, RefusesIntegersAndMixedDoubles) {
+  const auto message = [](DType a, DType y) {
+    std::int64_t storage[4] = {};
+    View va{storage, a, 2, {1, 1}, {1, 1}}, vy{storage, y, 2, {1, 1}, {1, 1}};
+    try {
+      cpu::matmul(va, va, vy);
+    } catch (const TypeError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message(DType::i32, DType::i32), "matmul: does not take elements of type i32");
+  EXPECT_EQ(message(DType::boolean, DType::f32), "matmul: does not take elements of type bool");
+  EXPECT_EQ(message(DType::f64, DType::f32), "matmul: f64 meets f32");
+  EXPECT_EQ(message(DType::f32, DType::f64), "matmul: f64 meets f32");
+}
+
+}  // namespace
+}  // namespace graft
