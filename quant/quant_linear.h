@@ -19,6 +19,8 @@ struct Description {
   std::string producer;           // "gptqmodel", "auto_gptq", "autoawq", …: empty when the file does not say
   std::string producer_version;   // "7.7.0"; empty when unknown
   std::string reading;            // how zero points or bytes were read, and why, for inspect()
+  std::string zeros;              // GPTQ: how zero points are stored, "z", "z-1 per field", "z-1 per word" or "z-1 scrambled"; when
+                                  // empty, settled by layout, producer and data as in formats/gptq.h
 };
 
 struct Packed;  // quant/kernels.h: the repacked weight that kernels read

@@ -1,0 +1,58 @@
+#include "graft/quant/format.h"
+
+#include <algorithm>
+
+#include "graft/core/parallel.h"
+#include "graft/quant/formats/all.h"
+#include "graft/quant/formats/stored.h"
+
+namespace graft::quant {
+
+std::span<const Format* const> formats() { return all_formats; }
+
+const Format& format_of(const Description& description) {
+  std::vector<std::string> names;
+  for (const Format* format : all_formats) {
+    const auto& layouts = format->layouts;
+    if (format->method == description.method && std::find(layouts.begin(), layouts.end(), description.layout) != layouts.end())
+      return *format;
+    for (std::string_view layout : layouts) names.push_back(fmt::format("{} {}", format->method, layout));
+  }
+  fail("no format '{} {}'; known are {}", description.method, description.layout, fmt::join(names, ", "));
+}
+
+Decoded decode(const Stored& stored) {
+  const Format& format = format_of(stored.description);
+  require(stored.in > 0 && stored.out > 0, stored, "{} in and {} out features; both must be positive", stored.in, stored.out);
+  for (std::string_view name : format.required) require(find(stored, name).defined(), stored, "has no {}", name);
+  for (const auto& [name, tensor] : stored.tensors) {
+    const auto listed = [&, &name = name](auto names) { return std::find(names.begin(), names.end(), name) != names.end(); };
+    require(listed(format.required) || listed(format.optional), stored, "has a tensor '{}', which {} in layout {} does not use",
+            name, format.method, stored.description.layout);
+    require(tensor.defined() && tensor.device().is_cpu(), stored, "{} is not a tensor on the CPU", name);
+  }
+  return format.decode(stored);
+}
+
+Tensor dequantize(const Decoded& decoded, std::int64_t begin, std::int64_t end) {
+  check(begin >= 0 && begin <= end && end <= decoded.out, "dequantize: rows {} to {} of {}", begin, end, decoded.out);
+  Tensor weight = Tensor::empty({end - begin, decoded.in});
+  parallel_ranges(end - begin, 16, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t n0 = begin + first, n1 = begin + last;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * (n1 - n0)));
+    decoded.codes(0, decoded.in, n0, n1, codes.data());
+    const std::uint8_t* code = codes.data();
+    for (std::int64_t k = 0; k < decoded.in; ++k)
+      for (std::int64_t n = n0; n < n1; ++n) {
+        const std::int64_t at = decoded.groups[static_cast<std::size_t>(k)] * decoded.out + n;
+        const double scale = decoded.scales.data<float>()[at], q = *code++;
+        // In double both forms are exact for half-precision scales; the one rounding is the conversion.
+        const double w = decoded.offsets.defined() ? scale * q + decoded.offsets.data<float>()[at]
+                                                   : scale * (q - static_cast<double>(decoded.zeros.data<float>()[at]));
+        weight.data<float>()[(n - begin) * decoded.in + k] = static_cast<float>(w);
+      }
+  });
+  return weight;
+}
+
+}  // namespace graft::quant

@@ -1,0 +1,147 @@
+#include "graft/quant/formats/eetq.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "graft/core/parallel.h"
+#include "graft/quant/formats/stored.h"
+
+namespace graft::quant {
+namespace {
+
+// Byte of element (k, n).
+std::int64_t plain_place(std::int64_t k, std::int64_t n, std::int64_t, std::int64_t out) { return k * out + n; }
+
+std::int64_t sm70_place(std::int64_t k, std::int64_t n, std::int64_t, std::int64_t out) {
+  const std::int64_t i = k * out + n;
+  return (i & ~std::int64_t{3}) | (i & 1) << 1 | (i >> 1 & 1);
+}
+
+std::int64_t sm80_place(std::int64_t k, std::int64_t n, std::int64_t in, std::int64_t) {
+  return n / 2 * 2 * in + k / 64 * 128 + n % 2 * 64 + k / 16 % 4 * 16 + k % 8 * 2 + k / 8 % 2;
+}
+
+struct Layout {
+  std::string_view name;
+  std::int64_t (*place)(std::int64_t k, std::int64_t n, std::int64_t in, std::int64_t out);
+  std::uint8_t flip;                       // makes the stored byte code + 128
+  std::int64_t in_multiple, out_multiple;  // sizes that the layout can have
+};
+
+constexpr Layout known[] = {{"plain", plain_place, 0x80, 1, 1}, {"sm70", sm70_place, 0, 1, 4}, {"sm80", sm80_place, 0, 64, 2}};
+constexpr std::string_view layouts[] = {known[0].name, known[1].name, known[2].name};
+
+bool fits(const Layout& layout, const Stored& stored) {
+  return stored.in % layout.in_multiple == 0 && stored.out % layout.out_multiple == 0;
+}
+
+std::string_view weight_name(const Stored& stored) {
+  const bool weight = find(stored, "weight").defined(), qweight = find(stored, "qweight").defined();
+  require(weight != qweight, stored, "needs one of weight and qweight");
+  return weight ? "weight" : "qweight";
+}
+
+// The layer read in one layout. Codes are kept as code + 128, so that the zero point is 128.
+Decoded read(const Stored& stored, const Layout& layout) {
+  require(stored.description.bits == 8, stored, "EETQ with {} bits; it has 8", stored.description.bits);
+  require(fits(layout, stored), stored, "{} in and {} out features in layout {}; it needs multiples of {} and {}", stored.in,
+          stored.out, layout.name, layout.in_multiple, layout.out_multiple);
+  const Tensor weight = checked(stored, weight_name(stored), {DType::i8, DType::u8}, {stored.in, stored.out});
+  const Tensor scales = checked_f32(stored, "weight_scales", {stored.out});
+
+  Decoded decoded;
+  decoded.description = stored.description;
+  decoded.in = stored.in;
+  decoded.out = stored.out;
+  decoded.bits = 8;
+  decoded.native = find(stored, "weight_scales").dtype();
+  decoded.bias = checked_bias(stored);
+  decoded.groups = groups_in_order(stored.in, stored.in);
+  decoded.group_size = stored.in;
+  decoded.scales = scales.alias({1, stored.out}, {stored.out, 1}, 0);
+  decoded.zeros = Tensor::full({1, stored.out}, 128);
+  decoded.codes = [weight, layout, in = stored.in, out = stored.out](std::int64_t k0, std::int64_t k1, std::int64_t n0,
+                                                                     std::int64_t n1, std::uint8_t* codes) {
+    const auto* bytes = static_cast<const std::uint8_t*>(weight.view().data);
+    for (std::int64_t k = k0; k < k1; ++k)
+      for (std::int64_t n = n0; n < n1; ++n) *codes++ = bytes[layout.place(k, n, in, out)] ^ layout.flip;
+  };
+  return decoded;
+}
+
+Decoded decode_eetq(const Stored& stored) {
+  const auto* layout =
+      std::find_if(std::begin(known), std::end(known), [&](const Layout& l) { return l.name == stored.description.layout; });
+  require(layout != std::end(known), stored, "EETQ layout '{}'; known are {}", stored.description.layout,
+          fmt::join(layouts, ", "));
+  return read(stored, *layout);
+}
+
+struct Evidence {
+  bool extremes = true;    // every output with a scale has a code of −128, −127 or 127
+  bool zeros_full = true;  // every output without one is 127 throughout
+  double mean = 0;         // of |code|
+};
+
+Evidence look(const Decoded& decoded) {
+  constexpr std::int64_t strip = 64;
+  const std::int64_t strips = (decoded.out + strip - 1) / strip;
+  std::vector<Evidence> found(static_cast<std::size_t>(strips));
+  parallel_for(strips, [&](std::int64_t s) {
+    const std::int64_t n0 = s * strip, n1 = std::min(n0 + strip, decoded.out), width = n1 - n0;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * width));
+    decoded.codes(0, decoded.in, n0, n1, codes.data());
+    Evidence& evidence = found[static_cast<std::size_t>(s)];
+    std::int64_t sum = 0;
+    for (std::int64_t j = 0; j < width; ++j) {
+      int least = 255, greatest = 0;
+      for (std::int64_t k = 0; k < decoded.in; ++k) {
+        const int byte = codes[static_cast<std::size_t>(k * width + j)];
+        least = std::min(least, byte), greatest = std::max(greatest, byte);
+        sum += std::abs(byte - 128);
+      }
+      if (decoded.scales.data<float>()[n0 + j] == 0)
+        evidence.zeros_full = evidence.zeros_full && least == 255;
+      else
+        evidence.extremes = evidence.extremes && (least <= 1 || greatest == 255);
+    }
+    evidence.mean = static_cast<double>(sum);
+  });
+  Evidence all;
+  for (const Evidence& part : found) {
+    all.extremes = all.extremes && part.extremes;
+    all.zeros_full = all.zeros_full && part.zeros_full;
+    all.mean += part.mean;
+  }
+  all.mean /= static_cast<double>(decoded.in * decoded.out);
+  return all;
+}
+
+std::pair<std::int64_t, std::int64_t> eetq_features(const Stored& stored) {
+  const std::string_view name = weight_name(stored);
+  const Tensor weight = find(stored, name);
+  require(weight.rank() == 2, stored, "{} has shape {}, not two dimensions", name, weight.shape());
+  return {weight.dim(0), weight.dim(1)};
+}
+
+constexpr std::string_view required[] = {"weight_scales"}, optional[] = {"weight", "qweight", "bias"};
+
+}  // namespace
+
+constinit const Format eetq_format{"eetq", layouts, required, optional, decode_eetq, eetq_features};
+
+std::vector<std::string_view> plausible_eetq_layouts(const Stored& stored) {
+  // A wrong layout turns the many small codes into ones near −128: their mean is then above 100, and about 25 when it is right.
+  constexpr double largest_mean = 64;
+  std::vector<std::string_view> plausible, without_zeros;
+  for (const Layout& layout : known) {
+    if (!fits(layout, stored)) continue;
+    const Evidence evidence = look(read(stored, layout));
+    if (!evidence.extremes || evidence.mean >= largest_mean) continue;
+    (evidence.zeros_full ? plausible : without_zeros).push_back(layout.name);
+  }
+  // A scale can also be 0 because it was too small for f16; its codes are then ordinary.
+  return plausible.empty() ? without_zeros : plausible;
+}
+
+}  // namespace graft::quant

@@ -1,0 +1,262 @@
+#include "graft/quant/formats/gptq.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+
+#include "graft/quant/formats/fields.h"
+#include "graft/quant/formats/stored.h"
+
+namespace graft::quant {
+namespace {
+
+constexpr std::string_view as_is = "z", per_field = "z-1 per field", per_word = "z-1 per word", scrambled = "z-1 scrambled";
+constexpr std::string_view undecided_layout = "gptq or gptq_v2";
+
+// What the bits of one layer look like.
+struct Layout {
+  Packing packing = Packing::stream;
+  int bits = 4;
+  int word_bits = 32;
+  DType word = DType::i32;
+};
+
+Layout layout_of(const Stored& stored) {
+  const Description& d = stored.description;
+  const Tensor qweight = find(stored, "qweight");
+  require(qweight.defined(), stored, "has no qweight");
+  Layout layout{d.layout == "gptq_p" ? Packing::planar : Packing::stream, d.bits, static_cast<int>(8 * size_of(qweight.dtype())),
+                qweight.dtype()};
+  const bool integer = layout.word == DType::i32 || layout.word == DType::i16 || layout.word == DType::i8;
+  require<TypeError>(integer, stored, "qweight holds {}, not i32, i16 or i8", layout.word);
+  const bool in_stream = d.bits == 2 || d.bits == 3 || d.bits == 4 || d.bits == 8;
+  require(layout.packing == Packing::planar || in_stream, stored,
+          "{} bits in layout {}; it has 2, 3, 4 and 8 (5, 6 and 7 are in gptq_p)", d.bits, d.layout);
+  return layout;
+}
+
+std::int64_t words(const Stored& stored, const Layout& layout, std::int64_t count, std::string_view of) try {
+  return words_for(layout.packing, layout.bits, layout.word_bits, count);
+} catch (const ValueError& error) {
+  refuse(stored, "{}: {}", of, error.what());
+}
+
+// Words of any width as unsigned ones.
+template <class F>
+decltype(auto) with_words(const Tensor& tensor, F&& f) {
+  const void* data = tensor.view().data;
+  switch (tensor.dtype()) {
+    case DType::i8:
+      return f(static_cast<const std::uint8_t*>(data));
+    case DType::i16:
+      return f(static_cast<const std::uint16_t*>(data));
+    default:
+      return f(static_cast<const std::uint32_t*>(data));
+  }
+}
+
+// ---- zero points ----
+
+// What "less one" subtracted from word number `index`.
+std::uint32_t subtracted(std::string_view rule, const Layout& layout, std::int64_t index) {
+  if (rule == per_word) return ones_in_word(layout.bits, layout.word_bits);
+  if (rule == scrambled) return std::array{0x24924924u, 0x92492492u, 0x49249249u}[static_cast<std::size_t>(index % 3)];
+  return 0;
+}
+
+Tensor read_zeros(const Tensor& qzeros, const Layout& layout, std::int64_t out, std::string_view rule) {
+  const std::int64_t groups = qzeros.dim(0), row_words = qzeros.dim(1);
+  const std::uint32_t word_mask = layout.word_bits == 32 ? ~0u : (1u << layout.word_bits) - 1;
+  const std::uint32_t plus = rule == per_field ? 1 : 0, mask = (1u << layout.bits) - 1;
+  Tensor zeros = Tensor::empty({groups, out});
+  float* zero = zeros.data<float>();
+  with_words(qzeros, [&](const auto* row) {
+    for (std::int64_t g = 0; g < groups; ++g, row += row_words)
+      for (std::int64_t n = 0; n < out; ++n) {
+        const auto word = [&](std::int64_t i) { return (row[i] + subtracted(rule, layout, i)) & word_mask; };
+        *zero++ = static_cast<float>((field(layout.packing, layout.bits, layout.word_bits, n).gather(word) + plus) & mask);
+      }
+  });
+  return zeros;
+}
+
+bool all_equal(const Tensor& zeros, float value) {
+  const float* begin = zeros.data<float>();
+  return std::all_of(begin, begin + zeros.count(), [&](float zero) { return zero == value; });
+}
+
+// The reading that layout and producer call for.
+std::string_view labelled_rule(const Stored& stored, const Layout& layout) {
+  const Description& d = stored.description;
+  if (d.layout != "gptq") return as_is;
+  if (d.producer != "gptqmodel") return per_field;
+  if (layout.bits != 3) return per_word;
+  int major = 0;
+  const char* end = d.producer_version.data() + d.producer_version.size();
+  const bool known = std::from_chars(d.producer_version.data(), end, major).ec == std::errc();
+  require(known, stored,
+          "its 3-bit zero points may be stored '{}' (GPTQModel from 7.0.0 on) or '{}' (GPTQModel before), and the version '{}' "
+          "does not say "
+          "which; set Description::zeros",
+          per_field, scrambled, d.producer_version);
+  return major >= 7 ? per_field : scrambled;
+}
+
+// Mean of code − field over a layer: near 0 when fields are zero points, near 1 when they are less one.
+double mean_distance(const Decoded& decoded, const Tensor& fields) {
+  constexpr std::int64_t strip = 64;
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * strip));
+  double sum = 0;
+  for (std::int64_t n0 = 0; n0 < decoded.out; n0 += strip) {
+    const std::int64_t n1 = std::min(n0 + strip, decoded.out);
+    decoded.codes(0, decoded.in, n0, n1, codes.data());
+    const std::uint8_t* code = codes.data();
+    for (std::int64_t k = 0; k < decoded.in; ++k) {
+      const float* zero = fields.data<float>() + decoded.groups[static_cast<std::size_t>(k)] * decoded.out;
+      for (std::int64_t n = n0; n < n1; ++n) sum += *code++ - zero[n];
+    }
+  }
+  return sum / static_cast<double>(decoded.in * decoded.out);
+}
+
+void settle_zeros(const Stored& stored, const Layout& layout, const Tensor& qzeros, Decoded& decoded) {
+  Description& d = decoded.description;
+  const float middle = static_cast<float>(1 << (layout.bits - 1));
+  const auto settle = [&](std::string_view rule, std::string reading) {
+    d.zeros = rule;
+    d.reading = std::move(reading);
+    if (d.layout == undecided_layout) d.layout = rule == as_is ? "gptq_v2" : "gptq";
+    decoded.zeros = read_zeros(qzeros, layout, decoded.out, rule);
+  };
+
+  if (!d.zeros.empty()) {
+    const std::array rules{as_is, per_field, per_word, scrambled};
+    const bool known = std::find(rules.begin(), rules.end(), d.zeros) != rules.end();
+    require(known, stored, "zero points stored '{}'; known are '{}'", d.zeros, fmt::join(rules, "', '"));
+    const bool possible = layout.packing == Packing::stream && (d.zeros == scrambled ? layout.bits == 3 : layout.bits != 3);
+    require(possible || d.zeros == as_is || d.zeros == per_field, stored,
+            "zero points of {} bits in layout {} cannot be stored '{}'", layout.bits, d.layout, d.zeros);
+    return settle(std::string(d.zeros), fmt::format("zero points are stored '{}', as the caller says", d.zeros));
+  }
+  if (d.sym) {
+    // The label's own reading comes first; it may also be the one that cannot be told.
+    std::vector<std::string_view> rules{as_is, per_field};
+    if (layout.bits == 3 && layout.packing == Packing::stream) rules.push_back(scrambled);
+    for (std::string_view rule : rules)
+      if (all_equal(read_zeros(qzeros, layout, decoded.out, rule), middle)) {
+        const bool as_labelled = (rule == as_is) == (d.layout != "gptq");
+        return settle(
+            rule,
+            fmt::format("zero points are stored '{}', since that makes every one {}, as sym says{}", rule, middle,
+                        as_labelled || d.layout == undecided_layout ? "" : fmt::format(", though the label is {}", d.layout)));
+      }
+  }
+  if (d.layout == undecided_layout) {
+    const double mean = mean_distance(decoded, read_zeros(qzeros, layout, decoded.out, as_is));
+    require(std::abs(mean) < 0.25 || std::abs(mean - 1) < 0.25, stored,
+            "is labelled gptq and gptq_v2, and its data do not tell: code less stored zero point is {:.3f} in the mean, where "
+            "gptq_v2 would "
+            "give 0 and gptq 1; set Description::layout",
+            mean);
+    d.layout = std::abs(mean) < 0.25 ? "gptq_v2" : "gptq";
+    Stored as_settled = stored;
+    as_settled.description = d;
+    const std::string_view rule = labelled_rule(as_settled, layout);
+    return settle(
+        rule,
+        fmt::format("zero points are stored '{}': both labels are given, and code less stored zero point is {:.3f} in the mean",
+                    rule, mean));
+  }
+  const std::string_view rule = labelled_rule(stored, layout);
+  const std::string producer = d.producer.empty() ? "an unknown producer" : fmt::format("{} {}", d.producer, d.producer_version);
+  settle(rule, fmt::format("zero points are stored '{}', as layout {} by {} has them{}", rule, d.layout, producer,
+                           d.sym ? ", though they are not all equal, as sym would have them" : ""));
+}
+
+// ---- codes ----
+
+template <class Word>
+void read_codes(const Word* words, const Layout& layout, std::int64_t out, std::int64_t k0, std::int64_t k1, std::int64_t n0,
+                std::int64_t n1, std::uint8_t* codes) {
+  for (std::int64_t k = k0; k < k1; ++k, codes += n1 - n0) {
+    const Field f = field(layout.packing, layout.bits, layout.word_bits, k);
+    for (int i = 0; i < f.count; ++i) {
+      const Piece p = f.pieces[static_cast<std::size_t>(i)];
+      const Word* row = words + p.word * out + n0;
+      const auto mask = static_cast<Word>((1u << p.width) - 1);
+      for (std::int64_t j = 0; j < n1 - n0; ++j) {
+        const auto bits = static_cast<std::uint8_t>((row[j] >> p.shift & mask) << p.offset);
+        codes[j] = i == 0 ? bits : static_cast<std::uint8_t>(codes[j] | bits);
+      }
+    }
+  }
+}
+
+// ---- groups ----
+
+void read_groups(const Stored& stored, std::int64_t groups, std::int64_t length, Decoded& decoded) {
+  decoded.groups = groups_in_order(stored.in, length);
+  decoded.group_size = length;
+  if (!find(stored, "g_idx").defined()) return;
+  const Tensor g_idx = checked(stored, "g_idx", {DType::i32, DType::i64}, {stored.in});
+  const std::vector<std::int64_t> values = g_idx.to_vector<std::int64_t>();
+  for (std::int64_t k = 0; k < stored.in; ++k) {
+    const std::int64_t g = values[static_cast<std::size_t>(k)];
+    require(g >= 0 && g < groups, stored, "g_idx puts input channel {} into group {}; there are {}", k, g, groups);
+  }
+  // Nothing but zeros is how files without act-order were once written; taken by the letter it would leave all other groups
+  // unused.
+  if (std::all_of(values.begin(), values.end(), [](std::int64_t g) { return g == 0; })) return;
+  if (std::equal(values.begin(), values.end(), decoded.groups.begin())) return;
+  decoded.groups.assign(values.begin(), values.end());
+  decoded.group_size = 0;
+}
+
+Decoded decode_gptq(const Stored& stored) {
+  const Layout layout = layout_of(stored);
+  const std::int64_t length = group_length(stored), groups = (stored.in + length - 1) / length;
+  const Tensor qweight = checked(stored, "qweight", {layout.word}, {words(stored, layout, stored.in, "in_features"), stored.out});
+
+  Decoded decoded;
+  decoded.description = stored.description;
+  decoded.in = stored.in;
+  decoded.out = stored.out;
+  decoded.bits = layout.bits;
+  decoded.scales = checked_f32(stored, "scales", {groups, stored.out});
+  decoded.native = find(stored, "scales").dtype();
+  decoded.bias = checked_bias(stored);
+  read_groups(stored, groups, length, decoded);
+  decoded.codes = [qweight, layout, out = stored.out](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1,
+                                                      std::uint8_t* codes) {
+    with_words(qweight, [&](const auto* words) { read_codes(words, layout, out, k0, k1, n0, n1, codes); });
+  };
+
+  if (!find(stored, "qzeros").defined()) {
+    require(stored.description.sym, stored, "has no qzeros, and is not sym");
+    decoded.zeros = Tensor::full({groups, stored.out}, 1 << (layout.bits - 1));
+    decoded.description.reading = "no zero points are stored; sym says what they are";
+    if (decoded.description.layout == undecided_layout) decoded.description.layout = "gptq";
+    return decoded;
+  }
+  const Tensor qzeros = checked(stored, "qzeros", {layout.word}, {groups, words(stored, layout, stored.out, "out_features")});
+  settle_zeros(stored, layout, qzeros, decoded);
+  return decoded;
+}
+
+std::pair<std::int64_t, std::int64_t> gptq_features(const Stored& stored) {
+  const Layout layout = layout_of(stored);
+  const Tensor qweight = find(stored, "qweight"), g_idx = find(stored, "g_idx");
+  require(qweight.rank() == 2, stored, "qweight has shape {}, not two dimensions", qweight.shape());
+  return {g_idx.defined() ? g_idx.count() : qweight.dim(0) * layout.word_bits / layout.bits, qweight.dim(1)};
+}
+
+constexpr std::string_view layouts[] = {"gptq", "gptq_v2", "gptq_p", undecided_layout};
+constexpr std::string_view required[] = {"qweight", "scales"};
+constexpr std::string_view optional[] = {"qzeros", "g_idx", "bias"};
+
+}  // namespace
+
+constinit const Format gptq_format{"gptq", layouts, required, optional, decode_gptq, gptq_features};
+
+}  // namespace graft::quant
