@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "graft/adapters/warning.h"
-#include "nlohmann/json.hpp"
 
 namespace graft {
 namespace {
