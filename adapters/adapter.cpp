@@ -25,6 +25,11 @@ struct Trainability final : Visitor {
 
 }  // namespace
 
+Tensor dense_weight(const LinearBase& layer) {
+  const Tensor weight = layer.weight();
+  return weight.defined() && is_floating(weight.dtype()) ? weight : Tensor();
+}
+
 void Adapter::set_scale(double) { fail<AttributeError>("{}: this method has no scaling", method()); }
 void Adapter::scale(double factor) { set_scale(factor); }
 Tensor Adapter::merged(const Tensor&, bool) { fail<NotImplementedError>("{}: this method cannot be merged", method()); }
@@ -62,21 +67,34 @@ const AdapterLayer::Entry& AdapterLayer::State::at(const std::string& name, cons
   return *entry;
 }
 
+bool AdapterLayer::State::trainable(const Entry& entry) const {
+  return enabled && !entry.inference && contains(active, entry.name);
+}
+
 void AdapterLayer::freeze_or_train(const State& state) {
   for (const Entry& entry : state.entries) {
-    Trainability visitor(state.enabled && !entry.inference && contains(state.active, entry.name));
+    Trainability visitor(state.trainable(entry));
     entry.adapter->visit(visitor, entry.name);
   }
 }
 
-void AdapterLayer::add_adapter(const std::string& name, std::shared_ptr<Adapter> adapter, std::shared_ptr<AdapterRecord> record) {
+void AdapterLayer::add_adapter(const std::string& name, std::shared_ptr<Adapter> adapter) {
   check(adapter != nullptr, "{}: no adapter is given for '{}'", type_name_, name);
   check(!name.empty() && name != adapters::base_name && name.find('.') == std::string::npos,
         "'{}' cannot be the name of an adapter: it must not be empty, hold a dot, or be {}", name, adapters::base_name);
   change([&](State& s) {
     check(!s.find(name), "{}: there is an adapter '{}' already", type_name_, name);
-    s.entries.push_back({name, std::move(adapter), std::move(record)});
+    s.entries.push_back({name, std::move(adapter)});
     if (s.active.empty()) s.active = {name};
+    freeze_or_train(s);
+  });
+}
+
+void AdapterLayer::adopt(const std::string& name, std::shared_ptr<AdapterRecord> record, bool inference_mode) {
+  static_cast<void>(adapter(name));
+  change([&](State& s) {
+    for (Entry& entry : s.entries)
+      if (entry.name == name) entry.record = record, entry.inference = inference_mode;
     freeze_or_train(s);
   });
 }
@@ -118,13 +136,17 @@ std::shared_ptr<Adapter> AdapterLayer::adapter(const std::string& name) const { 
 std::shared_ptr<AdapterRecord> AdapterLayer::record(const std::string& name) const { return state()->at(name, *this).record; }
 std::vector<std::string> AdapterLayer::active_adapters() const { return state()->active; }
 std::vector<std::string> AdapterLayer::merged_adapters() const { return state()->merged; }
+bool AdapterLayer::trainable(const std::string& name) const {
+  const auto now = state();
+  return now->trainable(now->at(name, *this));
+}
 bool AdapterLayer::disable_adapters() const { return !state()->enabled; }
 
-void AdapterLayer::set_adapter(const std::vector<std::string>& names, bool inference_mode) {
+void AdapterLayer::set_adapter(const std::vector<std::string>& names, std::optional<bool> inference_mode) {
   change([&](State& s) {
     s.active = names;
     for (Entry& entry : s.entries)
-      if (contains(names, entry.name)) entry.inference = inference_mode;
+      if (inference_mode && contains(names, entry.name)) entry.inference = *inference_mode;
     freeze_or_train(s);
   });
 }
@@ -300,7 +322,7 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
 // ---- merging ----
 
 void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>> names) {
-  const Tensor weight = base_->weight();
+  const Tensor weight = dense_weight(*base_);
   check<NotImplementedError>(weight.defined(), "{}: the base ({}) holds packed integers, into which adapters cannot be merged",
                              type_name_, base_->type_name());
   const NoGrad no_grad;

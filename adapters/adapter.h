@@ -16,6 +16,9 @@
 
 namespace graft {
 
+/// The layer's weight [out, in] if that is what it computes with; undefined for a quantized layer.
+Tensor dense_weight(const LinearBase& layer);
+
 /// What an adapter may need to know of the layer that calls it.
 struct AdapterCall {
   const LinearBase& base;
@@ -83,7 +86,9 @@ class AdapterLayer : public LinearBase {
 
   // ---- named adapters ----
   /// The first one becomes active and trainable; later ones wait, frozen. ValueError if the name is taken or cannot be one.
-  void add_adapter(const std::string& name, std::shared_ptr<Adapter> adapter, std::shared_ptr<AdapterRecord> record = nullptr);
+  void add_adapter(const std::string& name, std::shared_ptr<Adapter> adapter);
+  /// Notes which injection an adapter came from, and whether it is for inference only.
+  void adopt(const std::string& name, std::shared_ptr<AdapterRecord> record, bool inference_mode);
   /// ValueError for an unknown or merged adapter. If no active adapter is left, the alphabetically first one becomes active.
   void delete_adapter(const std::string& name);
   void rename_adapter(const std::string& from, const std::string& to);
@@ -91,12 +96,15 @@ class AdapterLayer : public LinearBase {
   bool has_adapter(const std::string& name) const;
   /// ValueError for an unknown name.
   std::shared_ptr<Adapter> adapter(const std::string& name) const;
+  /// Null for an adapter that was added by hand.
   std::shared_ptr<AdapterRecord> record(const std::string& name) const;
 
   /// Activates these adapters in this order, and freezes the others; names that this layer lacks are remembered and skipped.
-  /// `inference_mode` freezes the active ones too, for good: enabling them later does not make them trainable.
-  void set_adapter(const std::vector<std::string>& names, bool inference_mode = false);
+  /// `inference_mode` says whether the active ones are frozen too, from now on; without it each stays as it was.
+  void set_adapter(const std::vector<std::string>& names, std::optional<bool> inference_mode = {});
   std::vector<std::string> active_adapters() const;
+  /// Whether the adapter is active, not switched off, and not for inference only.
+  bool trainable(const std::string& name) const;
   /// Switched off, the layer is its base: merged adapters are taken out of it, and nothing is trainable.
   void enable_adapters(bool enabled);
   bool disable_adapters() const;
@@ -121,7 +129,7 @@ class AdapterLayer : public LinearBase {
   struct Entry {
     std::string name;
     std::shared_ptr<Adapter> adapter;
-    std::shared_ptr<AdapterRecord> record;
+    std::shared_ptr<AdapterRecord> record = nullptr;
     bool inference = false;
   };
   struct State {
@@ -131,6 +139,7 @@ class AdapterLayer : public LinearBase {
     bool enabled = true;
     const Entry* find(const std::string& name) const;
     const Entry& at(const std::string& name, const AdapterLayer& layer) const;
+    bool trainable(const Entry& entry) const;
   };
   std::shared_ptr<const State> state() const;
   /// Applies f to a copy of the state and publishes it; forward() keeps reading the one that it began with.

@@ -1,0 +1,214 @@
+#include "graft/adapters/model.h"
+
+#include <algorithm>
+#include <map>
+
+#include "graft/adapters/inject.h"
+#include "graft/adapters/warning.h"
+#include "graft/adapters/wrappers.h"
+
+namespace graft::adapters {
+namespace {
+
+std::string join(const std::string& prefix, std::string_view name) {
+  return prefix.empty() ? std::string(name) : fmt::format("{}.{}", prefix, name);
+}
+
+/// Descends through plain modules; an adapted layer is reported, and of its parts only the base is entered.
+struct BaseWalker : Visitor {
+  std::string prefix;
+  bool in_layer = false;  // the tensors reported now are an adapter's
+
+  void enter(Module& module) {
+    const bool outer = in_layer;
+    auto* layer = dynamic_cast<AdapterLayer*>(&module);
+    in_layer = layer != nullptr;
+    if (!layer || layer_found(*layer)) module.visit(*this);
+    in_layer = outer;
+  }
+  void parameter(std::string_view name, Tensor& tensor) override {
+    if (!in_layer) parameter_found(join(prefix, name), tensor);
+  }
+  void child(std::string_view name, SlotBase& slot) override {
+    const auto module = slot.module();
+    if (!module) return;
+    const std::string outer = prefix;
+    prefix = join(prefix, name);
+    enter(*module);
+    prefix = outer;
+  }
+  /// Whether to enter its base.
+  virtual bool layer_found(AdapterLayer&) { return true; }
+  virtual void parameter_found(const std::string&, Tensor&) {}
+};
+
+void check_known(Module& model, const std::vector<std::string>& names) {
+  const auto known = adapter_names(model);
+  for (const auto& name : names)
+    check(std::find(known.begin(), known.end(), name) != known.end(), "there is no adapter '{}' in this model, only {}", name,
+          fmt::join(known, ", "));
+}
+
+void check_mergeable(Module& model) {
+  for_each_layer(model, [](const std::string& path, AdapterLayer& layer) {
+    const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&innermost(layer));
+    if (!quantized) return;
+    const auto& method = quantized->format().method;
+    check(method != "gptq", "{}: adapters cannot be merged into a model that is quantized with GPTQ", path);
+    if (method == "eetq") refuse_eetq_merge();
+    fail<NotImplementedError>("{}: adapters cannot be merged into packed {} weights", path, method);
+  });
+}
+
+void restore_base_layers(Module& model) {
+  for_each_slot(model, [](const std::string&, SlotBase& slot) {
+    auto module = slot.module();
+    while (const auto layer = std::dynamic_pointer_cast<AdapterLayer>(module)) module = layer->base_layer();
+    if (module != slot.module()) slot.replace(module);
+  });
+}
+
+}  // namespace
+
+void for_each_layer(Module& model, const std::function<void(const std::string&, AdapterLayer&)>& f) {
+  struct Layers final : BaseWalker {
+    const std::function<void(const std::string&, AdapterLayer&)>* f;
+    bool layer_found(AdapterLayer& layer) override { return (*f)(prefix, layer), false; }
+  } walker;
+  walker.f = &f;
+  walker.enter(model);
+}
+
+void for_each_base_parameter(Module& model, const std::function<void(const std::string&, Tensor&)>& f) {
+  struct Parameters final : BaseWalker {
+    const std::function<void(const std::string&, Tensor&)>* f;
+    void parameter_found(const std::string& path, Tensor& tensor) override { (*f)(path, tensor); }
+  } walker;
+  walker.f = &f;
+  walker.enter(model);
+}
+
+std::vector<std::string> adapter_names(Module& model) {
+  std::vector<std::string> names;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    for (auto& name : layer.adapter_names())
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
+  });
+  return names;
+}
+
+void set_adapter(Module& model, const std::vector<std::string>& names, std::optional<bool> inference_mode) {
+  check_known(model, names);
+  for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
+    if (!layer.merged_adapters().empty()) {
+      warn("{}: merged adapters are taken out before others become active", path);
+      layer.unmerge();
+    }
+    layer.set_adapter(names, inference_mode);
+  });
+  place_saved_modules(model);
+}
+
+void enable_adapters(Module& model, bool enabled) {
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) { layer.enable_adapters(enabled); });
+  place_saved_modules(model);
+}
+
+void delete_adapter(Module& model, const std::string& name) {
+  check_known(model, {name});
+  for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
+    const auto merged = layer.merged_adapters();
+    check(std::find(merged.begin(), merged.end(), name) == merged.end(), "{}: adapter '{}' is merged; unmerge it before deleting it", path,
+          name);
+  });
+  std::map<std::string, Tensor> originals;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    if (!layer.has_adapter(name)) return;
+    if (const auto record = layer.record(name))
+      for (const auto& saved : record->saved) originals[saved.path] = saved.original;
+    layer.delete_adapter(name);
+  });
+  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
+    if (const auto found = originals.find(path); found != originals.end()) tensor = found->second;
+  });
+  place_saved_modules(model);
+}
+
+void rename_adapter(Module& model, const std::string& from, const std::string& to) {
+  check_known(model, {from});
+  const auto known = adapter_names(model);
+  check(from == to || std::find(known.begin(), known.end(), to) == known.end(), "there is an adapter '{}' already", to);
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    if (layer.has_adapter(from)) layer.rename_adapter(from, to);
+  });
+}
+
+void merge_adapter(Module& model, bool safe_merge, const std::optional<std::vector<std::string>>& names) {
+  check_mergeable(model);
+  if (names) check_known(model, *names);
+  std::vector<AdapterLayer*> done;
+  try {
+    for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+      std::vector<std::string> here;
+      for (const auto& name : names ? *names : layer.active_adapters())
+        if (layer.has_adapter(name)) here.push_back(name);
+      if (here.empty()) return;
+      layer.merge(safe_merge, here);
+      done.push_back(&layer);
+    });
+  } catch (...) {
+    for (AdapterLayer* layer : done) layer->unmerge();
+    throw;
+  }
+}
+
+void unmerge_adapter(Module& model) {
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    if (!layer.merged_adapters().empty()) layer.unmerge();
+  });
+}
+
+void merge_and_unload(Module& model, bool safe_merge, const std::optional<std::vector<std::string>>& names) {
+  merge_adapter(model, safe_merge, names);
+  restore_base_layers(model);
+}
+
+void unload(Module& model) {
+  unmerge_adapter(model);
+  enable_adapters(model, false);
+  restore_base_layers(model);
+}
+
+void place_saved_modules(Module& model) {
+  struct Place {
+    Tensor tensor;
+    std::string adapter;
+    bool trainable = false;
+  };
+  std::map<std::string, Place> wanted;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    const auto active = layer.active_adapters();
+    for (const auto& name : layer.adapter_names()) {
+      const auto record = layer.record(name);
+      if (!record) continue;
+      const bool in_use = !layer.disable_adapters() && std::find(active.begin(), active.end(), name) != active.end();
+      for (const auto& saved : record->saved) {
+        Place& place = wanted[saved.path];
+        if (!place.tensor.defined()) place.tensor = saved.original;
+        if (!in_use) continue;
+        check(place.adapter.empty() || place.adapter == name, "{}: adapters '{}' and '{}' both have a trained copy of it; only one can be active",
+              saved.path, place.adapter, name);
+        place = {saved.copy, name, layer.trainable(name)};
+      }
+    }
+  });
+  if (wanted.empty()) return;
+  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
+    const auto found = wanted.find(path);
+    if (found == wanted.end()) return;
+    tensor = found->second.tensor;
+    if (!found->second.adapter.empty()) tensor.set_requires_grad(found->second.trainable);
+  });
+}
+
+}  // namespace graft::adapters

@@ -1,0 +1,42 @@
+// What is done with adapters throughout a model: listing, choosing, switching off, renaming, deleting, merging.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "graft/adapters/adapter.h"
+
+namespace graft::adapters {
+
+/// Calls f(path, layer) for every adapted layer below `model`; wrapped layers within such a layer are not visited.
+void for_each_layer(Module& model, const std::function<void(const std::string&, AdapterLayer&)>& f);
+/// Calls f(path, tensor) for every parameter that belongs to no adapter.
+void for_each_base_parameter(Module& model, const std::function<void(const std::string&, Tensor&)>& f);
+
+/// Names of all adapters, each once, in the order in which layers have them.
+std::vector<std::string> adapter_names(Module& model);
+
+/// Activates these adapters, in this order, in every layer. ValueError for a name that no layer has, and if two of them have a trained
+/// copy of the same module (modules_to_save). Merged layers are unmerged first, with a warning.
+void set_adapter(Module& model, const std::vector<std::string>& names, std::optional<bool> inference_mode = {});
+/// Switches all adapters off (the model is its base again) or on.
+void enable_adapters(Module& model, bool enabled);
+/// ValueError for an unknown or merged adapter; nothing changes then.
+void delete_adapter(Module& model, const std::string& name);
+void rename_adapter(Module& model, const std::string& from, const std::string& to);
+
+/// Merges adapters (by default the active ones) into the weights of all layers. Every layer is asked before any is changed:
+/// ValueError on a GPTQ model, AttributeError on EETQ layers, NotImplementedError on other quantized layers, as in PEFT.
+void merge_adapter(Module& model, bool safe_merge = false, const std::optional<std::vector<std::string>>& names = {});
+void unmerge_adapter(Module& model);
+/// Merges, and puts the plain layers back into the model.
+void merge_and_unload(Module& model, bool safe_merge = false, const std::optional<std::vector<std::string>>& names = {});
+/// Puts the plain layers back without merging.
+void unload(Module& model);
+
+/// Puts trained copies of whole modules (modules_to_save) in place where their adapter is active, and the originals elsewhere.
+void place_saved_modules(Module& model);
+
+}  // namespace graft::adapters
