@@ -21,6 +21,7 @@ struct Description {
   std::string reading;            // how zero points or bytes were read, and why, for inspect()
   std::string zeros;              // GPTQ: how zero points are stored, "z", "z-1 per field", "z-1 per word" or "z-1 scrambled"; when
                                   // empty, settled by layout, producer and data as in formats/gptq.h
+  std::string pack_dtype;         // GPTQ: "int32", "int16" or "int8", the words' size; empty: as the tensors are
 };
 
 struct Packed;  // quant/kernels.h: the repacked weight that kernels read

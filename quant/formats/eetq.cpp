@@ -21,17 +21,10 @@ std::int64_t sm80_place(std::int64_t k, std::int64_t n, std::int64_t in, std::in
   return n / 2 * 2 * in + k / 64 * 128 + n % 2 * 64 + k / 16 % 4 * 16 + k % 8 * 2 + k / 8 % 2;
 }
 
-struct Layout {
-  std::string_view name;
-  std::int64_t (*place)(std::int64_t k, std::int64_t n, std::int64_t in, std::int64_t out);
-  std::uint8_t flip;                       // makes the stored byte code + 128
-  std::int64_t in_multiple, out_multiple;  // sizes that the layout can have
-};
-
-constexpr Layout known[] = {{"plain", plain_place, 0x80, 1, 1}, {"sm70", sm70_place, 0, 1, 4}, {"sm80", sm80_place, 0, 64, 2}};
+constexpr EetqLayout known[] = {{"plain", plain_place, 0x80, 1, 1}, {"sm70", sm70_place, 0, 1, 4}, {"sm80", sm80_place, 0, 64, 2}};
 constexpr std::string_view layouts[] = {known[0].name, known[1].name, known[2].name};
 
-bool fits(const Layout& layout, const Stored& stored) {
+bool fits(const EetqLayout& layout, const Stored& stored) {
   return stored.in % layout.in_multiple == 0 && stored.out % layout.out_multiple == 0;
 }
 
@@ -42,7 +35,7 @@ std::string_view weight_name(const Stored& stored) {
 }
 
 // The layer read in one layout. Codes are kept as code + 128, so that the zero point is 128.
-Decoded read(const Stored& stored, const Layout& layout) {
+Decoded read(const Stored& stored, const EetqLayout& layout) {
   require(stored.description.bits == 8, stored, "EETQ with {} bits; it has 8", stored.description.bits);
   require(fits(layout, stored), stored, "{} in and {} out features in layout {}; it needs multiples of {} and {}", stored.in,
           stored.out, layout.name, layout.in_multiple, layout.out_multiple);
@@ -69,13 +62,7 @@ Decoded read(const Stored& stored, const Layout& layout) {
   return decoded;
 }
 
-Decoded decode_eetq(const Stored& stored) {
-  const auto* layout =
-      std::find_if(std::begin(known), std::end(known), [&](const Layout& l) { return l.name == stored.description.layout; });
-  require(layout != std::end(known), stored, "EETQ layout '{}'; known are {}", stored.description.layout,
-          fmt::join(layouts, ", "));
-  return read(stored, *layout);
-}
+Decoded decode_eetq(const Stored& stored) { return read(stored, eetq_layout(stored.description.layout)); }
 
 struct Evidence {
   bool extremes = true;    // every output with a scale has a code of −128, −127 or 127
@@ -130,11 +117,17 @@ constexpr std::string_view required[] = {"weight_scales"}, optional[] = {"weight
 
 constinit const Format eetq_format{"eetq", layouts, required, optional, decode_eetq, eetq_features};
 
+const EetqLayout& eetq_layout(std::string_view name) {
+  const auto* layout = std::find_if(std::begin(known), std::end(known), [&](const EetqLayout& l) { return l.name == name; });
+  check(layout != std::end(known), "EETQ layout '{}'; known are {}", name, fmt::join(layouts, ", "));
+  return *layout;
+}
+
 std::vector<std::string_view> plausible_eetq_layouts(const Stored& stored) {
   // A wrong layout turns the many small codes into ones near −128: their mean is then above 100, and about 25 when it is right.
   constexpr double largest_mean = 64;
   std::vector<std::string_view> plausible, without_zeros;
-  for (const Layout& layout : known) {
+  for (const EetqLayout& layout : known) {
     if (!fits(layout, stored)) continue;
     const Evidence evidence = look(read(stored, layout));
     if (!evidence.extremes || evidence.mean >= largest_mean) continue;

@@ -14,6 +14,17 @@ namespace graft::quant {
 
 extern const Format eetq_format;
 
+/// Where one layout keeps its codes.
+struct EetqLayout {
+  std::string_view name;
+  std::int64_t (*place)(std::int64_t k, std::int64_t n, std::int64_t in, std::int64_t out);  // byte of element (k, n)
+  std::uint8_t flip;                       // makes the stored byte code + 128
+  std::int64_t in_multiple, out_multiple;  // sizes that the layout can have
+};
+
+/// The layout of that name; ValueError naming those that exist.
+const EetqLayout& eetq_layout(std::string_view name);
+
 /// The layouts in which the bytes of a layer make sense: the quantizer gives every output's largest weight the code −128, −127 or
 /// 127, an output with scale 0 the code 127 throughout, and codes are small in the mean. One layout, normally; none for a part of
 /// a fused matrix that was cut after permuting. ValueError for tensors that no layout could have.

@@ -30,6 +30,9 @@ Layout layout_of(const Stored& stored) {
                 qweight.dtype()};
   const bool integer = layout.word == DType::i32 || layout.word == DType::i16 || layout.word == DType::i8;
   require<TypeError>(integer, stored, "qweight holds {}, not i32, i16 or i8", layout.word);
+  const std::string pack_dtype = fmt::format("int{}", layout.word_bits);
+  require<TypeError>(d.pack_dtype.empty() || d.pack_dtype == pack_dtype, stored, "qweight holds words of {}, but pack_dtype is {}", pack_dtype,
+                     d.pack_dtype);
   const bool in_stream = d.bits == 2 || d.bits == 3 || d.bits == 4 || d.bits == 8;
   require(layout.packing == Packing::planar || in_stream, stored,
           "{} bits in layout {}; it has 2, 3, 4 and 8 (5, 6 and 7 are in gptq_p)", d.bits, d.layout);
