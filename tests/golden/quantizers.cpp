@@ -59,7 +59,8 @@ void check_gptq(const Tensors& want, const Json& info, Layer l) {
   const quant::GptqSettings settings{.grid = {.bits = info.at("bits"),
                                               .group_size = info.at("group_size"),
                                               .sym = info.at("sym"),
-                                              .mse = info.at("mse")},
+                                              .mse = info.at("mse"),
+                                              .scale_dtype = DType::f32},
                                      .desc_act = info.at("desc_act"),
                                      .act_group_aware = info.at("act_group_aware"),
                                      .damp_percent = info.at("damp_percent")};
@@ -78,7 +79,8 @@ void check_awq(const Tensors& want, const Json& info, Layer l) {
   const quant::AwqSettings settings{.grid = {.bits = info.at("bits"),
                                              .group_size = info.at("group_size"),
                                              .sym = info.at("sym"),
-                                             .rule = quant::GridRule::awq},
+                                             .rule = quant::GridRule::awq,
+                                             .scale_dtype = DType::f32},
                                     .duo_scaling = info.at("duo_scaling")};
   const quant::AwqScales scales = quant::search_awq_scales(std::span(&l.weight, 1), l.inputs, settings);
   EXPECT_EQ(scales.ratio, info.at("best_ratio").get<double>());
