@@ -35,6 +35,15 @@ void Adapter::scale(double factor) { set_scale(factor); }
 Tensor Adapter::merged(const Tensor&, bool) { fail<NotImplementedError>("{}: this method cannot be merged", method()); }
 Tensor Adapter::unmerged(const Tensor&) { fail<NotImplementedError>("{}: this method cannot be unmerged", method()); }
 
+std::vector<NamedTensor> Adapter::state(const std::string& name) {
+  struct Collector final : Visitor {
+    std::vector<NamedTensor> found;
+    void parameter(std::string_view parameter, Tensor& tensor) override { found.push_back({std::string(parameter), tensor}); }
+  } collector;
+  visit(collector, name);
+  return std::move(collector.found);
+}
+
 // ---- state ----
 
 AdapterLayer::AdapterLayer(std::shared_ptr<LinearBase> base_layer, std::string type_name)

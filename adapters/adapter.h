@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "graft/adapters/config.h"
 #include "graft/autograd/linear.h"
 
 namespace graft {
@@ -44,6 +45,11 @@ class Adapter {
   virtual std::optional<LowRankTerm> term(const Tensor& /*x*/, const AdapterCall&) const { return {}; }
   /// The result that replaces y [..., out], given the layer's input x.
   virtual Tensor output(const Tensor& y, const Tensor& /*x*/, const AdapterCall&) const { return y; }
+
+  /// What a saved adapter holds: the parameters, unless the method stores them in another form (AdaLoRA drops what it masked).
+  virtual std::vector<NamedTensor> state(const std::string& name);
+  /// Puts into the configuration what the adapter of the layer at `path` learned about it (AdaLoRA's ranks).
+  virtual void describe(AdapterConfig& /*config*/, const std::string& /*path*/, const std::string& /*name*/) const {}
 
   /// s = factor · the initial scaling; s = factor · s; and back to the initial one. AttributeError for a method without scaling.
   virtual void set_scale(double factor);

@@ -1,0 +1,179 @@
+#include "graft/adapters/peft_io.h"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "graft/adapters/model.h"
+#include "graft/adapters/warning.h"
+#include "graft/autograd/ops.h"
+#include "graft/core/safetensors.h"
+
+namespace graft::adapters {
+namespace {
+
+constexpr const char* prefix = "base_model.model.";
+constexpr const char* config_file = "adapter_config.json";
+constexpr const char* tensor_file = "adapter_model.safetensors";
+
+std::string bias_of(const AdapterConfig& config) {
+  return std::visit([](const auto& c) { return c.bias; }, config);
+}
+
+/// Biases of the base that are part of the adapter, as paths in the model.
+std::vector<std::string> trained_biases(Module& model, const std::string& bias, const std::vector<std::string>& layer_paths) {
+  std::vector<std::string> paths;
+  if (bias == "none") return paths;
+  for_each_base_parameter(model, [&](const std::string& path, Tensor&) {
+    const auto of_layer = [&](const std::string& layer) { return path == layer + ".base_layer.bias"; };
+    if (bias == "all" ? path == "bias" || path.ends_with(".bias") : std::any_of(layer_paths.begin(), layer_paths.end(), of_layer))
+      paths.push_back(path);
+  });
+  return paths;
+}
+
+std::filesystem::path folder_of(const std::filesystem::path& folder, const std::string& adapter_name) {
+  return adapter_name == "default" ? folder : folder / adapter_name;
+}
+
+void save_one(Module& model, const std::string& name, const std::filesystem::path& folder, const SaveOptions& options) {
+  std::shared_ptr<AdapterRecord> record;
+  std::vector<NamedTensor> tensors;
+  std::vector<std::string> layers;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    if (layer.has_adapter(name) && !record) record = layer.record(name);
+  });
+  check(record != nullptr, "adapter '{}' was added by hand and has no configuration to save", name);
+  AdapterConfig config = record->config;
+  for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
+    if (!layer.has_adapter(name)) return;
+    layers.push_back(path);
+    const auto adapter = layer.adapter(name);
+    adapter->describe(config, path, name);
+    for (const auto& [parameter, tensor] : adapter->state(name)) tensors.push_back({saved_name(path, parameter, name), tensor});
+  });
+  for (const auto& saved : record->saved) tensors.push_back({prefix + saved.path, saved.copy});
+  const auto biases = trained_biases(model, bias_of(config), layers);
+  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
+    if (std::find(biases.begin(), biases.end(), path) != biases.end()) tensors.push_back({prefix + path, tensor});
+  });
+  if (!options.base_model_name_or_path.empty())
+    std::visit([&](auto& c) { c.base_model_name_or_path = options.base_model_name_or_path; }, config);
+
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  check<FileError>(!error, "{}: cannot be made: {}", folder.string(), error.message());
+  safetensors::save(folder / tensor_file, tensors, {{"format", "pt"}});
+  safetensors::write_file_atomically(folder / config_file, to_json(config));
+}
+
+/// A place for each tensor that the file should have.
+std::map<std::string, Tensor> places(const Injection& injection) {
+  std::map<std::string, Tensor> found;
+  const std::string& name = injection.report.adapter_name;
+  for (const auto& placed : injection.placed)
+    for (const auto& [parameter, tensor] : placed.fresh->adapter(name)->Adapter::state(name))
+      found.emplace(saved_name(placed.path, parameter, name), tensor);
+  for (const auto& saved : injection.record->saved) found.emplace(prefix + saved.path, saved.copy);
+  return found;
+}
+
+void fill(const Tensor& place, const Tensor& tensor, const std::string& name) {
+  check<TypeError>(is_floating(tensor.dtype()), "{}: has elements of type {}, not floating ones", name, tensor.dtype());
+  check(tensor.shape() == place.shape(), "{}: has the shape {}, and the configuration says {}", name, tensor.shape(), place.shape());
+  place.copy_(tensor);
+}
+
+/// The prefixes that bias entries of a file may have: layers are named as they will be once they are wrapped.
+std::string base_path(const std::string& key) { return key.substr(std::string_view(prefix).size()); }
+
+}  // namespace
+
+std::string saved_name(const std::string& path, const std::string& parameter, const std::string& adapter_name) {
+  std::string key = parameter;
+  if (const std::string end = "." + adapter_name; key.ends_with(end)) {
+    key.resize(key.size() - end.size());  // a raw parameter: "lora_E.default"
+  } else if (const std::size_t dot = key.rfind('.'); dot != std::string::npos && key.substr(0, dot).ends_with(end)) {
+    key.erase(dot - end.size(), end.size());  // of a module: "lora_A.default.weight"
+  }
+  // DoRA's magnitude is a module in memory and a plain tensor in files.
+  if (key == "lora_magnitude_vector.weight") key = "lora_magnitude_vector";
+  return fmt::format("{}{}.{}", prefix, path, key);
+}
+
+void save_pretrained(Module& model, const std::filesystem::path& folder, const SaveOptions& options) {
+  const auto known = adapter_names(model);
+  check(!known.empty(), "the model has no adapter to save");
+  for (const auto& name : options.adapter_names)
+    check(std::find(known.begin(), known.end(), name) != known.end(), "there is no adapter '{}' to save, only {}", name,
+          fmt::join(known, ", "));
+  for (const auto& name : options.adapter_names.empty() ? known : options.adapter_names)
+    save_one(model, name, folder_of(folder, name), options);
+}
+
+AdapterConfig read_config(const std::filesystem::path& folder) {
+  const auto path = folder / config_file;
+  std::ifstream file(path, std::ios::binary);
+  check<FileError>(file.is_open(), "{}: cannot be opened; an adapter folder needs one", path.string());
+  std::ostringstream text;
+  text << file.rdbuf();
+  return config_from_json(text.str());
+}
+
+LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, const LoadOptions& options) {
+  const WarningScope warnings;
+  AdapterConfig config = read_config(folder);
+  std::visit([&](auto& c) { c.inference_mode = !options.is_trainable; }, config);
+  check<FileError>(std::filesystem::exists(folder / tensor_file), "{}: there is no such file{}", (folder / tensor_file).string(),
+                   std::filesystem::exists(folder / "adapter_model.bin") ? "; adapter_model.bin is a pickle, which is not read: save it as safetensors" : "");
+  const auto file = safetensors::File::open(folder / tensor_file);
+
+  Injection injection = prepare_injection(model, config,
+                                          {.adapter_name = options.adapter_name,
+                                           .registry = options.registry,
+                                           .seed = options.seed,
+                                           .architecture = options.architecture});
+  LoadReport report;
+  const auto wanted = places(injection);
+  std::map<std::string, Tensor> biases;  // of the base, changed only when nothing can fail any more
+  std::map<std::string, Tensor> base;
+  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) { base.emplace(path, tensor); });
+  for (const auto& [name, entry] : file.entries()) {
+    check(!name.ends_with(".oft_r") && !name.ends_with(".oft_s"), "{}: a tensor of OFT as it was before PEFT 0.14, which is not read", name);
+    if (const auto place = wanted.find(name); place != wanted.end()) {
+      fill(place->second, file.tensor(name), name);
+      continue;
+    }
+    if (bias_of(config) != "none" && name.starts_with(prefix) && name.ends_with(".bias")) {
+      std::string path = base_path(name);
+      if (!base.count(path)) {  // a layer that is wrapped only now
+        const std::string end = ".base_layer.bias";
+        if (path.ends_with(end)) path = path.substr(0, path.size() - end.size()) + ".bias";
+      }
+      if (const auto found = base.find(path); found != base.end()) {
+        const Tensor tensor = file.tensor(name);
+        check(tensor.shape() == found->second.shape(), "{}: has the shape {}, and the model's is {}", name, tensor.shape(),
+              found->second.shape());
+        biases.emplace(path, tensor);
+        continue;
+      }
+    }
+    report.unused.push_back(name);
+  }
+  for (const auto& [name, place] : wanted)
+    if (!file.contains(name)) report.unfilled.push_back(name);
+  if (options.strict) {
+    check(report.unfilled.empty(), "{}: the adapter's tensors are incomplete, these are missing: {}", (folder / tensor_file).string(),
+          fmt::join(report.unfilled, ", "));
+    check(report.unused.empty(), "{}: these tensors belong to nothing that the configuration and the model have: {}",
+          (folder / tensor_file).string(), fmt::join(report.unused, ", "));
+  }
+  for (const auto& [path, tensor] : biases) base.at(path).copy_(tensor);
+  report.injection = commit_injection(model, std::move(injection));
+  report.warnings = warnings.messages();
+  return report;
+}
+
+}  // namespace graft::adapters
