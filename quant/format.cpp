@@ -5,6 +5,7 @@
 #include "graft/core/parallel.h"
 #include "graft/quant/formats/all.h"
 #include "graft/quant/formats/stored.h"
+#include "graft/quant/pack.h"
 
 namespace graft::quant {
 
@@ -53,6 +54,22 @@ Tensor dequantize(const Decoded& decoded, std::int64_t begin, std::int64_t end) 
       }
   });
   return weight;
+}
+
+std::shared_ptr<QuantLinear> make_layer(const Decoded& decoded, const std::map<std::string, Tensor>& original, DType dtype) {
+  check<TypeError>(is_floating(dtype), "a layer's bias cannot be kept in {}", dtype);
+  Tensor bias;
+  if (decoded.bias.defined()) {
+    bias = Tensor::empty({decoded.out}, dtype);
+    bias.copy_(decoded.bias);
+  }
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, tensor] : original) tensors.push_back({name, tensor});
+  return std::make_shared<QuantLinear>(decoded.description, pack(decoded), bias, std::move(tensors));
+}
+
+std::shared_ptr<QuantLinear> make_layer(const Stored& stored, DType dtype) {
+  return make_layer(decode(stored), stored.tensors, dtype);
 }
 
 }  // namespace graft::quant

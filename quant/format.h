@@ -69,5 +69,8 @@ Tensor dequantize(const Decoded& decoded, std::int64_t begin, std::int64_t end);
 /// A layer from the tensors of a checkpoint, repacked for the kernels; its bias in `dtype`. It keeps the tensors, to give them
 /// back.
 std::shared_ptr<QuantLinear> make_layer(const Stored& stored, DType dtype = DType::f32);
+/// The same from a decoded layer and the tensors that it came from.
+std::shared_ptr<QuantLinear> make_layer(const Decoded& decoded, const std::map<std::string, Tensor>& original,
+                                        DType dtype = DType::f32);
 
 }  // namespace graft::quant

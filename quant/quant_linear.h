@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "graft/autograd/linear.h"
 
@@ -28,32 +29,38 @@ struct Packed;  // quant/kernels.h: the repacked weight that kernels read
 
 class QuantLinear final : public LinearBase {
  public:
-  QuantLinear(Description description, std::shared_ptr<const Packed> packed, Tensor bias = {});
+  /// `original` are the tensors that the packed form was made from; they may alias a mapped file. ValueError unless bias is undefined
+  /// or [out].
+  QuantLinear(Description description, std::shared_ptr<const Packed> packed, Tensor bias = {}, std::vector<NamedTensor> original = {});
 
   std::string type_name() const override { return "QuantLinear"; }
   std::string description() const override;
   void visit(Visitor& visitor) override;
 
   const Description& format() const { return description_; }
+  const Packed& packed() const { return *packed_; }
   std::int64_t in_features() const override;
   std::int64_t out_features() const override;
   Tensor bias() const override { return bias_; }
-  /// x [..., in] → [..., out] in x's dtype; f64, f32, f16 and bf16, accumulated in f32 or wider; differentiable in x.
+  /// x [..., in] → [..., out] in x's dtype (the autocast dtype under autocast); f64, f32, f16 and bf16, accumulated in f32 or wider;
+  /// differentiable in x and in the bias, any number of times.
   Tensor forward(const Tensor& x) const override;
   using LinearBase::forward;
 
   /// Rows [begin, end) of the dense weight [out, in] in f32: each entry the exact product of integer and scale, rounded once.
   /// For inspection, DoRA norms and tests; nothing in forward or backward makes the whole of it.
   Tensor dequantize(std::int64_t begin, std::int64_t end) const;
-  /// The stored codes in the checkpoint's own layout: "qweight", "qzeros", "scales", "g_idx", … byte for byte as read.
-  std::vector<NamedTensor> original() const;
-  /// original()'s "qweight" (or "weight" for EETQ): what PEFT's wrappers expose under that name.
+  /// The stored tensors in the checkpoint's own layout: "qweight", "qzeros", "scales", "g_idx", … byte for byte as read.
+  /// AttributeError for a layer that was made without them.
+  const std::vector<NamedTensor>& original() const;
+  /// original()'s "qweight" ("weight" for EETQ, "B" for Marlin): what PEFT's wrappers expose under that name.
   Tensor qweight() const;
 
  private:
   Description description_;
   std::shared_ptr<const Packed> packed_;
   Tensor bias_;
+  std::vector<NamedTensor> original_;
 };
 
 }  // namespace graft::quant
