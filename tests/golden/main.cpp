@@ -26,11 +26,11 @@ struct Suite {
 constexpr Suite suites[] = {
     {"Decode", "decode", ".safetensors", "README.md", nullptr},
     {"Layers", "layers", ".safetensors", "README.md", nullptr},
-    {"Runs", "runs", "/", "tokens.json", nullptr},
-    {"Quantizers", "quantizers", ".safetensors", "README.md *_weight.safetensors *_inputs.safetensors", nullptr},
+    {"Runs", "runs", "/", "tokens.json", check_runs_case},
+    {"Quantizers", "quantizers", ".safetensors", "README.md *_weight.safetensors *_inputs.safetensors", check_quantizers_case},
     {"Adapters", "adapters-0.21", "/", "", nullptr},
     {"Errors", "errors.json", "[]", "", nullptr},
-    {"Tokenizer", "text/tokenizer_cases.json", "[]", "", nullptr},
+    {"Tokenizer", "text/tokenizer_cases.json", "[]", "", check_tokenizer_case},
 };
 constexpr const char* beside_suites = "README.md models text make *.cpp *.h CMakeLists.txt";
 

@@ -1,0 +1,157 @@
+// Whole models: logits, greedy continuations, training curves and adapter folders, against PEFT's.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+
+#include "golden.h"
+#include "graft/adapters/peft_io.h"
+#include "graft/autograd/ops.h"
+#include "graft/autograd/optim.h"
+#include "graft/examples/llama/model.h"
+
+namespace golden {
+namespace {
+
+using namespace graft;
+namespace fs = std::filesystem;
+
+Tensor ids(const Json& rows) {
+  std::vector<std::int64_t> values;
+  for (const Json& row : rows) values.insert(values.end(), row.begin(), row.end());
+  return Tensor::from(values, {static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(rows.at(0).size())});
+}
+
+struct Run {
+  explicit Run(const Case& golden_case)
+      : folder(golden_case.path),
+        info(read_json(folder / "run.json")),
+        tokens(read_json(folder / info.at("tokens").get<std::string>())),
+        logits(safetensors::File::open(folder / "logits.safetensors")) {}
+
+  llama::CausalLM model(DType dtype = DType::f32) const { return llama::load(root() / "models" / info.at("base").get<std::string>(), dtype); }
+  bool has_method() const { return !info.at("method").is_null(); }
+
+  fs::path folder;
+  Json info, tokens;
+  safetensors::File logits;
+};
+
+/// Logits of the last positions of each probe row, as many as the recorded ones have.
+Tensor probe(const llama::CausalLM& model, const Run& run, const Tensor& recorded) {
+  NoGrad guard;
+  const Tensor hidden = model.hidden(ids(run.tokens.at("probe")));
+  const std::int64_t length = hidden.dim(1);
+  return model.logits(slice(hidden, 1, length - recorded.dim(1), length));
+}
+
+void check_logits(const llama::CausalLM& model, const Run& run, const std::string& name) {
+  const Tensor recorded = run.logits.tensor(name);
+  expect_close_absolute(probe(model, run, recorded), recorded, 1e-4, name);
+}
+
+/// Token by token through the cache. Where two tokens were nearly as likely, everything behind may differ.
+void check_greedy(const llama::CausalLM& model, const Json& recorded, const std::string& what) {
+  NoGrad guard;
+  llama::KeyValueCache cache;
+  Json next = recorded.at("prompt");
+  for (std::size_t i = 0; i < recorded.at("continuation").size(); ++i) {
+    if (recorded.at("margins").at(i) < 1e-3) return;
+    const Tensor hidden = model.hidden(ids(Json::array({next})), &cache);
+    const Tensor last = slice(hidden, 1, hidden.dim(1) - 1, hidden.dim(1));
+    const auto token = static_cast<std::int64_t>(argmax(model.logits(last)).item());
+    ASSERT_EQ(token, recorded.at("continuation").at(i).get<std::int64_t>()) << what << ": token " << i;
+    next = Json::array({token});
+  }
+}
+
+/// Mean cross entropy of the next token within each row.
+Tensor next_token_loss(const llama::CausalLM& model, const Tensor& rows) {
+  const std::int64_t length = rows.dim(1);
+  return cross_entropy(model.forward(slice(rows, 1, 0, length - 1)), slice(rows, 1, 1, length));
+}
+
+void check_held_loss(const llama::CausalLM& model, const Run& run, const std::string& name) {
+  NoGrad guard;
+  const double want = run.info.at(name);
+  EXPECT_NEAR(next_token_loss(model, ids(run.tokens.at("held"))).item(), want, 1e-4 * want) << name;
+}
+
+void check_training(llama::CausalLM& model, const Run& run) {
+  const Json& recorded = run.info.at("optimizer");
+  ASSERT_EQ(recorded.at("name"), "AdamW");
+  const auto parameters = trainable(model);
+  std::int64_t count = 0;
+  for (const NamedTensor& parameter : parameters) count += parameter.tensor.count();
+  EXPECT_EQ(count, run.info.at("trainable").get<std::int64_t>());
+
+  AdamW optimizer(parameters, {.lr = recorded.at("lr"),
+                               .beta1 = recorded.at("betas").at(0),
+                               .beta2 = recorded.at("betas").at(1),
+                               .eps = recorded.at("eps"),
+                               .weight_decay = recorded.at("weight_decay")});
+  const Json& batches = run.tokens.at("batches");
+  set_training(model, true);
+  for (std::size_t step = 0; step < run.info.at("loss").size(); ++step) {
+    const Tensor loss = next_token_loss(model, ids(batches.at(step % batches.size())));
+    loss.backward();
+    const double norm = clip_grad_norm(parameters, 0);
+    const double want_loss = run.info.at("loss").at(step), want_norm = run.info.at("grad_norm").at(step);
+    ASSERT_NEAR(loss.item(), want_loss, 1e-4 * want_loss) << "loss at step " << step;
+    ASSERT_NEAR(norm, want_norm, 5e-4 * want_norm) << "gradient norm at step " << step;
+    optimizer.step();
+    optimizer.zero_grad();
+  }
+  set_training(model, false);
+}
+
+/// What Graft saves after loading a folder has the same tensors, bit for bit, and a config that means the same.
+void check_folder(llama::CausalLM& model, const fs::path& folder) {
+  const fs::path copy = fs::temp_directory_path() / ("graft-golden-" + std::to_string(getpid()));
+  adapters::save_pretrained(model, copy);
+  expect_same_files(safetensors::File::open(copy / "adapter_model.safetensors"), safetensors::File::open(folder / "adapter_model.safetensors"));
+  EXPECT_TRUE(adapters::read_config(copy) == adapters::read_config(folder)) << read_json(copy / "adapter_config.json");
+  fs::remove_all(copy);
+}
+
+void check_adapters(const Run& run) {
+  {
+    auto model = run.model();
+    check_greedy(model, run.info.at("greedy_base"), "greedy_base");
+    check_held_loss(model, run, "held_loss_base");
+    adapters::load_pretrained(model, run.folder / "start", {.is_trainable = true});
+    check_logits(model, run, "logits.start");
+    check_folder(model, run.folder / "start");
+    check_training(model, run);
+  }
+  auto model = run.model();
+  adapters::load_pretrained(model, run.folder / "trained");
+  check_logits(model, run, "logits.trained");
+  check_greedy(model, run.info.at("greedy_trained"), "greedy_trained");
+  check_held_loss(model, run, "held_loss_trained");
+  check_folder(model, run.folder / "trained");
+}
+
+/// Half-precision logits may be no further from the f64 ones than 1.2 times PyTorch's are.
+void check_half(const Run& run) {
+  const Tensor truth = run.logits.tensor("logits.base.f64");
+  for (const Json& dtype : run.info.at("dtype")) {
+    const std::string name = "logits.base." + dtype.get<std::string>();
+    const Tensor got = probe(run.model(dtype_from_name(dtype.get<std::string>())), run, truth);
+    if (dtype == "f64")
+      expect_close_absolute(got, truth, 1e-4, name);
+    else
+      expect_close_absolute(got, truth, 1.2 * worst_error(run.logits.tensor(name), truth), name);
+  }
+}
+
+}  // namespace
+
+void check_runs_case(const Case& golden_case) {
+  const Run run(golden_case);
+  if (run.info.at("dtype").is_array()) return check_half(run);
+  check_logits(run.model(), run, "logits.base");
+  if (run.has_method()) check_adapters(run);
+}
+
+}  // namespace golden
