@@ -86,7 +86,7 @@ void fill(const Tensor& place, const Tensor& tensor, const std::string& name) {
   place.copy_(tensor);
 }
 
-/// The prefixes that bias entries of a file may have: layers are named as they will be once they are wrapped.
+
 std::string base_path(const std::string& key) { return key.substr(std::string_view(prefix).size()); }
 
 }  // namespace

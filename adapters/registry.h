@@ -30,19 +30,19 @@ class Verdict {
   std::string reason_;
 };
 
-template <class Config>
-struct Rule {
-  std::string name;  // "lora/gptq", for the report
-  /// Whether this rule is for the layer. May throw where a target is meant for it and must not be adapted (an ImportError, say).
-  std::function<Verdict(const LinearBase& layer, const Config& config)> accepts;
-  /// A layer around `base` with one adapter. The configuration has the r and lora_alpha of this very layer; `seed` is its own.
-  std::function<std::shared_ptr<AdapterLayer>(std::shared_ptr<LinearBase> base, const std::string& adapter_name, const Config& config,
-                                              std::uint64_t seed)>
-      make;
-};
-
 class Registry {
  public:
+  template <class Config>
+  struct Rule {
+    std::string name;  // "lora/gptq", for the report
+    /// Whether this rule is for the layer. May throw where a target is meant for it and must not be adapted (an ImportError, say).
+    std::function<Verdict(const LinearBase& layer, const Config& config)> accepts;
+    /// A layer around `base` with one adapter. The configuration has the r and lora_alpha of this very layer; `seed` is its own.
+    std::function<std::shared_ptr<AdapterLayer>(std::shared_ptr<LinearBase> base, const std::string& adapter_name,
+                                                const Config& config, std::uint64_t seed)>
+        make;
+  };
+
   /// The rules of this library, in PEFT's order: EETQ, AWQ, GPTQ, dense.
   static Registry builtin();
 

@@ -48,7 +48,7 @@ Rounding rounding_of(const LinearBase& base) {
 
 /// A rule for one variant on quantized layers, whichever the wrappers refuse.
 template <class Variant>
-Rule<LoraConfig> quantized_variant(const char* name, const char* type_name, bool LoraConfig::* wanted) {
+Registry::Rule<LoraConfig> quantized_variant(const char* name, const char* type_name, bool LoraConfig::* wanted) {
   return {.name = name,
           .accepts = [=](const LinearBase& layer, const LoraConfig& config) {
             if (!(config.*wanted)) return Verdict::decline("the configuration does not ask for it");
@@ -72,10 +72,10 @@ Registry Registry::builtin() {
   return registry;
 }
 
-Rule<LoraConfig> rules::quantized_dora() {
+Registry::Rule<LoraConfig> rules::quantized_dora() {
   return quantized_variant<lora::DoraLinearVariant>("lora/quantized-dora", "lora.QuantizedDora", &LoraConfig::use_dora);
 }
-Rule<LoraConfig> rules::quantized_qalora() {
+Registry::Rule<LoraConfig> rules::quantized_qalora() {
   return quantized_variant<lora::QALoraLinearVariant>("lora/quantized-qalora", "lora.QuantizedQALora", &LoraConfig::use_qalora);
 }
 

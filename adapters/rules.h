@@ -6,8 +6,8 @@
 namespace graft::rules {
 
 /// DoRA on GPTQ, AWQ and EETQ layers, where PEFT's wrappers refuse it.
-Rule<LoraConfig> quantized_dora();
+Registry::Rule<LoraConfig> quantized_dora();
 /// QA-LoRA on AWQ and EETQ layers.
-Rule<LoraConfig> quantized_qalora();
+Registry::Rule<LoraConfig> quantized_qalora();
 
 }  // namespace graft::rules
