@@ -23,6 +23,9 @@ function(graft_room room)
   endforeach()
 endfunction()
 
+# Named in the checkpoints that we write.
+set_source_files_properties(${PROJECT_SOURCE_DIR}/quant/quantize_config.cpp PROPERTIES COMPILE_DEFINITIONS GRAFT_VERSION="${PROJECT_VERSION}")
+
 set(GRAFT_ROOMS core autograd quant adapters)
 foreach(room ${GRAFT_ROOMS})
   graft_room(${room})
