@@ -11,7 +11,7 @@ namespace graft::avx2 {
 struct F32 {
   using Element = float;
   using Reg = __m256;
-  static constexpr int width = 8;
+  static constexpr int width = 8, registers = 16;
 
   [[gnu::always_inline]] static Reg zero() { return _mm256_setzero_ps(); }
   [[gnu::always_inline]] static Reg set(float value) { return _mm256_set1_ps(value); }
@@ -76,7 +76,7 @@ struct F32 {
 struct F64 {
   using Element = double;
   using Reg = __m256d;
-  static constexpr int width = 4;
+  static constexpr int width = 4, registers = 16;
 
   [[gnu::always_inline]] static Reg zero() { return _mm256_setzero_pd(); }
   [[gnu::always_inline]] static Reg set(double value) { return _mm256_set1_pd(value); }

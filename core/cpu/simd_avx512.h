@@ -16,7 +16,7 @@ namespace graft::avx512 {
 struct F32 {
   using Element = float;
   using Reg = __m512;
-  static constexpr int width = 16;
+  static constexpr int width = 16, registers = 32;
 
   [[gnu::always_inline]] static Reg zero() { return _mm512_setzero_ps(); }
   [[gnu::always_inline]] static Reg set(float value) { return _mm512_set1_ps(value); }
@@ -77,7 +77,7 @@ struct F32 {
 struct F64 {
   using Element = double;
   using Reg = __m512d;
-  static constexpr int width = 8;
+  static constexpr int width = 8, registers = 32;
 
   [[gnu::always_inline]] static Reg zero() { return _mm512_setzero_pd(); }
   [[gnu::always_inline]] static Reg set(double value) { return _mm512_set1_pd(value); }

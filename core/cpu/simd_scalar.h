@@ -9,7 +9,7 @@ template <class T>
 struct Lane {
   using Element = T;
   using Reg = T;
-  static constexpr int width = 1;
+  static constexpr int width = 1, registers = 16;
 
   static Reg zero() { return 0; }
   static Reg set(T value) { return value; }

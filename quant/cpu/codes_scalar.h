@@ -1,0 +1,24 @@
+// Codes out of packed words, one word at a time.
+#pragma once
+
+#include "graft/core/cpu/simd_scalar.h"
+
+namespace graft::scalar {
+
+template <int bits>
+struct Codes {
+  using Words = std::uint32_t;
+
+  /// The words of V::width neighbouring columns.
+  static Words load(const std::uint8_t* p) {
+    if constexpr (bits == 3) return p[0] | p[1] << 8 | p[2] << 16;
+    else return p[0] | p[1] << 8 | p[2] << 16 | static_cast<Words>(p[3]) << 24;
+  }
+  /// Code j of each word, less `origin`.
+  template <int j, int origin>
+  static float value(Words words) {
+    return static_cast<float>(static_cast<int>(words >> (bits * j) & ((1u << bits) - 1)) - origin);
+  }
+};
+
+}  // namespace graft::scalar

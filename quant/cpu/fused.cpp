@@ -1,0 +1,111 @@
+// Products for few rows: codes are unpacked in registers, and again for every few rows of activations.
+#include <algorithm>
+
+#include "graft/core/parallel.h"
+#include "graft/quant/cpu/rows.h"
+
+namespace graft::quant {
+namespace {
+
+// Weights per task: some tens of microseconds, so that a delayed thread costs little.
+constexpr std::int64_t task_weights = std::int64_t{1} << 19;
+
+constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Rows [begin, begin + count) of the activations of one pass.
+struct Pass {
+  std::int64_t begin;
+  int count;
+};
+
+// Passes of equal size, at most `most` rows each.
+std::vector<Pass> passes(std::int64_t m, int most) {
+  const std::int64_t n = divide_up(m, most);
+  std::vector<Pass> all;
+  for (std::int64_t i = 0; i < n; ++i) all.push_back({i * m / n, static_cast<int>((i + 1) * m / n - i * m / n)});
+  return all;
+}
+
+// x of one pass as [rows][count], and its sums as [segments][count].
+void pack(const Problem& problem, const Pass& pass, float* x, float* sums) {
+  const Packed& weight = problem.weight;
+  const View& from = problem.x;
+  dispatch(from.dtype, FloatingTypes{}, "quantized product", [&]<class From>() {
+    for (int i = 0; i < pass.count; ++i) {
+      const From* row = from.as<From>() + (pass.begin + i) * from.strides[0];
+      for (std::size_t s = 0; s < weight.segments.size(); ++s) {
+        double sum = 0;
+        for (std::int64_t r = weight.segments[s].begin; r < weight.segments[s].end; ++r) {
+          const std::int64_t k = weight.order.empty() ? (r < weight.in ? r : -1) : weight.order[static_cast<std::size_t>(r)];
+          const float value = k < 0 ? 0.0f : static_cast<float>(row[k * from.strides[1]]);
+          x[r * pass.count + i] = value;
+          sum += value;
+        }
+        sums[static_cast<std::int64_t>(s) * pass.count + i] = static_cast<float>(sum);
+      }
+    }
+  });
+}
+
+void forward(const Problem& problem, const CodeKernels& kernels) {
+  const Packed& weight = problem.weight;
+  const Weights plain = weights(weight);
+  const auto segments = static_cast<std::int64_t>(weight.segments.size());
+  const std::int64_t m = problem.m();
+  const cpu::Scratch<float> x(m * weight.rows), sums(m * segments);
+  const std::vector<Pass> all = passes(m, fused_forward_rows);
+  for (const Pass& pass : all) pack(problem, pass, x.get() + pass.begin * weight.rows, sums.get() + pass.begin * segments);
+
+  std::vector<float> bias;
+  const cpu::Target<float> to = target<float>(problem, bias);
+  const std::int64_t grain = std::max<std::int64_t>(1, task_weights / (weight.rows * Packed::tile_columns));
+  parallel_ranges(weight.column_tiles(), grain, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t columns = (end - begin) * Packed::tile_columns, column = begin * Packed::tile_columns;
+    const cpu::Scratch<float> y(fused_forward_rows * columns);
+    for (const Pass& pass : all) {
+      kernels.forward(plain, x.get() + pass.begin * weight.rows, sums.get() + pass.begin * segments, pass.count, begin, end - begin, y.get());
+      cpu::write(to, pass.begin, column, pass.count, std::min(columns, weight.out - column), y.get(), columns);
+    }
+  });
+}
+
+void backward(const Problem& problem, const CodeKernels& kernels) {
+  const Packed& weight = problem.weight;
+  const Weights plain = weights(weight);
+  const View& from = problem.x;
+  const std::int64_t m = problem.m();
+  const cpu::Scratch<float> dy(m * weight.columns);
+  dispatch(from.dtype, FloatingTypes{}, "quantized product's gradient", [&]<class From>() {
+    for (std::int64_t i = 0; i < m; ++i) {
+      float* row = dy.get() + i * weight.columns;
+      for (std::int64_t n = 0; n < weight.out; ++n) row[n] = static_cast<float>(from.as<From>()[i * from.strides[0] + n * from.strides[1]]);
+      std::fill(row + weight.out, row + weight.columns, 0.0f);
+    }
+  });
+
+  std::vector<float> no_bias;
+  const cpu::Target<float> to = target<float>(problem, no_bias);
+  const std::vector<Pass> all = passes(m, fused_backward_rows);
+  const std::int64_t columns = weight.order.empty() ? weight.in : weight.rows;
+  parallel_for(weight.row_tiles(), [&](std::int64_t tile) {
+    float dx[fused_backward_rows * Packed::tile_rows];
+    const std::int64_t column = tile * Packed::tile_rows;
+    if (column >= columns) return;
+    for (const Pass& pass : all) {
+      kernels.backward(plain, dy.get() + pass.begin * weight.columns, pass.count, tile, dx);
+      cpu::write(to, pass.begin, column, pass.count, std::min(Packed::tile_rows, columns - column), dx, Packed::tile_rows);
+    }
+  });
+}
+
+}  // namespace
+
+void run_fused(const Problem& problem, Isa isa) {
+  const CodeKernels& kernels = *code_kernels(isa, problem.weight.bits);
+  if (problem.transposed)
+    backward(problem, kernels);
+  else
+    forward(problem, kernels);
+}
+
+}  // namespace graft::quant

@@ -1,0 +1,264 @@
+// The kernels of units.h over a vector type V (core/cpu/simd_*.h) and its codes C (codes_*.h). Included by one unit per instruction
+// set, which is why everything is in an unnamed namespace: each unit keeps its own copy.
+
+#include "graft/quant/cpu/units.h"
+
+namespace graft::quant {
+namespace {
+
+// Calls f<0>() … f<N − 1>(): positions inside a word are part of the instruction.
+template <int N, int I = 0, class F>
+[[gnu::always_inline]] inline void unroll(F&& f) {
+  if constexpr (I < N) {
+    f.template operator()<I>();
+    unroll<N, I + 1>(f);
+  }
+}
+
+constexpr std::int64_t tile_rows = Packed::tile_rows, tile_columns = Packed::tile_columns;
+
+template <int bits>
+struct Layout {
+  static constexpr int rows_per_word = Packed::rows_per_word(bits);
+  static constexpr std::int64_t word_bytes = Packed::bytes_per_word(bits), line_bytes = tile_columns * word_bytes;  // a line: one word of each column
+  static constexpr std::int64_t tile_bytes = Packed::tile_bytes(bits);
+  static constexpr int centre = 1 << (bits - 1);
+
+  static const std::uint8_t* tile(const Weights& w, std::int64_t row_tile, std::int64_t column_tile) {
+    return w.codes + (row_tile * w.column_tiles + column_tile) * tile_bytes;
+  }
+  /// The words that hold (row, column) and its neighbours; row is the first of its word.
+  static const std::uint8_t* words(const Weights& w, std::int64_t row, std::int64_t column) {
+    return tile(w, row / tile_rows, column / tile_columns) + row % tile_rows / rows_per_word * line_bytes + column % tile_columns * word_bytes;
+  }
+};
+
+// ---- panels ----
+
+// scale · (code − zero) or scale · code + zero, as plain f32 arithmetic has it.
+template <class V, bool affine>
+[[gnu::always_inline]] inline typename V::Reg weight(typename V::Reg code, typename V::Reg scale, typename V::Reg zero) {
+  if constexpr (affine) return V::fma(code, scale, zero);
+  else return V::mul(scale, V::sub(code, zero));
+}
+
+template <class V, template <int> class C, int bits, bool affine>
+void forward_panel_of(const Weights& w, std::int64_t row, std::int64_t depth, std::int64_t column, int lanes, float* panel) {
+  using L = Layout<bits>;
+  for (const Packed::Segment* s = w.segments + w.tiles[row / tile_rows]; depth > 0; ++s) {
+    if (s->end <= row) continue;
+    const std::int64_t end = s->end < row + depth ? s->end : row + depth;
+    const float* scales = w.scales + s->group * w.columns + column;
+    const float* zeros = w.zeros + s->group * w.columns + column;
+    for (int l = 0; l < lanes; l += V::width) {
+      const typename V::Reg scale = V::load(scales + l), zero = V::load(zeros + l);
+      const std::uint8_t* p = L::words(w, row, column + l);
+      float* to = panel + l;
+      for (std::int64_t r = row; r < end; r += L::rows_per_word, p += L::line_bytes) {
+        const typename C<bits>::Words words = C<bits>::load(p);
+        unroll<L::rows_per_word>([&]<int j>() {
+          V::store(to, weight<V, affine>(C<bits>::template value<j, 0>(words), scale, zero));
+          to += lanes;
+        });
+      }
+    }
+    panel += (end - row) * lanes;
+    depth -= end - row;
+    row = end;
+  }
+}
+
+template <class V, template <int> class C, int bits, bool affine>
+void backward_panel_of(const Weights& w, std::int64_t column, std::int64_t depth, std::int64_t row, int lanes, float* panel) {
+  using L = Layout<bits>;
+  constexpr int unit = Packed::unit, lines = unit / L::rows_per_word;
+  for (int u = 0; u < lanes; u += unit) {
+    if (row + u >= w.rows) {
+      for (std::int64_t d = 0; d < depth; ++d)
+        for (int l = u; l < lanes; l += V::width) V::store(panel + d * lanes + l, V::zero());
+      return;
+    }
+    const Packed::Segment* s = w.segments + w.tiles[(row + u) / tile_rows];
+    while (s->end <= row + u) ++s;
+    const float* scales = w.scales + s->group * w.columns + column;
+    const float* zeros = w.zeros + s->group * w.columns + column;
+    for (std::int64_t d = 0; d < depth; d += V::width) {
+      const typename V::Reg scale = V::load(scales + d), zero = V::load(zeros + d);
+      const std::uint8_t* p = L::words(w, row + u, column + d);
+      typename C<bits>::Words words[lines];
+      for (int i = 0; i < lines; ++i) words[i] = C<bits>::load(p + i * L::line_bytes);
+      const int kept = depth - d < V::width ? static_cast<int>(depth - d) : V::width;
+      unroll<unit / V::width>([&]<int part>() {  // as many rows as lanes, transposed
+        typename V::Reg block[V::width];
+        unroll<V::width>([&]<int i>() {
+          constexpr int at = part * V::width + i;
+          block[i] = weight<V, affine>(C<bits>::template value<at % L::rows_per_word, 0>(words[at / L::rows_per_word]), scale, zero);
+        });
+        V::transpose(block);
+        float* to = panel + d * lanes + u + part * V::width;
+        if (kept == V::width)
+          for (int i = 0; i < V::width; ++i) V::store(to + i * lanes, block[i]);
+        else
+          for (int i = 0; i < kept; ++i) V::store(to + i * lanes, block[i]);
+      });
+    }
+  }
+}
+
+template <class V, template <int> class C, int bits>
+void forward_panel(const Weights& w, std::int64_t row, std::int64_t depth, std::int64_t column, int lanes, float* panel) {
+  if (w.affine) forward_panel_of<V, C, bits, true>(w, row, depth, column, lanes, panel);
+  else forward_panel_of<V, C, bits, false>(w, row, depth, column, lanes, panel);
+}
+
+template <class V, template <int> class C, int bits>
+void backward_panel(const Weights& w, std::int64_t column, std::int64_t depth, std::int64_t row, int lanes, float* panel) {
+  if (w.affine) backward_panel_of<V, C, bits, true>(w, column, depth, row, lanes, panel);
+  else backward_panel_of<V, C, bits, false>(w, column, depth, row, lanes, panel);
+}
+
+// ---- fused ----
+
+// Fused kernels sum codes from the middle of their range, which keeps the sums small, and put scale and zero beside them once per
+// segment: Σ w x = scale · Σ (code − centre) x + offset · Σ x, with this offset.
+template <class V, int bits>
+[[gnu::always_inline]] inline typename V::Reg offset(const Weights& w, typename V::Reg scale, typename V::Reg zero) {
+  const typename V::Reg centre = V::set(Layout<bits>::centre);
+  return w.affine ? V::fma(scale, centre, zero) : V::mul(scale, V::sub(centre, zero));
+}
+
+// One tile: y[M][ldy] += x W, Vectors vectors of columns at a time.
+template <class V, template <int> class C, int bits, int M, int Vectors>
+[[gnu::always_inline]] inline void forward_tile(const Weights& w, const std::uint8_t* tile, const std::uint8_t* next, std::int64_t row_tile,
+                                                std::int64_t column, const float* x, const float* sums, float* y, std::int64_t ldy) {
+  using L = Layout<bits>;
+  using Reg = typename V::Reg;
+  for (std::int64_t c = 0; c < tile_columns; c += Vectors * V::width)
+    for (std::int32_t i = w.tiles[row_tile]; i < w.tiles[row_tile + 1]; ++i) {
+      const Packed::Segment s = w.segments[i];
+      Reg acc[M][Vectors];
+      for (int m = 0; m < M; ++m)
+        for (int v = 0; v < Vectors; ++v) acc[m][v] = V::zero();
+      const std::int64_t skipped = s.begin % tile_rows / L::rows_per_word * L::line_bytes + c * L::word_bytes;
+      const std::uint8_t *p = tile + skipped, *ahead = next + skipped;
+      const float* xs = x + s.begin * M;
+      for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word, p += L::line_bytes, ahead += L::line_bytes) {
+        __builtin_prefetch(ahead);
+        typename C<bits>::Words words[Vectors];
+        for (int v = 0; v < Vectors; ++v) words[v] = C<bits>::load(p + v * V::width * L::word_bytes);
+        unroll<L::rows_per_word>([&]<int j>() {
+          Reg xj[M];
+          for (int m = 0; m < M; ++m) xj[m] = V::set(xs[m]);
+          for (int v = 0; v < Vectors; ++v) {
+            const Reg code = C<bits>::template value<j, L::centre>(words[v]);
+            for (int m = 0; m < M; ++m) acc[m][v] = V::fma(xj[m], code, acc[m][v]);
+          }
+          xs += M;
+        });
+      }
+      for (int v = 0; v < Vectors; ++v) {
+        const std::int64_t at = s.group * w.columns + column + c + v * V::width;
+        const Reg scale = V::load(w.scales + at), shift = offset<V, bits>(w, scale, V::load(w.zeros + at));
+        for (int m = 0; m < M; ++m) {
+          float* to = y + m * ldy + c + v * V::width;
+          V::store(to, V::fma(scale, acc[m][v], V::fma(shift, V::set(sums[i * M + m]), V::load(to))));
+        }
+      }
+    }
+}
+
+template <class V, template <int> class C, int bits, int M = fused_forward_rows>
+void forward(const Weights& w, const float* x, const float* sums, int m, std::int64_t tile, std::int64_t tiles, float* y) {
+  if constexpr (M > 1)
+    if (m < M) return forward<V, C, bits, M - 1>(w, x, sums, m, tile, tiles, y);
+  using L = Layout<bits>;
+  constexpr int most = static_cast<int>(tile_columns) / V::width, wanted = V::registers <= 16 ? (M == 1 ? 4 : M == 2 ? 4 : 2) : 4;
+  constexpr int vectors = wanted < most ? wanted : most;
+  const std::int64_t ldy = tiles * tile_columns;
+  for (std::int64_t i = 0; i < M * ldy; i += V::width) V::store(y + i, V::zero());
+  for (std::int64_t t = 0; t < w.row_tiles; ++t)
+    for (std::int64_t c = 0; c < tiles; ++c) {
+      const std::uint8_t* here = L::tile(w, t, tile + c);
+      const bool turn = c + 1 == tiles;  // the next tile of this run
+      const std::uint8_t* next = !turn ? L::tile(w, t, tile + c + 1) : t + 1 < w.row_tiles ? L::tile(w, t + 1, tile) : here;
+      forward_tile<V, C, bits, M, vectors>(w, here, next, t, (tile + c) * tile_columns, x, sums, y + c * tile_columns, ldy);
+    }
+}
+
+template <class V, template <int> class C, int bits, int M = fused_backward_rows>
+void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float* dx) {
+  if constexpr (M > 1)
+    if (m < M) return backward<V, C, bits, M - 1>(w, dy, m, tile, dx);
+  using L = Layout<bits>;
+  using Reg = typename V::Reg;
+  constexpr int width = V::width, vectors = static_cast<int>(tile_columns) / width;
+  constexpr int wanted = V::registers <= 16 ? (M == 1 ? 8 : M == 2 ? 4 : 2) : (M == 1 ? 8 : 4);  // codes of a word at a time
+  constexpr int codes = wanted < L::rows_per_word ? wanted : L::rows_per_word;
+  constexpr std::int64_t most_segments = tile_rows / Packed::unit;
+
+  // Sums per lane, in the first-level cache: of codes times scaled gradients by row, and of offsets times gradients by segment.
+  alignas(64) float sums[tile_rows * M * width];
+  alignas(64) float offsets[most_segments * M * width];
+  for (std::int64_t i = 0; i < tile_rows * M; ++i) V::store(sums + i * width, V::zero());
+  for (std::int64_t i = 0; i < most_segments * M; ++i) V::store(offsets + i * width, V::zero());
+
+  const std::int32_t first = w.tiles[tile], last = w.tiles[tile + 1];
+  for (std::int64_t c = 0; c < w.column_tiles; ++c) {
+    const std::uint8_t* words = L::tile(w, tile, c);
+    const float* gradients = dy + c * tile_columns;
+    for (std::int32_t i = first; i < last; ++i) {
+      const Packed::Segment s = w.segments[i];
+      Reg scaled[M][vectors];
+      for (int k = 0; k < M; ++k) {
+        float* to = offsets + ((i - first) * M + k) * width;
+        Reg sum = V::load(to);
+        for (int v = 0; v < vectors; ++v) {
+          const std::int64_t at = s.group * w.columns + c * tile_columns + v * width;
+          const Reg scale = V::load(w.scales + at), d = V::load(gradients + k * w.columns + v * width);
+          scaled[k][v] = V::mul(scale, d);
+          sum = V::fma(offset<V, bits>(w, scale, V::load(w.zeros + at)), d, sum);
+        }
+        V::store(to, sum);
+      }
+      const std::uint8_t* p = words + s.begin % tile_rows / L::rows_per_word * L::line_bytes;
+      float* to = sums + s.begin % tile_rows * M * width;
+      for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word, p += L::line_bytes)
+        unroll<L::rows_per_word / codes>([&]<int part>() {
+          Reg acc[codes][M];
+          for (int j = 0; j < codes; ++j)
+            for (int k = 0; k < M; ++k) acc[j][k] = V::load(to + (j * M + k) * width);
+          for (int v = 0; v < vectors; ++v) {
+            const typename C<bits>::Words word = C<bits>::load(p + v * width * L::word_bytes);
+            unroll<codes>([&]<int j>() {
+              const Reg code = C<bits>::template value<part * codes + j, L::centre>(word);
+              for (int k = 0; k < M; ++k) acc[j][k] = V::fma(scaled[k][v], code, acc[j][k]);
+            });
+          }
+          for (int j = 0; j < codes; ++j)
+            for (int k = 0; k < M; ++k) V::store(to + (j * M + k) * width, acc[j][k]);
+          to += codes * M * width;
+        });
+    }
+  }
+  for (std::int32_t i = first; i < last; ++i)
+    for (int k = 0; k < M; ++k) {
+      const float shift = V::sum(V::load(offsets + ((i - first) * M + k) * width));
+      for (std::int32_t r = w.segments[i].begin; r < w.segments[i].end; ++r)
+        dx[k * tile_rows + r % tile_rows] = V::sum(V::load(sums + (r % tile_rows * M + k) * width)) + shift;
+    }
+}
+
+// ---- the table ----
+
+template <class V, template <int> class C, int bits>
+constexpr CodeKernels code_kernels() {
+  return {forward_panel<V, C, bits>, backward_panel<V, C, bits>, forward<V, C, bits>, backward<V, C, bits>};
+}
+
+template <class V, template <int> class C>
+constexpr Unit unit_of() {
+  return {code_kernels<V, C, 2>(), code_kernels<V, C, 3>(), code_kernels<V, C, 4>(), code_kernels<V, C, 8>()};
+}
+
+}  // namespace
+}  // namespace graft::quant

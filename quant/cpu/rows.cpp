@@ -1,0 +1,122 @@
+// Which kernel answers which problem.
+#include "graft/quant/cpu/rows.h"
+
+#include "graft/core/parallel.h"
+#include "graft/quant/pack.h"
+
+namespace graft::quant {
+namespace {
+
+// Rows of activations up to which unpacking codes again for every few rows is cheaper than writing panels.
+constexpr std::int64_t most_fused_forward = 2 * fused_forward_rows, most_fused_backward = fused_backward_rows;
+
+bool is_f64(const Problem& problem) { return problem.x.dtype == DType::f64; }
+bool is_small(const Problem& problem) {
+  return !is_f64(problem) && problem.m() <= (problem.transposed ? most_fused_backward : most_fused_forward);
+}
+bool is_f32(const Problem& problem) { return !is_f64(problem); }
+
+template <Isa isa>
+bool supports_fused(const Problem& problem) {
+  return is_small(problem) && code_kernels(isa, problem.weight.bits) != nullptr;
+}
+template <Isa isa>
+bool supports_panels(const Problem& problem) {
+  return is_f32(problem) && code_kernels(isa, problem.weight.bits) != nullptr;
+}
+template <Isa isa>
+void fused(const Problem& problem) {
+  run_fused(problem, isa);
+}
+template <Isa isa>
+void panels(const Problem& problem) {
+  run_panels(problem, isa);
+}
+
+template <Isa isa>
+constexpr Row fused_row(std::string_view name) {
+  return {name, isa, supports_fused<isa>, fused<isa>};
+}
+template <Isa isa>
+constexpr Row panels_row(std::string_view name) {
+  return {name, isa, supports_panels<isa>, panels<isa>};
+}
+
+constexpr Row all_rows[] = {
+    fused_row<Isa::avx512>("fused-avx512"),
+    panels_row<Isa::avx512>("panels-avx512"),
+    fused_row<Isa::avx2>("fused-avx2"),
+    panels_row<Isa::avx2>("panels-avx2"),
+    panels_row<Isa::scalar>("panels-scalar"),
+    fused_row<Isa::scalar>("fused-scalar"),
+    {"exact", Isa::scalar, is_f64, run_exact},
+};
+
+void run(const char* what, const Problem& problem) {
+  const View &x = problem.x, &y = problem.y;
+  const std::int64_t in = problem.transposed ? problem.weight.out : problem.weight.in;
+  const std::int64_t out = problem.transposed ? problem.weight.in : problem.weight.out;
+  check(x.rank == 2 && y.rank == 2 && x.sizes[1] == in && y.sizes[1] == out && x.sizes[0] == y.sizes[0],
+        "{}: a weight of {} × {} cannot take {} to {}", what, problem.weight.in, problem.weight.out,
+        Shape(std::span(x.sizes, static_cast<std::size_t>(x.rank))), Shape(std::span(y.sizes, static_cast<std::size_t>(y.rank))));
+  for (const View* view : {&x, &y, problem.bias ? problem.bias : &y}) {
+    check<TypeError>(is_floating(view->dtype), "{}: does not take elements of type {}", what, view->dtype);
+    check<TypeError>((view->dtype == DType::f64) == (x.dtype == DType::f64) || view == problem.bias, "{}: {} meets {}", what, x.dtype,
+                     view->dtype);
+  }
+  check(!problem.bias || (problem.bias->rank == 1 && problem.bias->sizes[0] == out), "{}: the bias must have {} elements", what, out);
+  if (problem.m() == 0) return;
+  for (const Row& row : rows())
+    if (row.isa <= isa() && row.supports(problem)) return row.run(problem);
+  fail<NotImplementedError>("{}: no kernel takes {} bits and {} on this processor", what, problem.weight.bits, x.dtype);
+}
+
+}  // namespace
+
+std::span<const Row> rows() { return all_rows; }
+
+void forward(const Packed& weight, const View& x, const View* bias, const View& y) {
+  run("quantized product", {weight, false, x, bias, y});
+}
+
+void backward(const Packed& weight, const View& dy, const View& dx) { run("quantized product's gradient", {weight, true, dy, nullptr, dx}); }
+
+const CodeKernels* code_kernels(Isa isa, int bits) {
+  const Unit* unit = isa == Isa::avx512 ? unit_avx512() : isa == Isa::avx2 ? unit_avx2() : unit_scalar();
+  if (!unit) return nullptr;
+  return bits == 2 ? &unit->bits2 : bits == 3 ? &unit->bits3 : bits == 4 ? &unit->bits4 : &unit->bits8;
+}
+
+Weights weights(const Packed& packed) {
+  return {static_cast<const std::uint8_t*>(packed.codes->data()),
+          static_cast<const float*>(packed.scales->data()),
+          static_cast<const float*>(packed.zeros->data()),
+          packed.segments.data(),
+          packed.tiles.data(),
+          packed.rows,
+          packed.columns,
+          packed.row_tiles(),
+          packed.column_tiles(),
+          packed.affine};
+}
+
+template <class T>
+cpu::Target<T> target(const Problem& problem, std::vector<T>& bias) {
+  const View& y = problem.y;
+  cpu::Target<T> to{y.data, y.dtype, y.strides[0], y.strides[1], nullptr, nullptr};
+  if (problem.transposed && !problem.weight.order.empty()) to.columns = problem.weight.order.data();
+  if (problem.bias) {
+    bias.resize(static_cast<std::size_t>(problem.bias->sizes[0]));
+    dispatch(problem.bias->dtype, FloatingTypes{}, "bias", [&]<class From>() {
+      for (std::size_t i = 0; i < bias.size(); ++i)
+        bias[i] = static_cast<T>(problem.bias->as<From>()[static_cast<std::int64_t>(i) * problem.bias->strides[0]]);
+    });
+    to.bias = bias.data();
+  }
+  return to;
+}
+
+template cpu::Target<float> target(const Problem&, std::vector<float>&);
+template cpu::Target<double> target(const Problem&, std::vector<double>&);
+
+}  // namespace graft::quant

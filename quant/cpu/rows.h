@@ -1,0 +1,26 @@
+// The kernel rows of quant/kernels.h, by what they do. rows.cpp lists them.
+#pragma once
+
+#include "graft/core/cpu/gemm.h"
+#include "graft/quant/cpu/units.h"
+
+namespace graft::quant {
+
+/// Plain data of a packed weight, and the kernels for its codes; null if the build lacks the set.
+Weights weights(const Packed& packed);
+const CodeKernels* code_kernels(Isa isa, int bits);
+
+/// The result of a problem as the blocked driver writes it; `bias` is scratch that must outlive it.
+template <class T>
+cpu::Target<T> target(const Problem& problem, std::vector<T>& bias);
+
+/// Codes to sums in registers, for few rows (fused.cpp).
+void run_fused(const Problem& problem, Isa isa);
+
+/// Panels of dense weights into the blocked driver, f32 (panels.cpp).
+void run_panels(const Problem& problem, Isa isa);
+
+/// The same in f64, with weights exact in f64.
+void run_exact(const Problem& problem);
+
+}  // namespace graft::quant

@@ -1,0 +1,95 @@
+// Products with a packed integer weight, forward and for the input gradient, from one copy of its codes and never through a dense
+// copy of them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "graft/core/isa.h"
+#include "graft/core/storage.h"
+#include "graft/core/view.h"
+
+namespace graft::quant {
+
+/// The weight as kernels read it. The input channels are the rows k of a matrix [in, out]; they are sorted by group, and every
+/// group is filled up to a multiple of `unit` rows, so that a kernel never meets a group's end inside a vector or a word.
+///
+/// Codes are cut into tiles of tile_rows × tile_columns, stored [row tile][column tile]. Within a tile, a word holds consecutive rows of one
+/// column, lowest row in the lowest bits, and words are stored [tile_rows / rows per word][tile_columns]:
+///
+///     bits  rows per word  bytes per word  bytes per tile
+///      2         16              4              2048
+///      3          8              3              3072
+///      4          8              4              4096
+///      8          4              4              8192
+///
+/// A vector of words is so many columns by a few rows: forward sums down the rows of a tile with a column per lane, backward sums
+/// along its columns with the same loads, and both walk memory a page at a time. Stored column by column instead, one of the two
+/// directions would stride through memory.
+struct Packed {
+  static constexpr std::int64_t tile_rows = 128, tile_columns = 64, unit = 16;
+
+  /// Rows [begin, end) that share a group and a tile.
+  struct Segment {
+    std::int32_t begin, end, group;
+  };
+
+  std::int64_t in = 0, out = 0;
+  int bits = 4;                      // of a stored code: 2, 3, 4 or 8; narrower layers of 5 to 7 bits are stored in 8
+  bool affine = false;               // false: w = scale · (code − zero). true: w = scale · code + zero, for formats that round that product
+  std::int64_t rows = 0;             // of packed codes: a multiple of `unit`, at least `in`
+  std::int64_t columns = 0;          // `out`, filled up to a multiple of tile_columns; scale 0 beyond `out`
+  std::int64_t groups = 0;
+  std::vector<std::int32_t> order;   // [rows] input channel of each row, −1 for filling; empty when row k is channel k
+  std::vector<Segment> segments;     // all rows, in order
+  std::vector<std::int32_t> tiles;   // [row tiles + 1] first segment of each row tile
+  std::shared_ptr<Storage> codes;
+  std::shared_ptr<Storage> scales, zeros;  // f32 [groups, columns]
+
+  static constexpr std::int64_t rows_per_word(int bits) { return bits == 3 ? 8 : 32 / bits; }
+  static constexpr std::int64_t bytes_per_word(int bits) { return bits == 3 ? 3 : 4; }
+  static constexpr std::int64_t tile_bytes(int bits) {
+    return tile_rows / rows_per_word(bits) * tile_columns * bytes_per_word(bits);
+  }
+  std::int64_t row_tiles() const { return (rows + tile_rows - 1) / tile_rows; }
+  std::int64_t column_tiles() const { return columns / tile_columns; }
+  /// Memory held, in bytes.
+  std::int64_t bytes() const { return codes->bytes() + scales->bytes() + zeros->bytes(); }
+};
+
+/// y [m, out] = x [m, in] · W (+ bias [out], unless null). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at all.
+/// Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
+/// do not fit, TypeError for other dtypes.
+void forward(const Packed& weight, const View& x, const View* bias, const View& y);
+
+/// dx [m, in] = dy [m, out] · Wᵀ, on the same terms.
+void backward(const Packed& weight, const View& dy, const View& dx);
+
+/// Rows [begin, end) of the dense weight [out, in] to out[(end − begin) · in], each entry exact and rounded once.
+void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out);
+
+// ---- the rows behind them ----
+
+struct Problem {
+  const Packed& weight;
+  bool transposed = false;      // backward
+  const View& x;                // [m, in], or dy [m, out]
+  const View* bias = nullptr;
+  const View& y;                // [m, out], or dx [m, in]
+  std::int64_t m() const { return x.sizes[0]; }
+};
+
+struct Row {
+  std::string_view name;
+  Isa isa;  // at least this set is needed
+  bool (*supports)(const Problem& problem);
+  void (*run)(const Problem& problem);
+};
+
+/// All rows, preferred first: forward and backward run the first one whose set is at most isa() and that supports the problem.
+std::span<const Row> rows();
+
+}  // namespace graft::quant

@@ -1,0 +1,277 @@
+#include "graft/quant/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "graft/core/parallel.h"
+#include "graft/quant/pack.h"
+#include "graft/tests/support/guarded.h"
+
+namespace graft::quant {
+namespace {
+
+std::uint32_t word(std::uint64_t seed, std::uint64_t i) { return random_block(seed, 7, i)[0]; }
+
+enum class Grouping { in_order, shuffled, irregular };
+
+struct Case {
+  std::int64_t in, out;
+  int bits;
+  std::int64_t group_size;
+  Grouping grouping = Grouping::in_order;
+  bool affine = false;
+};
+
+std::string to_string(const Case& c) {
+  return fmt::format("{}x{} {} bits, groups of {} ({}){}", c.in, c.out, c.bits, c.group_size, static_cast<int>(c.grouping),
+                     c.affine ? ", affine" : "");
+}
+
+// A layer of random codes, with fractional zeros in every third column.
+Decoded layer(const Case& c) {
+  Decoded d;
+  d.in = c.in;
+  d.out = c.out;
+  d.bits = c.bits;
+  const std::int64_t groups = (c.in + c.group_size - 1) / c.group_size;
+  d.groups.resize(static_cast<std::size_t>(c.in));
+  for (std::int64_t k = 0; k < c.in; ++k) {
+    // A permutation of the channels (the multiplier is prime to the sizes here), or any group for any channel.
+    const std::int64_t at = c.grouping == Grouping::shuffled ? k * 1009 % c.in : k;
+    d.groups[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(c.grouping == Grouping::irregular ? word(3, k) % groups : at / c.group_size);
+  }
+  d.scales = Tensor::empty({groups, c.out});
+  Tensor zeros = Tensor::empty({groups, c.out});
+  const std::int64_t levels = std::int64_t{1} << c.bits;
+  for (std::int64_t i = 0; i < groups * c.out; ++i) {
+    const float scale = (0.5f + to_uniform(word(1, i))) / static_cast<float>(levels);
+    const float zero = static_cast<float>(word(2, i) % levels) + (i % 3 == 0 ? 0.3f : 0.0f);
+    d.scales.data<float>()[i] = scale;
+    zeros.data<float>()[i] = c.affine ? -scale * zero : zero;
+  }
+  (c.affine ? d.offsets : d.zeros) = zeros;
+  const int bits = c.bits;
+  const std::int64_t out = c.out;
+  d.codes = [bits, out](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
+    for (std::int64_t k = k0; k < k1; ++k)
+      for (std::int64_t n = n0; n < n1; ++n) *codes++ = static_cast<std::uint8_t>(word(4, k * out + n) & ((1u << bits) - 1));
+  };
+  return d;
+}
+
+// The dense weight [out, in] in double, from the layer itself.
+std::vector<double> dense(const Decoded& d) {
+  std::vector<double> w(static_cast<std::size_t>(d.in * d.out));
+  std::vector<std::uint8_t> codes(w.size());
+  d.codes(0, d.in, 0, d.out, codes.data());
+  for (std::int64_t k = 0; k < d.in; ++k)
+    for (std::int64_t n = 0; n < d.out; ++n) {
+      const std::int64_t at = d.groups[static_cast<std::size_t>(k)] * d.out + n;
+      const double scale = d.scales.data<float>()[at], code = codes[static_cast<std::size_t>(k * d.out + n)];
+      w[static_cast<std::size_t>(n * d.in + k)] =
+          d.offsets.defined() ? scale * code + d.offsets.data<float>()[at] : scale * (code - static_cast<double>(d.zeros.data<float>()[at]));
+    }
+  return w;
+}
+
+// |error| of a sum of `depth` products of x up to one and w up to two, in f32 (f64), rounded to the result's dtype.
+double tolerance(DType dtype, std::int64_t depth) {
+  if (dtype == DType::f64) return 1e-13 * static_cast<double>(depth);
+  const double accumulated = 0x1p-24 * (16 + 2 * static_cast<double>(depth));
+  const double rounded = dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0;
+  return accumulated + rounded * (1 + static_cast<double>(depth));
+}
+
+struct Buffers {
+  Guarded x, y;
+  Buffers(DType dtype, std::int64_t m, std::int64_t in, std::int64_t out, bool columns_first)
+      : x(dtype, {m, in}, columns_first ? std::vector<std::int64_t>{1, m + 1} : std::vector<std::int64_t>{in + 2, 1}),
+        y(dtype, {m, out}, columns_first ? std::vector<std::int64_t>{2, 2 * m + 3} : std::vector<std::int64_t>{out + 5, 1}) {
+    x.randomize(11);
+  }
+};
+
+// Every row that this machine has and that supports the problem, against sums in double.
+void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first = false) {
+  const Decoded d = layer(c);
+  const auto packed = pack(d);
+  const std::vector<double> w = dense(d);
+  for (bool transposed : {false, true}) {
+    const std::int64_t in = transposed ? c.out : c.in, out = transposed ? c.in : c.out;
+    for (const Row& row : rows()) {
+      if (row.isa > best_isa()) continue;
+      Buffers b(dtype, m, in, out, columns_first);
+      Guarded bias(DType::f32, {out}, {1});
+      bias.randomize(12);
+      const Problem problem{*packed, transposed, b.x.view(), transposed ? nullptr : &bias.view(), b.y.view()};
+      if (!row.supports(problem)) continue;
+      row.run(problem);
+      const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
+      double worst = 0;
+      for (std::int64_t i = 0; i < m; ++i)
+        for (std::int64_t j = 0; j < out; ++j) {
+          double want = transposed ? 0 : shift[static_cast<std::size_t>(j)];
+          for (std::int64_t k = 0; k < in; ++k)
+            want += x[static_cast<std::size_t>(i * in + k)] * w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
+          const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
+          worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+        }
+      EXPECT_LE(worst, tolerance(dtype, in)) << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
+      EXPECT_TRUE(b.y.intact() && b.x.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
+    }
+  }
+}
+
+TEST(QuantKernels, EveryWidthAndGroupSize) {
+  for (int bits : {2, 3, 4, 5, 8})
+    for (std::int64_t group : {16, 24, 32, 64, 100, 128, 300, 1000})
+      for (std::int64_t m : {1, 7}) expect_rows({300, 70, bits, group}, DType::f32, m);
+}
+
+TEST(QuantKernels, RaggedShapes) {
+  for (int bits : {2, 3, 4, 8})
+    for (auto [in, out] : {std::pair{1, 1}, {2, 3}, {7, 64}, {15, 63}, {16, 65}, {17, 16}, {127, 31}, {128, 33}, {129, 127}, {257, 129}, {131, 191}})
+      for (std::int64_t m : {1, 2, 5}) expect_rows({in, out, bits, 32}, DType::f32, m);
+}
+
+TEST(QuantKernels, EveryNumberOfRows) {
+  for (int bits : {3, 4})
+    for (std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 31, 64, 97}) expect_rows({160, 70, bits, 64}, DType::f32, m);
+}
+
+TEST(QuantKernels, ActOrderAndIrregularGroups) {
+  for (int bits : {2, 3, 4, 8})
+    for (Grouping grouping : {Grouping::shuffled, Grouping::irregular})
+      for (std::int64_t m : {1, 3, 20}) {
+        expect_rows({200, 40, bits, 32, grouping}, DType::f32, m);
+        expect_rows({330, 65, bits, 128, grouping}, DType::f32, m);
+      }
+}
+
+TEST(QuantKernels, FormatsThatStoreScaleTimesZero) {
+  for (int bits : {2, 3, 4, 8})
+    for (std::int64_t m : {1, 4, 20}) expect_rows({200, 70, bits, 64, Grouping::in_order, true}, DType::f32, m);
+}
+
+TEST(QuantKernels, EveryDtypeAndStrides) {
+  for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
+    for (bool columns_first : {false, true})
+      for (std::int64_t m : {1, 3, 19}) {
+        expect_rows({150, 70, 4, 64}, dtype, m, columns_first);
+        expect_rows({150, 70, 8, 150, Grouping::shuffled}, dtype, m, columns_first);
+      }
+}
+
+TEST(QuantKernels, ManyTiles) {
+  expect_rows({600, 300, 4, 128}, DType::f32, 3);
+  expect_rows({600, 300, 4, 128}, DType::f32, 130);
+}
+
+TEST(QuantKernels, DequantizeIsExact) {
+  for (const Case& c : {Case{150, 70, 4, 64}, Case{150, 70, 3, 32, Grouping::shuffled}, Case{64, 33, 8, 64, Grouping::in_order, true},
+                        Case{48, 5, 2, 16, Grouping::irregular}}) {
+    const Decoded d = layer(c);
+    const auto packed = pack(d);
+    const std::vector<double> w = dense(d);
+    const std::int64_t begin = 2, end = c.out - 1;
+    std::vector<float> out(static_cast<std::size_t>((end - begin) * c.in));
+    dequantize(*packed, begin, end, out.data());
+    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], static_cast<float>(w[i + static_cast<std::size_t>(begin * c.in)])) << to_string(c);
+  }
+}
+
+TEST(QuantKernels, UnpackGivesTheCodesBack) {
+  for (int bits : {2, 3, 4, 6, 8})
+    for (Grouping grouping : {Grouping::in_order, Grouping::shuffled, Grouping::irregular}) {
+      const Decoded d = layer({150, 70, bits, 40, grouping});
+      std::vector<std::uint8_t> codes(150 * 70);
+      d.codes(0, 150, 0, 70, codes.data());
+      EXPECT_EQ(unpack(*pack(d)), codes) << bits << " bits";
+    }
+}
+
+TEST(QuantKernels, PackedSizeIsThatOfTheCodes) {
+  const auto packed = pack(layer({512, 256, 4, 128}));
+  EXPECT_EQ(packed->codes->bytes(), 512 * 256 / 2);
+  EXPECT_EQ(packed->bytes(), 512 * 256 / 2 + 2 * 4 * 256 * 4);
+  EXPECT_TRUE(packed->order.empty());
+  EXPECT_EQ(pack(layer({512, 256, 3, 128}))->codes->bytes(), 512 * 256 * 3 / 8);
+}
+
+TEST(QuantKernels, SameBitsForAnyNumberOfThreads) {
+  const Case c{400, 300, 4, 64, Grouping::shuffled};
+  const auto packed = pack(layer(c));
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (std::int64_t m : {1, 3, 40})
+      for (bool transposed : {false, true}) {
+        Buffers b(DType::f32, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
+        std::vector<double> first;
+        for (int threads : {1, 2, 3, 7}) {
+          set_thread_pool(make_thread_pool(threads));
+          if (transposed) backward(*packed, b.x.view(), b.y.view());
+          else forward(*packed, b.x.view(), nullptr, b.y.view());
+          const auto y = b.y.values();
+          if (first.empty()) first = y;
+          EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(double)), 0) << threads << " threads, m " << m;
+        }
+        set_thread_pool(nullptr);
+      }
+  }
+}
+
+TEST(QuantKernels, EveryPinnedSetFindsARow) {
+  const auto packed = pack(layer({40, 20, 4, 16}));
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+      Buffers b(dtype, 2, 40, 20, false);
+      EXPECT_NO_THROW(forward(*packed, b.x.view(), nullptr, b.y.view()));
+    }
+  }
+}
+
+template <class E, class F>
+std::string message(F f) {
+  try {
+    f();
+  } catch (const E& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(QuantKernels, Refusals) {
+  const auto packed = pack(layer({40, 20, 4, 16}));
+  Guarded x(DType::f32, {2, 40}, {40, 1}), y(DType::f32, {2, 20}, {20, 1}), wrong(DType::f32, {2, 41}, {41, 1});
+  Guarded doubles(DType::f64, {2, 20}, {20, 1}), bias(DType::f32, {19}, {1});
+  EXPECT_EQ(message<ValueError>([&] { forward(*packed, wrong.view(), nullptr, y.view()); }),
+            "quantized product: a weight of 40 × 20 cannot take [2, 41] to [2, 20]");
+  EXPECT_EQ(message<ValueError>([&] { backward(*packed, x.view(), y.view()); }),
+            "quantized product's gradient: a weight of 40 × 20 cannot take [2, 40] to [2, 20]");
+  EXPECT_EQ(message<TypeError>([&] { forward(*packed, x.view(), nullptr, doubles.view()); }), "quantized product: f32 meets f64");
+  EXPECT_EQ(message<ValueError>([&] { forward(*packed, x.view(), &bias.view(), y.view()); }), "quantized product: the bias must have 20 elements");
+  View integers = x.view();
+  integers.dtype = DType::i32;
+  EXPECT_EQ(message<TypeError>([&] { forward(*packed, integers, nullptr, y.view()); }), "quantized product: does not take elements of type i32");
+  float out[1];
+  EXPECT_EQ(message<ValueError>([&] { dequantize(*packed, 5, 21, out); }), "dequantize: rows 5 to 21 of 20");
+}
+
+TEST(QuantKernels, PackRefusals) {
+  Decoded d = layer({40, 20, 4, 16});
+  d.groups[7] = 3;
+  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: a channel is in group 3, but there are scales for 3 groups");
+  d.groups.pop_back();
+  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: groups for 39 channels of 40");
+  d = layer({40, 20, 4, 16});
+  d.zeros = Tensor::empty({3, 19});
+  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: scales [3, 20] and zeros [3, 19]; both must be [groups, 20]");
+  d.bits = 9;
+  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: a layer of 40 × 20 in 9 bits");
+}
+
+}  // namespace
+}  // namespace graft::quant
