@@ -53,6 +53,17 @@ enum class UnaryOp : std::uint8_t { GRAFT_UNARY_OPS(GRAFT_NAME) };
 enum class BinaryOp : std::uint8_t { GRAFT_BINARY_OPS(GRAFT_NAME) GRAFT_COMPARISONS(GRAFT_NAME) };
 #undef GRAFT_NAME
 
+#define GRAFT_SPELLING(name, expression) #name,
+constexpr const char* name(UnaryOp op) {
+  constexpr const char* names[] = {GRAFT_UNARY_OPS(GRAFT_SPELLING)};
+  return names[static_cast<int>(op)];
+}
+constexpr const char* name(BinaryOp op) {
+  constexpr const char* names[] = {GRAFT_BINARY_OPS(GRAFT_SPELLING) GRAFT_COMPARISONS(GRAFT_SPELLING)};
+  return names[static_cast<int>(op)];
+}
+#undef GRAFT_SPELLING
+
 constexpr bool is_comparison(BinaryOp op) { return op >= BinaryOp::equal; }
 
 namespace elementwise {

@@ -31,6 +31,14 @@ GRAFT_HD inline std::array<std::uint32_t, 4> random_block(std::uint64_t seed, st
 /// A word as a float in [0, 1): its upper 24 bits.
 GRAFT_HD inline float to_uniform(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
+/// Two words as two independent standard normals (Box and Muller, 1958). In double, so that devices whose single-precision
+/// functions differ in the last bits agree after rounding.
+GRAFT_HD inline std::array<double, 2> to_normals(std::uint32_t word0, std::uint32_t word1) {
+  const double radius = std::sqrt(-2 * std::log(1 - static_cast<double>(to_uniform(word0))));  // of (0, 1], so that it is finite
+  const double angle = 6.283185307179586 * static_cast<double>(to_uniform(word1));
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
 /// A source of streams: a seed and the number of the next stream. Every drawing operation takes one stream, so two numbers
 /// are the whole state that a resumed run needs.
 struct Generator {

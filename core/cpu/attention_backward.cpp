@@ -1,0 +1,130 @@
+// Backward attention: the weights are recomputed from the saved log-sum-exp, P = e^(S − lse), and with δ = Σ dy · y of each query
+//   dV = Pᵀ dY,  dP = dY Vᵀ,  dS = P (dP − δ),  dQ = scale · dS K,  dK = scale · dSᵀ Q.
+#include <cmath>
+
+#include "graft/core/cpu/attention.h"
+#include "graft/core/cpu/cpu.h"
+
+namespace graft::cpu {
+namespace {
+
+template <class A>
+struct KeyGradients {
+  std::vector<A> dk, dv;  // [keys][padded width]
+};
+
+template <class A>
+class Backward {
+ public:
+  Backward(const AttentionProblem& problem, const View& q, const View& k, const View& v, const View& y, const View& lse,
+           const View& dy, const View& dq)
+      : problem_(problem), q_(q), k_(k), v_(v), y_(y), lse_(lse), dy_(dy), dq_(dq), width_(padded(problem.width)),
+        value_width_(padded(problem.value_width)), scale_(static_cast<A>(problem.shape.scale)) {}
+
+  /// Writes dq of the units first … last-1 and returns their share of dk and dv.
+  KeyGradients<A> run(std::int64_t b, std::int64_t kv_head, std::int64_t first, std::int64_t last) const {
+    const std::vector<A> bias = problem_.key_bias<A>(b), keys = pack_rows<A>(k_, b, kv_head),
+                         key_columns = pack_columns<A>(k_, b, kv_head), value_columns = pack_columns<A>(v_, b, kv_head);
+    KeyGradients<A> sums{std::vector<A>(problem_.keys * width_), std::vector<A>(problem_.keys * value_width_)};
+    std::vector<A> queries(query_block * width_), grads(query_block * value_width_), dqueries(query_block * width_);
+    std::vector<A> weights(query_block * key_block), dscores(query_block * key_block);
+    for (std::int64_t unit = first; unit < last; ++unit) {
+      const QueryBlock block(problem_, kv_head, unit);
+      load_rows(q_, b, block.head, block.begin, block.rows, scale_, queries.data());
+      load_rows(dy_, b, block.head, block.begin, block.rows, A(1), grads.data());
+      A shifts[query_block], deltas[query_block];
+      load_row_sums(b, block, grads.data(), shifts, deltas);
+      std::fill(dqueries.begin(), dqueries.end(), A(0));
+      for (std::int64_t j = 0; j < block.limit; j += key_block) {
+        const std::int64_t seen = std::min(key_block, block.limit - j), room = std::min(key_block, padded(seen));
+        loops_.tile_product(queries.data(), width_, 1, &key_columns[j * problem_.width], key_block, weights.data(), key_block,
+                            block.rows, room, problem_.width, false);
+        loops_.tile_product(grads.data(), value_width_, 1, &value_columns[j * problem_.value_width], key_block, dscores.data(),
+                            key_block, block.rows, room, problem_.value_width, false);
+        for (std::int64_t i = 0; i < block.rows; ++i) {
+          const std::int64_t n = std::clamp<std::int64_t>(problem_.limit(block.begin + i) - j, 0, seen);
+          A *p = &weights[i * key_block], *ds = &dscores[i * key_block];
+          if (!bias.empty()) loops_.binary(BinaryOp::add, p, &bias[j], p, n);
+          loops_.exp_minus(p, shifts[i], p, n);
+          std::fill_n(p + n, room - n, A(0));
+          loops_.mul_shifted(p, ds, deltas[i], ds, room);
+        }
+        loops_.tile_product(weights.data(), 1, key_block, grads.data(), value_width_, &sums.dv[j * value_width_], value_width_, seen,
+                            value_width_, block.rows, true);
+        loops_.tile_product(dscores.data(), 1, key_block, queries.data(), width_, &sums.dk[j * width_], width_, seen, width_,
+                            block.rows, true);
+        loops_.tile_product(dscores.data(), key_block, 1, &keys[j * width_], width_, dqueries.data(), width_, block.rows, width_, seen,
+                            true);
+      }
+      for (std::int64_t i = 0; i < block.rows; ++i) {
+        A* row = &dqueries[i * width_];
+        loops_.unary(UnaryOp::affine, row, row, problem_.width, scale_, 0);
+        store_row(row, dq_, b, block.head, block.begin + i);
+      }
+    }
+    return sums;
+  }
+
+ private:
+  void load_row_sums(std::int64_t b, const QueryBlock& block, const A* grads, A* shifts, A* deltas) const {
+    std::vector<A> buffer(problem_.value_width);
+    for (std::int64_t i = 0; i < block.rows; ++i) {
+      const std::int64_t at = block.begin + i;
+      A lse_buffer;
+      const A lse = *load(lse_, b * lse_.strides[0] + block.head * lse_.strides[1] + at * lse_.strides[2], 1, 1, &lse_buffer);
+      // A query that sees no key has lse −∞; its scores are all −∞ too, and any finite shift makes their weights 0.
+      shifts[i] = std::isinf(lse) && lse < 0 ? A(0) : lse;
+      deltas[i] = loops_.dot(grads + i * value_width_, load_row(y_, b, block.head, at, buffer.data()), problem_.value_width);
+    }
+  }
+
+  const AttentionProblem& problem_;
+  const View &q_, &k_, &v_, &y_, &lse_, &dy_, &dq_;
+  const std::int64_t width_, value_width_;
+  const A scale_;
+  const VectorLoops<A>& loops_ = vector_loops<A>();
+};
+
+}  // namespace
+
+void attention_backward(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse,
+                        const View& dy, const View& dq, const View& dk, const View& dv) {
+  with_floating(q.dtype, "attention_backward", [&]<class A>() {
+    const AttentionProblem problem(q, k, v, shape);
+    if (problem.batch * problem.heads * problem.queries == 0 || problem.keys == 0) {
+      for (const View* view : {&dq, &dk, &dv}) fill(*view, 0);
+      return;
+    }
+    // Spans of one head keep their own dk and dv, which are added in order: few, because each is as large as the keys.
+    const std::int64_t spans = problem.spans(16), pairs = problem.batch * problem.kv_heads;
+    std::vector<KeyGradients<A>> parts(spans > 1 ? pairs * spans : 0);
+    const Backward<A> backward(problem, q, k, v, y, lse, dy, dq);
+    const auto store_sums = [&](std::int64_t b, std::int64_t h, const KeyGradients<A>& sums) {
+      for (std::int64_t j = 0; j < problem.keys; ++j) {
+        store_row(&sums.dk[j * padded(problem.width)], dk, b, h, j);
+        store_row(&sums.dv[j * padded(problem.value_width)], dv, b, h, j);
+      }
+    };
+    problem.for_each_chunk(spans, [&](std::int64_t b, std::int64_t h, std::int64_t span, std::int64_t first, std::int64_t last) {
+      KeyGradients<A> sums = backward.run(b, h, first, last);
+      if (spans == 1) {
+        store_sums(b, h, sums);
+      } else {
+        parts[(b * problem.kv_heads + h) * spans + span] = std::move(sums);
+      }
+    });
+    if (spans == 1) return;
+    parallel_for(pairs, [&](std::int64_t pair) {
+      const auto& loops = vector_loops<A>();
+      KeyGradients<A>& total = parts[pair * spans];
+      for (std::int64_t span = 1; span < spans; ++span) {
+        const KeyGradients<A>& part = parts[pair * spans + span];
+        loops.binary(BinaryOp::add, total.dk.data(), part.dk.data(), total.dk.data(), std::ssize(total.dk));
+        loops.binary(BinaryOp::add, total.dv.data(), part.dv.data(), total.dv.data(), std::ssize(total.dv));
+      }
+      store_sums(pair / problem.kv_heads, pair % problem.kv_heads, total);
+    });
+  });
+}
+
+}  // namespace graft::cpu

@@ -1,0 +1,85 @@
+#include <limits>
+#include <vector>
+
+#include "graft/core/cpu/block.h"
+#include "graft/core/cpu/cpu.h"
+#include "graft/core/cpu/loop.h"
+#include "graft/core/cpu/vector.h"
+
+namespace graft::cpu {
+namespace {
+
+/// Truncates towards zero and saturates; NaN gives 0. C++ leaves all but the truncation undefined.
+template <class To, class From>
+To to_integer(From value) {
+  constexpr From low = static_cast<From>(std::numeric_limits<To>::min());
+  constexpr From past = static_cast<From>(std::numeric_limits<To>::max() / 2 + 1) * 2;
+  if (value != value) return 0;
+  if (value <= low) return std::numeric_limits<To>::min();
+  if (value >= past) return std::numeric_limits<To>::max();
+  return static_cast<To>(value);
+}
+
+template <class To, class From>
+To convert_one(From value) {
+  constexpr bool floating = !std::is_integral_v<From>;
+  if constexpr (std::is_same_v<To, From>) {
+    return value;
+  } else if constexpr (floating && !std::is_same_v<From, double> && !std::is_same_v<From, float>) {
+    return convert_one<To>(static_cast<float>(value));
+  } else if constexpr (std::is_same_v<To, bool>) {
+    return value != From(0);
+  } else if constexpr (floating && std::is_integral_v<To>) {
+    return to_integer<To>(value);
+  } else if constexpr (std::is_same_v<To, f16> || std::is_same_v<To, bf16>) {
+    return To(static_cast<float>(value));
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+template <class From, class To>
+void convert_run(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride, std::int64_t n) {
+  if (from_stride == 1 && to_stride == 1) {
+    if constexpr (std::is_same_v<From, To>) {
+      std::copy_n(from, n, to);
+    } else if constexpr (std::is_same_v<From, f16> && std::is_same_v<To, float>) {
+      half_loops().widen(from, to, n);
+    } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, f16>) {
+      half_loops().narrow(from, to, n);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) to[i] = convert_one<To>(from[i]);
+    }
+  } else if (from_stride == 0 && to_stride == 1) {
+    std::fill_n(to, n, n > 0 ? convert_one<To>(*from) : To{});
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) to[i * to_stride] = convert_one<To>(from[i * from_stride]);
+  }
+}
+
+}  // namespace
+
+void convert(DType from_dtype, const void* from, std::int64_t from_stride, DType to_dtype, void* to, std::int64_t to_stride,
+             std::int64_t n) {
+  dispatch(from_dtype, AllTypes{}, "convert", [&]<class From>() {
+    dispatch(to_dtype, AllTypes{}, "convert", [&]<class To>() {
+      convert_run(static_cast<const From*>(from), from_stride, static_cast<To*>(to), to_stride, n);
+    });
+  });
+}
+
+void copy(const View& from, const View& to) {
+  const Loop<2> loop({&to, &from});
+  loop.run([&](const auto& at, std::int64_t n) {
+    convert(from.dtype, element(from, at[1]), loop.stride(1), to.dtype, element(to, at[0]), loop.stride(0), n);
+  });
+}
+
+void fill(const View& to, double value) {
+  const Loop<1> loop({&to});
+  loop.run([&](const auto& at, std::int64_t n) {
+    convert(DType::f64, &value, 0, to.dtype, element(to, at[0]), loop.stride(0), n);
+  });
+}
+
+}  // namespace graft::cpu
