@@ -47,6 +47,8 @@ class Checkpoint {
   const Entry& entry(const std::string& name) const;
   Tensor tensor(const std::string& name) const;
   std::int64_t bytes() const;  // of all tensors
+  /// Of all files; where two have the same key, the first one's.
+  std::map<std::string, std::string> metadata() const;
 
  private:
   std::vector<File> files_;

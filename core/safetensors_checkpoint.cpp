@@ -130,4 +130,10 @@ std::int64_t Checkpoint::bytes() const {
   return sum;
 }
 
+std::map<std::string, std::string> Checkpoint::metadata() const {
+  std::map<std::string, std::string> all;
+  for (const auto& file : files_) all.insert(file.metadata().begin(), file.metadata().end());
+  return all;
+}
+
 }  // namespace graft::safetensors

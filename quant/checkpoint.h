@@ -4,31 +4,45 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "graft/core/safetensors.h"
-#include "graft/quant/quant_linear.h"
+#include "graft/quant/format.h"
 
 namespace graft::quant {
+
+/// How to read what a file leaves open; an error that asks for a choice names these fields. Empty: whatever the data show.
+struct Choices {
+  std::string layout;  // Description::layout: "gptq" or "gptq_v2" for a file that claims both; "plain", "sm70" or "sm80" for EETQ
+  std::string zeros;   // Description::zeros
+};
 
 class Checkpoint {
  public:
   /// Reads config.json, the quantization config (quantize_config.json, quant_config.json, or config.json's quantization_config)
-  /// and maps the weights. FileError or ValueError for a folder that cannot be understood.
-  static Checkpoint open(const std::filesystem::path& folder);
+  /// and maps the weights. FileError or ValueError for a folder that cannot be understood, and for tensors of quantized modules
+  /// that would go unused: AWQ's scales for activations are refused, since ignoring them gives wrong results without a word.
+  static Checkpoint open(const std::filesystem::path& folder, const Choices& choices = {});
 
   const std::filesystem::path& folder() const;
   /// The text of config.json, for the model code to parse.
   const std::string& config() const;
 
   bool contains(const std::string& name) const;
-  std::vector<std::string> names() const;
+  std::vector<std::string> names() const;  // sorted
+  std::int64_t bytes() const;              // of all tensors
   /// A tensor converted to `dtype` (copied out of the mapping); FileError if missing, ValueError unless it has the shape.
   Tensor tensor(const std::string& name, const Shape& shape, DType dtype) const;
 
   /// The linear layer under `prefix` ("model.layers.0.self_attn.q_proj"): quantized if the file holds packed weights there, dense
-  /// otherwise. `dtype` is that of dense weights and of the bias. ValueError if its sizes are not in × out or its tensors contradict
-  /// each other or the config.
+  /// otherwise. `dtype` is that of dense weights and of the bias. ValueError if its sizes are not in × out or its tensors
+  /// contradict each other or the config.
   std::shared_ptr<LinearBase> linear(const std::string& prefix, std::int64_t in, std::int64_t out, DType dtype) const;
+
+  /// Every module that holds packed weights, in alphabetical order.
+  std::vector<std::string> quantized_modules() const;
+  /// How linear() would read such a module, with sizes taken from the shapes of its tensors. The same errors.
+  Decoded decode(const std::string& module) const;
 
  private:
   struct State;

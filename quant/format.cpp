@@ -1,6 +1,7 @@
 #include "graft/quant/format.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "graft/core/parallel.h"
 #include "graft/quant/formats/all.h"
@@ -54,6 +55,23 @@ Tensor dequantize(const Decoded& decoded, std::int64_t begin, std::int64_t end) 
       }
   });
   return weight;
+}
+
+double mean_distance(const Decoded& decoded) {
+  if (!decoded.zeros.defined()) return 0;  // zero points that were folded into offsets are no integers any more
+  constexpr std::int64_t strip = 64;
+  std::vector<double> sums(static_cast<std::size_t>((decoded.out + strip - 1) / strip));
+  parallel_for(static_cast<std::int64_t>(sums.size()), [&](std::int64_t s) {
+    const std::int64_t n0 = s * strip, n1 = std::min(n0 + strip, decoded.out);
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * (n1 - n0)));
+    decoded.codes(0, decoded.in, n0, n1, codes.data());
+    const std::uint8_t* code = codes.data();
+    for (std::int64_t k = 0; k < decoded.in; ++k) {
+      const float* zero = decoded.zeros.data<float>() + decoded.groups[static_cast<std::size_t>(k)] * decoded.out;
+      for (std::int64_t n = n0; n < n1; ++n) sums[static_cast<std::size_t>(s)] += *code++ - zero[n];
+    }
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0) / static_cast<double>(decoded.in * decoded.out);
 }
 
 std::shared_ptr<QuantLinear> make_layer(const Decoded& decoded, const std::map<std::string, Tensor>& original, DType dtype) {

@@ -66,6 +66,10 @@ Decoded decode(const Stored& stored);
 /// that kernels are tested against.
 Tensor dequantize(const Decoded& decoded, std::int64_t begin, std::int64_t end);
 
+/// Mean of code − zero over the layer: near 0 for trained weights, and near ±1 when zero points are misread by one. 0 for
+/// offsets.
+double mean_distance(const Decoded& decoded);
+
 /// A layer from the tensors of a checkpoint, repacked for the kernels; its bias in `dtype`. It keeps the tensors, to give them
 /// back.
 std::shared_ptr<QuantLinear> make_layer(const Stored& stored, DType dtype = DType::f32);

@@ -31,8 +31,8 @@ Layout layout_of(const Stored& stored) {
   const bool integer = layout.word == DType::i32 || layout.word == DType::i16 || layout.word == DType::i8;
   require<TypeError>(integer, stored, "qweight holds {}, not i32, i16 or i8", layout.word);
   const std::string pack_dtype = fmt::format("int{}", layout.word_bits);
-  require<TypeError>(d.pack_dtype.empty() || d.pack_dtype == pack_dtype, stored, "qweight holds words of {}, but pack_dtype is {}", pack_dtype,
-                     d.pack_dtype);
+  require<TypeError>(d.pack_dtype.empty() || d.pack_dtype == pack_dtype, stored,
+                     "qweight holds words of {}, but pack_dtype is {}", pack_dtype, d.pack_dtype);
   const bool in_stream = d.bits == 2 || d.bits == 3 || d.bits == 4 || d.bits == 8;
   require(layout.packing == Packing::planar || in_stream, stored,
           "{} bits in layout {}; it has 2, 3, 4 and 8 (5, 6 and 7 are in gptq_p)", d.bits, d.layout);
@@ -106,23 +106,6 @@ std::string_view labelled_rule(const Stored& stored, const Layout& layout) {
   return major >= 7 ? per_field : scrambled;
 }
 
-// Mean of code − field over a layer: near 0 when fields are zero points, near 1 when they are less one.
-double mean_distance(const Decoded& decoded, const Tensor& fields) {
-  constexpr std::int64_t strip = 64;
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * strip));
-  double sum = 0;
-  for (std::int64_t n0 = 0; n0 < decoded.out; n0 += strip) {
-    const std::int64_t n1 = std::min(n0 + strip, decoded.out);
-    decoded.codes(0, decoded.in, n0, n1, codes.data());
-    const std::uint8_t* code = codes.data();
-    for (std::int64_t k = 0; k < decoded.in; ++k) {
-      const float* zero = fields.data<float>() + decoded.groups[static_cast<std::size_t>(k)] * decoded.out;
-      for (std::int64_t n = n0; n < n1; ++n) sum += *code++ - zero[n];
-    }
-  }
-  return sum / static_cast<double>(decoded.in * decoded.out);
-}
-
 void settle_zeros(const Stored& stored, const Layout& layout, const Tensor& qzeros, Decoded& decoded) {
   Description& d = decoded.description;
   const float middle = static_cast<float>(1 << (layout.bits - 1));
@@ -156,7 +139,9 @@ void settle_zeros(const Stored& stored, const Layout& layout, const Tensor& qzer
       }
   }
   if (d.layout == undecided_layout) {
-    const double mean = mean_distance(decoded, read_zeros(qzeros, layout, decoded.out, as_is));
+    // Near 0 when the fields are the zero points, near 1 when they are less one.
+    decoded.zeros = read_zeros(qzeros, layout, decoded.out, as_is);
+    const double mean = mean_distance(decoded);
     require(std::abs(mean) < 0.25 || std::abs(mean - 1) < 0.25, stored,
             "is labelled gptq and gptq_v2, and its data do not tell: code less stored zero point is {:.3f} in the mean, where "
             "gptq_v2 would "
