@@ -65,17 +65,19 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   Tensor rstd = Tensor::empty(compute::leading(x.shape(), 1), compute::wide(x.dtype()), x.device());
   kernel(x.device(), &Kernels::rms_norm, "rms_norm")(x.view(), weight.view(), eps, y.view(), rstd.view());
+  const bool trains_x = x.requires_grad(), trains_weight = weight.requires_grad();
   return record("rms_norm", y)
-      .wrt({x, weight}, [eps, x = saved(x), weight = saved(weight), rstd = saved(rstd)](const Tensor& dy) {
+      .wrt({x, weight}, [=, x = saved(x), weight = saved(weight), rstd = saved(rstd)](const Tensor& dy) {
         if (grad_enabled()) {
           const Normalised n = normalise(x(), eps, false);
           const Tensor wide = to(dy, n.rows.dtype());
           return Gradients{normalise_gradient(n, mul(wide, weight()), false), mul(wide, n.rows)};
         }
-        Tensor dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
-        Tensor dweight = Tensor::empty(weight().shape(), dy.dtype(), dy.device());
-        kernel(dy.device(), &Kernels::rms_norm_backward, "rms_norm")(x().view(), weight().view(), rstd().view(), dy.view(), dx.view(),
-                                                                     dweight.view());
+        Tensor dx, dweight;
+        if (trains_x) dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+        if (trains_weight) dweight = Tensor::empty(weight().shape(), dy.dtype(), dy.device());
+        kernel(dy.device(), &Kernels::rms_norm_backward, "rms_norm")(x().view(), weight().view(), rstd().view(), dy.view(),
+                                                                     trains_x ? dx.view() : View(), trains_weight ? dweight.view() : View());
         return Gradients{dx, dweight};
       });
 }

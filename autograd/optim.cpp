@@ -298,12 +298,12 @@ double squared_sum(const Tensor& x) {
   return total;
 }
 
-// Up over `warmup` steps, then `down` of the share of the rest that is over.
+// Up over `warmup` steps, then `down` of the part of the rest that is over.
 template <class Down>
 double scheduled(std::int64_t step, std::int64_t warmup, std::int64_t total, Down down) {
-  if (step < warmup) return static_cast<double>(step) / static_cast<double>(warmup);
-  const double rest = static_cast<double>(std::max<std::int64_t>(1, total - warmup));
-  return down(std::min(1.0, static_cast<double>(step - warmup) / rest));
+  auto ratio = [](std::int64_t a, std::int64_t b) { return static_cast<double>(a) / static_cast<double>(b); };
+  if (step < warmup) return ratio(step, warmup);
+  return down(step >= total ? 1 : ratio(step - warmup, total - warmup));
 }
 
 }  // namespace

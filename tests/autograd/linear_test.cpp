@@ -1,0 +1,133 @@
+#include "graft/autograd/linear.h"
+
+#include <gtest/gtest.h>
+
+#include "../support/errors.h"
+#include "graft/autograd/gradcheck.h"
+#include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
+
+namespace graft {
+namespace {
+
+using test::expect_error;
+
+struct LowRank : testing::Test {
+  Generator generator{11, 0};
+  Tensor random(const Shape& shape, DType dtype = DType::f32) { return to(uniform(shape, -1, 1, generator), dtype); }
+  LowRankTerm term(Rounding rounding, double scale, DType dtype = DType::f32) {
+    return {.A = random({2, 6}, dtype), .B = random({4, 2}, dtype), .scale = scale, .rounding = rounding};
+  }
+  Tensor plain(const LowRankTerm& t, const Tensor& x) { return linear(linear(to(x, t.A.dtype()), t.A), t.B, t.bias); }
+};
+
+std::vector<double> values(const Tensor& x) { return x.to_vector<double>(); }
+
+TEST_F(LowRank, DenseRoundsOnceAfterAllTerms) {
+  const Tensor x = random({3, 5, 6}, DType::bf16), y0 = random({3, 5, 4}, DType::bf16);
+  const LowRankTerm terms[] = {term(Rounding::once, 0.7), term(Rounding::once, 1.3)};
+  const Tensor wide = to(y0, DType::f32) + plain(terms[0], x) * 0.7 + plain(terms[1], x) * 1.3;
+  const Tensor y = low_rank_sum(y0, x, terms);
+  EXPECT_EQ(y.dtype(), DType::bf16);
+  EXPECT_EQ(values(y), values(to(wide, DType::bf16)));
+}
+
+TEST_F(LowRank, GptqRoundsAfterEveryAdapter) {
+  const Tensor x = random({15, 6}, DType::bf16), y0 = random({15, 4}, DType::bf16);
+  const LowRankTerm terms[] = {term(Rounding::per_adapter, 0.7), term(Rounding::per_adapter, 1.3)};
+  Tensor wanted = y0;
+  for (const LowRankTerm& t : terms) wanted = to(to(wanted, DType::f32) + plain(t, x) * t.scale, DType::bf16);
+  const Tensor y = low_rank_sum(y0, x, terms);
+  EXPECT_EQ(values(y), values(wanted));
+  LowRankTerm once[] = {terms[0], terms[1]};
+  for (LowRankTerm& t : once) t.rounding = Rounding::once;
+  EXPECT_NE(values(y), values(low_rank_sum(y0, x, once))) << "the orders of rounding can be told apart here";
+}
+
+TEST_F(LowRank, AwqCastsBeforeItScales) {
+  const Tensor x = random({15, 6}, DType::bf16), y0 = random({15, 4}, DType::bf16);
+  const LowRankTerm t = term(Rounding::before_scale, 0.7);
+  const Tensor wanted = y0 + to(plain(t, x), DType::bf16) * 0.7;
+  EXPECT_EQ(wanted.dtype(), DType::bf16);
+  EXPECT_EQ(values(low_rank_sum(y0, x, {&t, 1})), values(wanted));
+}
+
+TEST_F(LowRank, UnderAutocastGptqStillCastsAndAwqDoesNot) {
+  const Tensor x = random({15, 6}, DType::f16), y0 = random({15, 4}, DType::f32);
+  const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+  const LowRankTerm awq = term(Rounding::before_scale, 0.7);
+  EXPECT_EQ(values(low_rank_sum(y0, x, {&awq, 1})), values(y0 + linear(linear(x, awq.A), awq.B) * 0.7));
+  LowRankTerm gptq = awq;
+  gptq.rounding = Rounding::per_adapter;
+  EXPECT_EQ(values(low_rank_sum(y0, x, {&gptq, 1})), values(y0 + linear(linear(to(x, DType::f32), gptq.A), gptq.B) * 0.7));
+}
+
+TEST_F(LowRank, ALaterTermSeesTheInputAfterEarlierCasts) {
+  const Tensor x = random({15, 6}), y0 = random({15, 4});
+  const LowRankTerm terms[] = {term(Rounding::once, 1, DType::bf16), term(Rounding::once, 1)};
+  const Tensor lossy = to(x, DType::bf16);
+  EXPECT_EQ(values(low_rank_sum(y0, x, terms)), values(y0 + plain(terms[0], lossy) + plain(terms[1], lossy)));
+}
+
+TEST_F(LowRank, BiasIsScaledAndOwnInputsAreUsed) {
+  const Tensor x = random({15, 6}), y0 = random({15, 4});
+  LowRankTerm t = term(Rounding::once, 0.5);
+  t.bias = random({4});
+  t.x = random({15, 6});
+  EXPECT_EQ(values(low_rank_sum(y0, x, {&t, 1})), values(y0 + (linear(linear(t.x, t.A), t.B, t.bias)) * 0.5));
+}
+
+TEST_F(LowRank, RowsReceiveTheirTermOnly) {
+  const Tensor x = random({2, 3, 6}), y0 = random({2, 3, 4});
+  for (const bool own : {false, true}) {
+    LowRankTerm t = term(Rounding::once, 2);
+    t.rows = Tensor::from(std::vector<std::int64_t>{4, 1}, {2});
+    if (own) t.x = index_select(reshape(x, {6, 6}), 0, t.rows);
+    const Tensor all = reshape(plain(t, x) * 2.0, {6, 4}), y = reshape(low_rank_sum(y0, x, {&t, 1}), {6, 4}), before = reshape(y0, {6, 4});
+    for (std::int64_t row = 0; row < 6; ++row) {
+      const Tensor base = slice(before, 0, row, row + 1);
+      const Tensor wanted = row == 4 || row == 1 ? base + slice(all, 0, row, row + 1) : base;
+      EXPECT_EQ(values(slice(y, 0, row, row + 1)), values(wanted)) << row;
+    }
+  }
+}
+
+TEST_F(LowRank, IsDifferentiableInEverything) {
+  std::vector<Tensor> inputs{random({2, 3, 6}, DType::f64), random({4, 6}, DType::f64), random({2, 6}, DType::f64), random({4, 2}, DType::f64),
+                             random({4}, DType::f64)};
+  for (Tensor& x : inputs) x.set_requires_grad();
+  for (const Rounding rounding : {Rounding::once, Rounding::per_adapter, Rounding::before_scale})
+    for (const bool some : {false, true}) {
+      const auto f = [&](std::span<const Tensor> in) {
+        LowRankTerm t{.A = in[2], .B = in[3], .bias = in[4], .scale = 0.5, .rounding = rounding};
+        if (some) t.rows = Tensor::from(std::vector<std::int64_t>{5, 0}, {2});
+        return Linear(in[1]).forward(in[0], {&t, 1});
+      };
+      const auto result = gradcheck(f, inputs, {.second_order = true});
+      EXPECT_TRUE(result) << result.message;
+    }
+}
+
+TEST(Linear, HoldsItsParameters) {
+  Linear layer(Tensor::ones({4, 6}), Tensor::ones({4}));
+  EXPECT_EQ(print(layer), "Linear(in_features=6, out_features=4, bias=True)");
+  const auto parameters = named_parameters(layer);
+  ASSERT_EQ(parameters.size(), 2u);
+  EXPECT_EQ(parameters[0].name, "weight");
+  EXPECT_EQ(parameters[1].name, "bias");
+  EXPECT_EQ(values(layer.forward(Tensor::ones({2, 6}))), std::vector<double>(8, 7));
+  Linear plain(Tensor::ones({4, 6}));
+  EXPECT_EQ(named_parameters(plain).size(), 1u);
+  EXPECT_FALSE(plain.bias().defined());
+}
+
+TEST(Linear, RefusesWhatDoesNotFit) {
+  expect_error<ValueError>([] { Linear(Tensor::ones({4})); }, "Linear: wants a floating weight [out, in], not f32[4]");
+  expect_error<ValueError>([] { Linear(Tensor::ones({4, 6}, DType::i8)); }, "Linear: wants a floating weight [out, in], not i8[4, 6]");
+  expect_error<ValueError>([] { Linear(Tensor::ones({4, 6}), Tensor::ones({6})); }, "Linear: wants a floating bias [4] or none, not f32[6]");
+  expect_error<ValueError>([] { Linear(Tensor::ones({4, 6})).forward(Tensor::ones({2, 5})); },
+                           "linear: an input of shape [2, 5] does not fit a weight of shape [4, 6]");
+}
+
+}  // namespace
+}  // namespace graft

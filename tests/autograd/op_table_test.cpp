@@ -1,0 +1,236 @@
+// What every operation must show, derived from its row in the op table.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "../support/op_table.h"
+#include "graft/autograd/gradcheck.h"
+#include "graft/autograd/ops.h"
+#include "graft/core/parallel.h"
+
+namespace graft::test {
+namespace {
+
+struct OpTable : testing::TestWithParam<Row> {
+  const Row& row = GetParam();
+};
+
+// ---- one run: the result, and the gradients for a fixed dy ----
+
+struct Run {
+  Tensor y;
+  std::vector<Tensor> gradients;
+};
+
+std::vector<Tensor> differentiated(const std::vector<Tensor>& inputs) {
+  std::vector<Tensor> wanted;
+  for (const Tensor& x : inputs)
+    if (x.requires_grad()) wanted.push_back(x);
+  return wanted;
+}
+
+Tensor fixed_dy(const Tensor& y) {
+  Generator generator{99, 0};
+  return to(uniform(y.shape(), 0.5, 1.5, generator, DType::f32), y.dtype());
+}
+
+std::vector<Tensor> gradients_of(const Tensor& y, const std::vector<Tensor>& inputs) {
+  if (!y.requires_grad()) return {};
+  const Tensor dy = fixed_dy(y);
+  return grad({&y, 1}, differentiated(inputs), {&dy, 1});
+}
+
+Run run(const Row& row, const std::vector<Tensor>& inputs) {
+  const Tensor y = row.op(inputs);
+  return {y, gradients_of(y, inputs)};
+}
+
+std::vector<Tensor> converted(const std::vector<Tensor>& inputs, DType dtype) {
+  std::vector<Tensor> out;
+  for (const Tensor& x : inputs) {
+    out.push_back(is_floating(x.dtype()) ? to(x.detach(), dtype) : x);
+    if (x.requires_grad()) out.back().set_requires_grad();
+  }
+  return out;
+}
+
+// Largest |a − b|, relative to the largest finite |b|.
+double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double worst = 0, largest = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    if (std::isfinite(b[i])) largest = std::max(largest, std::abs(b[i]));
+    if (a[i] == b[i]) continue;
+    const double d = std::abs(a[i] - b[i]);
+    worst = std::max(worst, std::isnan(d) ? std::numeric_limits<double>::infinity() : d);
+  }
+  return worst == 0 ? 0 : worst / std::max(largest, 1e-300);
+}
+
+double distance(const Tensor& a, const Tensor& b) {
+  EXPECT_EQ(a.shape(), b.shape());
+  return distance(a.to_vector<double>(), b.to_vector<double>());
+}
+
+bool same_bits(const Tensor& a, const Tensor& b) {
+  if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
+  const Tensor x = contiguous(a.detach()), y = contiguous(b.detach());
+  return std::memcmp(x.view().data, y.view().data, static_cast<std::size_t>(x.count() * size_of(x.dtype()))) == 0;
+}
+
+// ---- value and derivatives ----
+
+TEST_P(OpTable, AgreesWithThePlainReference) {
+  for (const std::int64_t n : {1, 3}) {
+    const auto inputs = make_inputs(row, n);
+    const Tensor y = row.op(inputs);
+    const Array wanted = row.reference({inputs.begin(), inputs.end()});
+    ASSERT_EQ(y.shape(), wanted.shape);
+    // Random numbers are drawn in f32 whatever the dtype.
+    const double tolerance = row.name == "uniform" || row.name == "normal" ? 1e-6 : 1e-13 * row.slack;
+    EXPECT_LE(distance(y.to_vector<double>(), wanted.data), tolerance) << to_string(y);
+  }
+}
+
+TEST_P(OpTable, DerivativesAgreeWithDifferences) {
+  const auto inputs = make_inputs(row, 1);
+  if (!row.differentiable) {
+    std::vector<Tensor> leaves = converted(inputs, DType::f64);
+    for (Tensor& x : leaves)
+      if (is_floating(x.dtype())) x.set_requires_grad();
+    EXPECT_FALSE(row.op(leaves).requires_grad());
+    return;
+  }
+  const GradcheckResult result = gradcheck(row.op, inputs, {.second_order = true});
+  EXPECT_TRUE(result) << result.message;
+  RecordProperty("worst", fmt::format("{}", result.worst));
+  RecordProperty("worst2", fmt::format("{}", result.worst2));
+}
+
+// ---- layouts ----
+
+// A view with the values of x inside a larger storage of sentinels: dimensions in reversed order in memory, gaps on all sides.
+Tensor guarded(const Tensor& x) {
+  const int rank = x.rank();
+  Strides strides = x.shape();
+  std::int64_t size = 1, offset = 0;
+  for (int i = 0; i < rank; ++i) {
+    strides[i] = size;
+    offset += size;
+    size *= x.shape()[i] + 2;
+  }
+  auto storage = Storage::allocate((size + 2) * size_of(x.dtype()));
+  std::memset(storage->data(), x.dtype() == DType::boolean ? 1 : 0xff, static_cast<std::size_t>(storage->bytes()));  // NaN, or −1
+  Tensor view = Tensor::of(storage, x.dtype(), x.shape(), strides, offset + 1);
+  view.copy_(x.detach());
+  if (x.requires_grad()) view.set_requires_grad();
+  return view;
+}
+
+std::vector<std::uint8_t> bytes_of(const Tensor& x) {
+  const auto* bytes = static_cast<const std::uint8_t*>(x.storage()->data());
+  return {bytes, bytes + x.storage()->bytes()};
+}
+
+TEST_P(OpTable, TakesAnyLayoutAndTouchesNothingElse) {
+  const auto inputs = make_inputs(row, 2);
+  const Run plain = run(row, inputs);
+  std::vector<Tensor> views;
+  std::vector<std::vector<std::uint8_t>> before;
+  for (const Tensor& x : inputs) {
+    views.push_back(guarded(x));
+    before.push_back(bytes_of(views.back()));
+  }
+  const Run strided = run(row, views);
+  // Another layout may sum in another order.
+  EXPECT_LE(distance(strided.y, plain.y), 1e-13 * row.slack);
+  ASSERT_EQ(strided.gradients.size(), plain.gradients.size());
+  for (std::size_t i = 0; i < plain.gradients.size(); ++i)
+    EXPECT_LE(distance(strided.gradients[i], plain.gradients[i]), 1e-13 * row.slack) << "gradient " << i;
+  for (std::size_t i = 0; i < views.size(); ++i) EXPECT_EQ(bytes_of(views[i]), before[i]) << "input " << i << " was written to";
+}
+
+// ---- dtypes ----
+
+double unit_roundoff(DType dtype) { return dtype == DType::f32 ? 0x1p-24 : dtype == DType::f16 ? 0x1p-11 : 0x1p-8; }
+
+TEST_P(OpTable, RoundsLittleInSmallDtypes) {
+  const auto exact = make_inputs(row, 2);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    const auto inputs = converted(exact, dtype);
+    if (is_half(dtype) && !row.halves) {
+      EXPECT_THROW(row.op(inputs), TypeError) << name(dtype);
+      continue;
+    }
+    const Run small = run(row, inputs), wide = run(row, converted(inputs, DType::f64));
+    EXPECT_LE(distance(small.y, wide.y), 4 * row.slack * unit_roundoff(dtype)) << name(dtype);
+    ASSERT_EQ(small.gradients.size(), wide.gradients.size());
+    for (std::size_t i = 0; i < wide.gradients.size(); ++i) {
+      EXPECT_EQ(small.gradients[i].dtype(), dtype);
+      EXPECT_LE(distance(small.gradients[i], wide.gradients[i]), 12 * row.slack * unit_roundoff(dtype)) << name(dtype) << ", gradient " << i;
+    }
+  }
+}
+
+TEST_P(OpTable, RefusesIntegersOrComputesWithThem) {
+  auto inputs = make_inputs(row, 1);
+  for (Tensor& x : inputs)
+    if (is_floating(x.dtype())) x = to(x.detach(), DType::i64);
+  if (!row.floating_only) {
+    EXPECT_EQ(row.op(inputs).to_vector<double>(), row.reference({inputs.begin(), inputs.end()}).data);
+    return;
+  }
+  try {
+    row.op(inputs);
+    FAIL() << "integers were taken";
+  } catch (const TypeError& error) {
+    EXPECT_NE(std::string(error.what()).find("i64"), std::string::npos) << error.what();
+  }
+}
+
+// ---- what rules capture ----
+
+TEST_P(OpTable, NoticesWhatChangedInPlace) {
+  if (!row.differentiable) return;
+  const auto original = make_inputs(row, 1);
+  const Run clean = run(row, original);
+  for (std::size_t changed = 0; changed <= original.size(); ++changed) {  // the last one is the result
+    const auto inputs = make_inputs(row, 1);
+    const Tensor y = row.op(inputs);
+    const Tensor& victim = changed < inputs.size() ? inputs[changed] : y;
+    victim.detach().fill_(victim.dtype() == DType::i64 || victim.dtype() == DType::boolean ? 0 : 0.37);
+    std::vector<Tensor> gradients;
+    try {
+      gradients = gradients_of(y, inputs);
+    } catch (const ValueError& error) {
+      EXPECT_NE(std::string(error.what()).find("changed in place"), std::string::npos) << error.what();
+      continue;
+    }
+    for (std::size_t i = 0; i < gradients.size(); ++i)
+      EXPECT_TRUE(same_bits(gradients[i], clean.gradients[i])) << "gradient " << i << " silently changed with tensor " << changed;
+  }
+}
+
+// ---- threads ----
+
+TEST_P(OpTable, GivesTheSameBitsOnAnyNumberOfThreads) {
+  const auto inputs = converted(make_inputs(row, row.large), DType::f32);
+  set_thread_pool(make_thread_pool(1));
+  const Run one = run(row, inputs);
+  for (const int threads : {2, 3, 7}) {
+    set_thread_pool(make_thread_pool(threads));
+    const Run many = run(row, inputs);
+    EXPECT_TRUE(same_bits(many.y, one.y)) << threads;
+    for (std::size_t i = 0; i < one.gradients.size(); ++i) EXPECT_TRUE(same_bits(many.gradients[i], one.gradients[i])) << threads;
+  }
+  set_thread_pool(nullptr);
+}
+
+INSTANTIATE_TEST_SUITE_P(, OpTable, testing::ValuesIn(op_table()), [](const auto& info) { return info.param.label(); });
+
+}  // namespace
+
+void PrintTo(const Row& row, std::ostream* out) { *out << row.label(); }
+
+}  // namespace graft::test
