@@ -24,7 +24,7 @@ struct Suite {
 };
 
 constexpr Suite suites[] = {
-    {"Decode", "decode", ".safetensors", "README.md", nullptr},
+    {"Decode", "decode", ".safetensors", "README.md", check_decode_case},
     {"Layers", "layers", ".safetensors", "README.md", nullptr},
     {"Runs", "runs", "/", "tokens.json", check_runs_case},
     {"Quantizers", "quantizers", ".safetensors", "README.md *_weight.safetensors *_inputs.safetensors", check_quantizers_case},

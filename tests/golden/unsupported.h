@@ -14,7 +14,6 @@ struct Unsupported {
 };
 
 inline constexpr Unsupported unsupported[] = {
-    {"Decode", "*", "no checker yet"},
     {"Layers", "*", "no checker yet"},
     {"Adapters", "*", "no checker yet"},
     {"Errors", "*", "no checker yet"},
