@@ -238,6 +238,7 @@ Tensor AdapterLayer::apply(const Tensor& x, const std::vector<const Entry*>& cho
   const bool same_input = turned.same(x);
   const auto flush = [&] {
     if (!y.defined()) {
+      if (dense_weight(*base_).defined()) turned = to(turned, x.dtype());  // a dense base computes in the dtype that it is given
       y = base_->forward(turned, same_input ? std::span<const LowRankTerm>(terms) : std::span<const LowRankTerm>());
       if (turned.dtype() != x.dtype()) y = to(y, x.dtype());
       if (same_input) terms.clear();
@@ -346,6 +347,10 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
     todo.push_back(name);
   }
   if (todo.empty()) return adapters::warn("{}: all adapters are merged already, there is nothing to do", type_name_);
+
+  // x R₁ R₂ Wᵀ = x (W R₂ᵀ R₁ᵀ)ᵀ: what turns the input goes first and from the last to the first, then what adds to the weight.
+  const auto added = std::stable_partition(todo.begin(), todo.end(), [&](auto& name) { return now->at(name, *this).adapter->turns_input(); });
+  std::reverse(todo.begin(), added);
 
   // Everything is computed, and with safe_merge looked at, before anything is changed.
   Tensor merged_weight = weight, merged_bias = base_->bias();

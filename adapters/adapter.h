@@ -41,6 +41,8 @@ class Adapter {
 
   /// The input that the base product gets instead of x [..., in]. In a wider dtype it makes the base compute there; the layer casts back.
   virtual Tensor input(const Tensor& x, const AdapterCall&) const { return x; }
+  /// Whether input() does anything: such adapters are merged before the others, and in the reverse of their order.
+  virtual bool turns_input() const { return false; }
   /// A low-rank share, y += scale · x Aᵀ Bᵀ, which a base may fuse with its own product.
   virtual std::optional<LowRankTerm> term(const Tensor& /*x*/, const AdapterCall&) const { return {}; }
   /// The result that replaces y [..., out], given the layer's input x.

@@ -86,9 +86,6 @@ void fill(const Tensor& place, const Tensor& tensor, const std::string& name) {
   place.copy_(tensor);
 }
 
-
-std::string base_path(const std::string& key) { return key.substr(std::string_view(prefix).size()); }
-
 }  // namespace
 
 std::string saved_name(const std::string& path, const std::string& parameter, const std::string& adapter_name) {
@@ -147,7 +144,7 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
       continue;
     }
     if (bias_of(config) != "none" && name.starts_with(prefix) && name.ends_with(".bias")) {
-      std::string path = base_path(name);
+      std::string path = name.substr(std::string_view(prefix).size());
       if (!base.count(path)) {  // a layer that is wrapped only now
         const std::string end = ".base_layer.bias";
         if (path.ends_with(end)) path = path.substr(0, path.size() - end.size()) + ".bias";

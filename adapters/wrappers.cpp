@@ -15,10 +15,13 @@ const quant::QuantLinear* quantized(const LinearBase& layer, std::string_view me
   return base && base->format().method == method ? base : nullptr;
 }
 
-bool auto_gptq_owns(const quant::QuantLinear& layer, const quant::Description* config) {
-  const quant::Description& own = layer.format();
-  return config && config->method == "gptq" && config->bits == own.bits && config->group_size == own.group_size &&
-         config->desc_act == own.desc_act;
+const quant::QuantLinear* gptq_layer(const LinearBase& layer, const quant::Description* config) {
+  const quant::QuantLinear* base = quantized(layer, "gptq");
+  if (!base || base->format().producer != "auto_gptq" || !config) return base;
+  const quant::Description& own = base->format();
+  const bool owned = config->method == "gptq" && config->bits == own.bits && config->group_size == own.group_size &&
+                     config->desc_act == own.desc_act;
+  return owned ? base : nullptr;
 }
 
 void check_awq_packer(const quant::QuantLinear& layer, const std::string& version) {
@@ -63,11 +66,7 @@ void EetqLoraLinear::unmerge() { adapters::refuse_eetq_unmerge(); }
 
 std::shared_ptr<GPTQLoraLinear> dispatch_gptq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                               const Options& options, const Origin& origin) {
-  const auto* base = adapters::quantized(*target, "gptq");
-  if (!base) return nullptr;
-  const bool by_gptqmodel = base->format().producer != "auto_gptq";
-  const auto* config = origin.gptq_quantization_config ? origin.gptq_quantization_config : &base->format();
-  if (!by_gptqmodel && !adapters::auto_gptq_owns(*base, config)) return nullptr;
+  if (!adapters::gptq_layer(*target, origin.gptq_quantization_config)) return nullptr;
   return std::make_shared<GPTQLoraLinear>(target, adapter_name, options);
 }
 
