@@ -1,5 +1,7 @@
 #include "graft/adapters/rules.h"
 
+#include "graft/adapters/adalora.h"
+#include "graft/adapters/oft.h"
 #include "graft/adapters/wrappers.h"
 
 namespace graft {
@@ -15,30 +17,39 @@ Verdict has_dense_weight(const LinearBase& layer) {
   return dense_weight(layer).defined() ? Verdict::accept() : Verdict::decline("a layer of type {} has no dense weight", layer.type_name());
 }
 
-template <class Layer>
-auto make_lora() {
-  return [](std::shared_ptr<LinearBase> base, const std::string& name, const LoraConfig& config, std::uint64_t seed) {
-    return std::make_shared<Layer>(std::move(base), name, lora::options(config, seed));
+template <class Config>
+auto has(const char* method) {
+  return [=](const LinearBase& layer, const Config&) {
+    const Verdict verdict = has_method(layer, method);
+    if (verdict && std::string_view(method) == "awq") adapters::check_awq_packer(*adapters::quantized(layer, method), "");
+    return verdict;
   };
 }
 
-void add_lora(Registry& registry) {
-  registry.append<LoraConfig>({.name = "lora/eetq",
-                               .accepts = [](const LinearBase& layer, const LoraConfig&) { return has_method(layer, "eetq"); },
-                               .make = make_lora<lora::EetqLoraLinear>()});
-  registry.append<LoraConfig>({.name = "lora/awq",
-                               .accepts = [](const LinearBase& layer, const LoraConfig&) {
-                                 const Verdict verdict = has_method(layer, "awq");
-                                 if (verdict) adapters::check_awq_packer(*adapters::quantized(layer, "awq"), "");
-                                 return verdict;
-                               },
-                               .make = make_lora<lora::AwqLoraLinear>()});
-  registry.append<LoraConfig>({.name = "lora/gptq",
-                               .accepts = [](const LinearBase& layer, const LoraConfig&) { return has_method(layer, "gptq"); },
-                               .make = make_lora<lora::GPTQLoraLinear>()});
-  registry.append<LoraConfig>({.name = "lora/dense",
-                               .accepts = [](const LinearBase& layer, const LoraConfig&) { return has_dense_weight(layer); },
-                               .make = make_lora<lora::Linear>()});
+template <class Config>
+Verdict is_dense(const LinearBase& layer, const Config&) {
+  return has_dense_weight(layer);
+}
+
+/// Makes a layer from the options that its method reads out of a configuration.
+template <class Layer, class Config, class Options>
+auto make(Options (*options)(const Config&, std::uint64_t)) {
+  return [=](std::shared_ptr<LinearBase> base, const std::string& name, const Config& config, std::uint64_t seed) {
+    return std::make_shared<Layer>(std::move(base), name, options(config, seed));
+  };
+}
+
+template <class Layer>
+auto make_lora() {
+  return make<Layer, LoraConfig>(lora::options);
+}
+template <class Layer>
+auto make_adalora() {
+  return make<Layer, AdaLoraConfig>(adalora::options);
+}
+template <class Layer>
+auto make_oft() {
+  return make<Layer, OFTConfig>(oft::options);
 }
 
 /// The order of rounding of the wrapper that would stand there for plain LoRA.
@@ -68,7 +79,18 @@ Registry::Rule<LoraConfig> quantized_variant(const char* name, const char* type_
 
 Registry Registry::builtin() {
   Registry registry;
-  add_lora(registry);
+  registry.append<LoraConfig>({"lora/eetq", has<LoraConfig>("eetq"), make_lora<lora::EetqLoraLinear>()});
+  registry.append<LoraConfig>({"lora/awq", has<LoraConfig>("awq"), make_lora<lora::AwqLoraLinear>()});
+  registry.append<LoraConfig>({"lora/gptq", has<LoraConfig>("gptq"), make_lora<lora::GPTQLoraLinear>()});
+  registry.append<LoraConfig>({"lora/dense", is_dense<LoraConfig>, make_lora<lora::Linear>()});
+  for (const char* method : {"eetq", "awq", "gptq"})
+    registry.append<AdaLoraConfig>(
+        {fmt::format("adalora/{}", method), has<AdaLoraConfig>(method), make_adalora<adalora::SVDQuantLinear>()});
+  registry.append<AdaLoraConfig>({"adalora/dense", is_dense<AdaLoraConfig>, make_adalora<adalora::SVDLinear>()});
+  registry.append<OFTConfig>({"oft/eetq", has<OFTConfig>("eetq"), make_oft<oft::EetqOFTLinear>()});
+  registry.append<OFTConfig>({"oft/awq", has<OFTConfig>("awq"), make_oft<oft::AwqOFTLinear>()});
+  registry.append<OFTConfig>({"oft/gptq", has<OFTConfig>("gptq"), make_oft<oft::GPTQOFTLinear>()});
+  registry.append<OFTConfig>({"oft/dense", is_dense<OFTConfig>, make_oft<oft::Linear>()});
   return registry;
 }
 
