@@ -36,7 +36,6 @@ void solve_triangular(const View& a, const View& b, bool upper, const View& y) {
     const auto triangle = map(left, i);
     check((triangle.diagonal().array() != 0).all(), "solve_triangular: matrix {} of the batch has a zero on its diagonal", i);
     Matrix solution = map(right, i);
-    const Matrix lhs = left[i], rhs = right[i];
     if (upper) {
       triangle.triangularView<Eigen::Upper>().solveInPlace(solution);
     } else {
