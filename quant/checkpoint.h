@@ -13,8 +13,9 @@ namespace graft::quant {
 
 /// How to read what a file leaves open; an error that asks for a choice names these fields. Empty: whatever the data show.
 struct Choices {
-  std::string layout;  // Description::layout: "gptq" or "gptq_v2" for a file that claims both; "plain", "sm70" or "sm80" for EETQ
-  std::string zeros;   // Description::zeros
+  std::string layout =
+      {};  // Description::layout: "gptq" or "gptq_v2" for a file that claims both; "plain", "sm70" or "sm80" for EETQ
+  std::string zeros = {};  // Description::zeros
 };
 
 class Checkpoint {

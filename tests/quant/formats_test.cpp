@@ -1,0 +1,514 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "graft/quant/format.h"
+#include "graft/quant/formats/eetq.h"
+#include "graft/quant/formats/fields.h"
+#include "graft/tests/support/errors.h"
+
+#include "reference.h"
+
+namespace graft::quant {
+namespace {
+
+using reference::Integers;
+using reference::ZeroWriter;
+
+std::vector<std::uint8_t> all_codes(const Decoded& decoded) {
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * decoded.out));
+  decoded.codes(0, decoded.in, 0, decoded.out, codes.data());
+  return codes;
+}
+
+std::vector<float> weights(const Integers& layer) {
+  std::vector<float> weights;
+  for (std::int64_t n = 0; n < layer.out; ++n)
+    for (std::int64_t k = 0; k < layer.in; ++k) weights.push_back(layer.weight(k, n));
+  return weights;
+}
+
+// Codes, zero points, scales, groups and weights, through the format and through the repacked layer.
+void expect_reads(const Stored& stored, const Integers& layer, const std::string& zeros = "") {
+  const Decoded decoded = decode(stored);
+  SCOPED_TRACE(fmt::format("{} {}, {} bits, groups of {}, {}", stored.description.method, stored.description.layout, layer.bits,
+                           layer.group_size, decoded.description.reading));
+  EXPECT_EQ(all_codes(decoded), layer.codes);
+  EXPECT_EQ(decoded.scales.to_vector<float>(), layer.scales);
+  EXPECT_EQ(decoded.groups, layer.g_idx);
+  if (decoded.zeros.defined()) {
+    EXPECT_EQ(decoded.zeros.to_vector<float>(), std::vector<float>(layer.zeros.begin(), layer.zeros.end()));
+    EXPECT_EQ(dequantize(decoded, 0, layer.out).to_vector<float>(), weights(layer));
+    EXPECT_EQ(make_layer(stored)->dequantize(0, layer.out).to_vector<float>(), weights(layer));
+  }
+  if (!zeros.empty()) {
+    EXPECT_EQ(decoded.description.zeros, zeros);
+  }
+  // A block from the middle is the same as the block of the whole.
+  const std::int64_t k0 = layer.in / 3, k1 = layer.in - 1, n0 = layer.out / 5, n1 = layer.out - 2;
+  std::vector<std::uint8_t> block(static_cast<std::size_t>((k1 - k0) * (n1 - n0)));
+  decoded.codes(k0, k1, n0, n1, block.data());
+  for (std::int64_t k = k0; k < k1; ++k)
+    for (std::int64_t n = n0; n < n1; ++n)
+      ASSERT_EQ(block[static_cast<std::size_t>((k - k0) * (n1 - n0) + n - n0)], layer.code(k, n));
+}
+
+// ---- where bits lie ----
+
+std::vector<std::uint32_t> packed(Packing packing, int bits, const std::function<unsigned(int)>& code) {
+  std::vector<std::uint32_t> words(static_cast<std::size_t>(words_for(packing, bits, 32, 32)));
+  for (int k = 0; k < 32; ++k)
+    field(packing, bits, 32, k).scatter(code(k), [&](std::int64_t i, std::uint32_t value) {
+      words[static_cast<std::size_t>(i)] |= value;
+    });
+  for (int k = 0; k < 32; ++k)
+    EXPECT_EQ(field(packing, bits, 32, k).gather([&](std::int64_t i) { return words[static_cast<std::size_t>(i)]; }), code(k));
+  return words;
+}
+
+TEST(Fields, KnownWords) {
+  using Words = std::vector<std::uint32_t>;
+  const auto counting = [](int bits) { return [=](int k) { return static_cast<unsigned>(k) & ((1u << bits) - 1); }; };
+  const Words four = {0x76543210, 0xFEDCBA98, 0x76543210, 0xFEDCBA98};
+  const auto followed_by = [&](Words rest) {
+    rest.insert(rest.begin(), four.begin(), four.end());
+    return rest;
+  };
+  EXPECT_EQ(packed(Packing::stream, 2, counting(2)), (Words{0xE4E4E4E4, 0xE4E4E4E4}));
+  EXPECT_EQ(packed(Packing::stream, 3, counting(3)), (Words{0x88FAC688, 0xC688FAC6, 0xFAC688FA}));
+  EXPECT_EQ(packed(Packing::stream, 4, counting(4)), four);
+  EXPECT_EQ(packed(Packing::stream, 8, counting(8)),
+            (Words{0x03020100, 0x07060504, 0x0B0A0908, 0x0F0E0D0C, 0x13121110, 0x17161514, 0x1B1A1918, 0x1F1E1D1C}));
+  EXPECT_EQ(packed(Packing::planar, 3, counting(3)), (Words{0xE4E4E4E4, 0xE4E4E4E4, 0xF0F0F0F0}));
+  EXPECT_EQ(packed(Packing::planar, 5, counting(5)), followed_by({0xFFFF0000}));
+  EXPECT_EQ(packed(Packing::planar, 6, counting(6)), followed_by({0, 0x55555555}));
+  EXPECT_EQ(packed(Packing::planar, 7, counting(7)), followed_by({0, 0x55555555, 0}));
+  EXPECT_EQ(packed(Packing::interleaved, 4, [](int k) { return static_cast<unsigned>(k) & 7; }), Words(4, 0x75316420));
+  const auto mixed = [](int k) { return static_cast<unsigned>(k * k + k / 3) & 7; };
+  EXPECT_EQ(packed(Packing::stream, 3, mixed), (Words{0xE2791508, 0x6EB5C2C9, 0x7915080C}));
+  EXPECT_EQ(packed(Packing::planar, 3, mixed), (Words{0x8432E984, 0xE98432E9, 0x441BBE44}));
+}
+
+TEST(Fields, RefusesWhatDoesNotExist) {
+  test::expect_error<ValueError>([] { words_for(Packing::stream, 1, 32, 32); }, "integers of 1 bits; packed are 2 to 8");
+  test::expect_error<ValueError>([] { words_for(Packing::stream, 4, 64, 32); }, "words of 64 bits; known are 8, 16 and 32");
+  test::expect_error<ValueError>([] { words_for(Packing::stream, 3, 16, 32); },
+                                 "3-bit integers in words of 16 bits; those that straddle need words of 32 bits");
+  test::expect_error<ValueError>([] { words_for(Packing::planar, 5, 32, 40); },
+                                 "the planar layout of 40 integers; it needs a multiple of 32");
+  test::expect_error<ValueError>([] { words_for(Packing::interleaved, 4, 32, 12); },
+                                 "the interleaved layout of 12 integers; it needs a multiple of 8");
+}
+
+// ---- GPTQ ----
+
+TEST(GptqFormat, ReadsTheWholeGrid) {
+  unsigned seed = 0;
+  for (int bits : {2, 3, 4, 8})
+    for (std::int64_t group_size : {16, 32, 128, 1000, -1})
+      for (bool sym : {false, true})
+        for (bool act_order : {false, true}) {
+          const Integers layer = reference::draw(160, 64, bits, group_size, sym, act_order, ++seed);
+          expect_reads(reference::gptq(layer, ZeroWriter::as_is), layer, "z");
+          expect_reads(reference::gptq(layer, ZeroWriter::per_field), layer, "z-1 per field");
+          if (bits == 3) {
+            expect_reads(reference::gptq(layer, ZeroWriter::scrambled), layer, "z-1 scrambled");
+            continue;
+          }
+          expect_reads(reference::gptq(layer, ZeroWriter::per_word), layer, sym ? "z-1 per field" : "z-1 per word");
+          for (int word_bits : {8, 16}) {
+            expect_reads(reference::gptq(layer, ZeroWriter::as_is, word_bits), layer);
+            expect_reads(reference::gptq(layer, ZeroWriter::per_word, word_bits), layer);
+          }
+        }
+}
+
+TEST(GptqFormat, ReadsRaggedSizes) {
+  for (int bits : {2, 3, 4, 8})
+    for (std::int64_t in : {1, 31, 33, 100})
+      for (std::int64_t out : {3, 7, 36}) {
+        const Integers layer = reference::draw(in, out, bits, 32, false, false, static_cast<unsigned>(in * 100 + out));
+        expect_reads(reference::gptq(layer, ZeroWriter::as_is), layer);
+        expect_reads(reference::gptq(layer, bits == 3 ? ZeroWriter::scrambled : ZeroWriter::per_word), layer);
+      }
+}
+
+TEST(GptqFormat, ReadsPlanes) {
+  for (int bits = 2; bits <= 8; ++bits)
+    for (bool act_order : {false, true}) {
+      const Integers layer = reference::draw(160, 96, bits, 64, false, act_order, static_cast<unsigned>(bits));
+      expect_reads(reference::gptq_planar(layer), layer, "z");
+    }
+}
+
+TEST(GptqFormat, ReadsScalesOfEveryType) {
+  const Integers layer = reference::draw(64, 32, 4, 32, false, false, 1);
+  for (DType dtype : {DType::f16, DType::f32}) expect_reads(reference::gptq(layer, ZeroWriter::as_is, 32, dtype), layer);
+  const Stored bf16_scales = reference::gptq(layer, ZeroWriter::as_is, 32, DType::bf16);
+  EXPECT_EQ(decode(bf16_scales).scales.to_vector<float>(), reference::scales(layer, DType::bf16).to_vector<float>());
+  EXPECT_EQ(decode(bf16_scales).native, DType::bf16);
+}
+
+TEST(GptqFormat, KnownZeroWords) {
+  const auto zeros_of = [](std::vector<std::int32_t> words, int bits, const std::string& zeros) {
+    Stored stored = reference::gptq(reference::draw(32, 32, bits, -1, false, false, 1), ZeroWriter::as_is);
+    words.resize(static_cast<std::size_t>(bits));
+    stored.tensors["qzeros"] = Tensor::from(words, {1, bits});
+    stored.description.zeros = zeros;
+    std::vector<float> read = decode(stored).zeros.to_vector<float>();
+    read.resize(8);
+    return read;
+  };
+  using Zeros = std::vector<float>;
+  EXPECT_EQ(zeros_of({0x777776F7}, 4, "z-1 per word"), (Zeros{8, 0, 8, 8, 8, 8, 8, 8}));  // a borrow from the third field
+  EXPECT_EQ(zeros_of({0x777777F7}, 4, "z-1 per word"), (Zeros{8, 0, 9, 8, 8, 8, 8, 8}));  // the carry of adding it back
+  EXPECT_EQ(zeros_of({0x777777F7}, 4, "z-1 per field"), (Zeros{8, 0, 8, 8, 8, 8, 8, 8}));
+  EXPECT_EQ(zeros_of({0x777777F7}, 4, "z"), (Zeros{7, 15, 7, 7, 7, 7, 7, 7}));
+  const auto fours = Zeros(8, 4);
+  EXPECT_EQ(
+      zeros_of({static_cast<std::int32_t>(0xDB6DB6DB), static_cast<std::int32_t>(0xB6DB6DB6), 0x6DB6DB6D}, 3, "z-1 per field"),
+      fours);
+  EXPECT_EQ(zeros_of({0x24924924, 0x49249249, static_cast<std::int32_t>(0x92492492)}, 3, "z"), fours);
+  EXPECT_EQ(zeros_of({0, static_cast<std::int32_t>(0xB6DB6DB7), 0x49249249}, 3, "z-1 scrambled"), fours);
+}
+
+TEST(GptqFormat, SymmetricDataOverruleTheLabel) {
+  for (int bits : {2, 3, 4, 8}) {
+    const Integers layer = reference::draw(64, 32, bits, 32, true, false, 1);
+    Stored mislabelled = reference::gptq(layer, ZeroWriter::as_is);
+    mislabelled.description.layout = "gptq";
+    expect_reads(mislabelled, layer, "z");
+    EXPECT_NE(decode(mislabelled).description.reading.find("though the label is gptq"), std::string::npos);
+    mislabelled = reference::gptq(layer, ZeroWriter::per_field);
+    mislabelled.description.layout = "gptq_v2";
+    expect_reads(mislabelled, layer, "z-1 per field");
+    mislabelled.description.layout = "gptq or gptq_v2";
+    expect_reads(mislabelled, layer, "z-1 per field");
+    EXPECT_EQ(decode(mislabelled).description.layout, "gptq");
+    EXPECT_EQ(decode(mislabelled).description.reading.find("though"), std::string::npos);
+  }
+  // Scrambled zeros are recognised in a symmetric file whoever is said to have written it.
+  const Integers layer = reference::draw(64, 32, 3, 32, true, false, 1);
+  Stored anonymous = reference::gptq(layer, ZeroWriter::scrambled);
+  anonymous.description.producer = anonymous.description.producer_version = "";
+  expect_reads(anonymous, layer, "z-1 scrambled");
+}
+
+TEST(GptqFormat, TheProducerDecidesAsymmetricZeros) {
+  const Integers layer = reference::draw(64, 32, 3, 32, false, false, 1);
+  Stored stored = reference::gptq(layer, ZeroWriter::per_field);
+  stored.description.producer = "gptqmodel";
+  stored.description.producer_version = "7.0.0";
+  expect_reads(stored, layer, "z-1 per field");
+  stored = reference::gptq(layer, ZeroWriter::scrambled);
+  stored.description.producer_version = "6.0.3";
+  expect_reads(stored, layer, "z-1 scrambled");
+  stored.description.producer_version = "";
+  test::expect_error<ValueError>([&] { decode(stored); },
+                                 "reference: its 3-bit zero points may be stored 'z-1 per field' (GPTQModel from 7.0.0 on) or "
+                                 "'z-1 scrambled' (GPTQModel before), and "
+                                 "the version '' does not say which; set Description::zeros");
+  stored.description.zeros = "z-1 scrambled";
+  expect_reads(stored, layer, "z-1 scrambled");
+  stored.description.zeros = "scrambled";
+  test::expect_error<ValueError>(
+      [&] { decode(stored); },
+      "reference: zero points stored 'scrambled'; known are 'z', 'z-1 per field', 'z-1 per word', 'z-1 scrambled'");
+  stored.description.zeros = "z-1 per word";
+  test::expect_error<ValueError>([&] { decode(stored); },
+                                 "reference: zero points of 3 bits in layout gptq cannot be stored 'z-1 per word'");
+}
+
+TEST(GptqFormat, TwoLabelsAreSettledByTheMeanOfCodeLessZero) {
+  Integers layer = reference::draw(256, 64, 4, 32, false, false, 1);
+  for (auto& zero : layer.zeros) zero = zero % 2 ? 7 : 8;  // zeros that are right for uniform codes, 7.5 in the mean
+  for (const ZeroWriter writer : {ZeroWriter::as_is, ZeroWriter::per_word}) {
+    Stored stored = reference::gptq(layer, writer);
+    stored.description.layout = "gptq or gptq_v2";
+    expect_reads(stored, layer, writer == ZeroWriter::as_is ? "z" : "z-1 per word");
+    EXPECT_EQ(decode(stored).description.layout, writer == ZeroWriter::as_is ? "gptq_v2" : "gptq");
+  }
+  layer.zeros.assign(layer.zeros.size(), 3);
+  Stored stored = reference::gptq(layer, ZeroWriter::as_is);
+  stored.description.layout = "gptq or gptq_v2";
+  test::expect_error<ValueError>([&] { decode(stored); },
+                                 "is labelled gptq and gptq_v2, and its data do not tell: code less stored zero point is 4.");
+  test::expect_error<ValueError>([&] { decode(stored); }, "set Description::layout");
+}
+
+TEST(GptqFormat, ReadsFilesWithoutZerosOrGroups) {
+  const Integers layer = reference::draw(64, 32, 4, 32, true, false, 1);
+  Stored stored = reference::gptq(layer, ZeroWriter::per_word);
+  stored.tensors.erase("qzeros");
+  stored.tensors.erase("g_idx");
+  expect_reads(stored, layer);
+  stored.description.sym = false;
+  test::expect_error<ValueError>([&] { decode(stored); }, "reference: has no qzeros, and is not sym");
+}
+
+TEST(GptqFormat, AnAllZeroGroupIndexIsNone) {
+  const Integers layer = reference::draw(64, 32, 4, 32, false, false, 1);
+  Stored stored = reference::gptq(layer, ZeroWriter::as_is);
+  stored.tensors["g_idx"] = Tensor::zeros({64}, DType::i32);
+  expect_reads(stored, layer);
+}
+
+// ---- AWQ, Marlin ----
+
+TEST(AwqFormat, ReadsGemmOfEveryWidth) {
+  for (int bits = 2; bits <= 8; ++bits)
+    for (std::int64_t group_size : {32, 128, 1000, -1})
+      for (std::int64_t out : {8, 40, 96}) {
+        const Integers layer = reference::draw(160, out, bits, group_size, false, false, static_cast<unsigned>(bits));
+        expect_reads(reference::awq_gemm(layer), layer);
+      }
+}
+
+TEST(AwqFormat, ReadsGemvWithItsPadding) {
+  for (std::int64_t group_size : {16, 32, 64, 128, 256, -1})
+    for (std::int64_t in : {128, 320, 2176}) {
+      const Integers layer = reference::draw(in, 12, 4, group_size, false, false, 3);
+      expect_reads(reference::awq_gemv(layer), layer);
+    }
+}
+
+TEST(AwqFormat, KeepsTheArithmeticOfFastLayouts) {
+  for (const char* layout : {"gemv_fast", "llm-awq"})
+    for (std::int64_t group_size : {32, 64, 128}) {
+      const Integers layer = reference::draw(192, 12, 4, group_size, false, false, 3);
+      const Stored stored = reference::awq_fast(layer, layout);
+      expect_reads(stored, layer);
+      std::vector<float> want;
+      int differing = 0;
+      for (std::int64_t n = 0; n < layer.out; ++n)
+        for (std::int64_t k = 0; k < layer.in; ++k) {
+          const std::int64_t g = layer.g_idx[static_cast<std::size_t>(k)];
+          const float offset = static_cast<float>(f16(-layer.scale(g, n) * layer.zero(g, n)));
+          want.push_back(layer.scale(g, n) * layer.code(k, n) + offset);
+          differing += want.back() != layer.weight(k, n);
+        }
+      EXPECT_EQ(dequantize(decode(stored), 0, layer.out).to_vector<float>(), want);
+      EXPECT_EQ(make_layer(stored)->dequantize(0, layer.out).to_vector<float>(), want);
+      EXPECT_GT(differing, 0);
+    }
+}
+
+TEST(AwqFormat, GemvFastWordsAsPublished) {
+  Integers layer = reference::draw(64, 4, 4, 64, false, false, 1);
+  for (std::int64_t k = 0; k < 64; ++k)
+    for (std::int64_t n = 0; n < 4; ++n)
+      layer.codes[static_cast<std::size_t>(k * 4 + n)] = static_cast<std::uint8_t>((3 * n + k) % 16);
+  const auto words = reference::awq_fast(layer, "gemv_fast").tensors.at("qweight").to_vector<std::int16_t>();
+  const std::vector<std::uint16_t> first(words.begin(), words.begin() + 20);
+  EXPECT_EQ(first, (std::vector<std::uint16_t>{0x8080, 0x9191, 0xA2A2, 0xB3B3, 0xC4C4, 0xD5D5, 0xE6E6, 0xF7F7, 0x8080, 0x9191,
+                                               0xA2A2, 0xB3B3, 0xC4C4, 0xD5D5, 0xE6E6, 0xF7F7, 0xB3B3, 0xC4C4, 0xD5D5, 0xE6E6}));
+}
+
+TEST(MarlinFormat, ReadsTilesUnderBothNames) {
+  for (const char* method : {"gptq", "awq"})
+    for (std::int64_t group_size : {128, -1}) {
+      const Integers layer = reference::draw(256, 128, 4, group_size, true, false, 5);
+      expect_reads(reference::marlin(layer, method), layer);
+    }
+  Integers layer = reference::draw(16, 64, 4, -1, true, false, 5);
+  for (std::int64_t k = 0; k < 16; ++k)
+    for (std::int64_t n = 0; n < 64; ++n)
+      layer.codes[static_cast<std::size_t>(k * 64 + n)] = static_cast<std::uint8_t>((k + 3 * n + n / 16) % 16);
+  const auto words = reference::marlin(layer, "gptq").tensors.at("B").to_vector<std::int32_t>();
+  EXPECT_EQ(static_cast<std::uint32_t>(words[0]), 0x19910880u);
+  EXPECT_EQ(static_cast<std::uint32_t>(words[1]), 0x2AA21991u);
+  EXPECT_EQ(static_cast<std::uint32_t>(words[16]), 0x4CC43BB3u);
+}
+
+// ---- EETQ ----
+
+TEST(EetqFormat, ReadsAndRecognisesEveryLayout) {
+  for (const char* layout : {"plain", "sm70", "sm80"})
+    for (std::int64_t in : {64, 192})
+      for (std::int64_t out : {4, 64}) {
+        const Integers layer = reference::draw_eetq(in, out, static_cast<unsigned>(in + out));
+        const Stored stored = reference::eetq(layer, layout);
+        expect_reads(stored, layer);
+        EXPECT_EQ(plausible_eetq_layouts(stored), std::vector<std::string_view>{layout}) << in << " " << out;
+      }
+}
+
+TEST(EetqFormat, BytesAsPublished) {
+  Integers layer = reference::draw_eetq(64, 4, 1);
+  for (std::int64_t k = 0; k < 64; ++k) {
+    layer.codes[static_cast<std::size_t>(k * 4)] = static_cast<std::uint8_t>(128 + k);
+    layer.codes[static_cast<std::size_t>(k * 4 + 1)] = static_cast<std::uint8_t>(127 - k);
+  }
+  const auto bytes = reference::eetq(layer, "sm80").tensors.at("weight").to_vector<std::int8_t>();
+  const std::vector<std::uint8_t> first(bytes.begin(), bytes.begin() + 20), second(bytes.begin() + 64, bytes.begin() + 72);
+  EXPECT_EQ(first, (std::vector<std::uint8_t>{128, 136, 129, 137, 130, 138, 131, 139, 132, 140,
+                                              133, 141, 134, 142, 135, 143, 144, 152, 145, 153}));
+  EXPECT_EQ(second, (std::vector<std::uint8_t>{127, 119, 126, 118, 125, 117, 124, 116}));
+}
+
+TEST(EetqFormat, AnOutputOfZerosIsTakenIntoAccount) {
+  for (const char* layout : {"plain", "sm70", "sm80"}) {
+    Integers layer = reference::draw_eetq(192, 64, 4);
+    layer.scales[5] = 0;
+    for (std::int64_t k = 0; k < 192; ++k) layer.codes[static_cast<std::size_t>(k * 64 + 5)] = 255;
+    EXPECT_EQ(plausible_eetq_layouts(reference::eetq(layer, layout)), std::vector<std::string_view>{layout});
+    layer.codes[5] = 130;  // the scale was too small for f16, and the codes are ordinary
+    EXPECT_EQ(plausible_eetq_layouts(reference::eetq(layer, layout)), std::vector<std::string_view>{layout});
+  }
+}
+
+TEST(EetqFormat, RefusesAnUnknownLayout) {
+  Stored stored = reference::eetq(reference::draw_eetq(64, 4, 1), "plain");
+  stored.description.layout = "";
+  test::expect_error<ValueError>([&] { decode(stored); },
+                                 "no format 'eetq '; known are gptq gptq, gptq gptq_v2, gptq gptq_p, gptq gptq or "
+                                 "gptq_v2, gptq marlin, awq gemm, awq gemv, awq gemv_fast, awq llm-awq, awq marlin, eetq "
+                                 "plain, eetq sm70, eetq sm80");
+}
+
+// ---- what must be refused ----
+
+struct Malformed {
+  const char* what;
+  std::function<void(Stored&)> change;
+  const char* message;
+};
+
+void expect_refusals(const Stored& good, const std::vector<Malformed>& cases) {
+  EXPECT_NO_THROW(decode(good));
+  for (const Malformed& malformed : cases) {
+    Stored stored = good;
+    malformed.change(stored);
+    SCOPED_TRACE(malformed.what);
+    test::expect_error<Error>([&] { decode(stored); }, std::string("reference: ") + malformed.message);
+  }
+}
+
+template <class T>
+std::function<void(Stored&)> poke(const char* name, std::int64_t at, T value) {
+  return [=](Stored& stored) {
+    stored.tensors[name] = stored.tensors[name].clone();
+    stored.tensors[name].data<T>()[at] = value;
+  };
+}
+
+std::function<void(Stored&)> replace(const char* name, const Shape& shape, DType dtype) {
+  return [=](Stored& stored) { stored.tensors[name] = Tensor::zeros(shape, dtype); };
+}
+
+TEST(GptqFormat, RefusesTensorsThatContradictEachOther) {
+  Stored good = reference::gptq(reference::draw(64, 32, 4, 32, false, false, 1), ZeroWriter::as_is);
+  good.tensors["bias"] = Tensor::zeros({32}, DType::f16);
+  const float infinity = std::numeric_limits<float>::infinity();
+  expect_refusals(
+      good, {{"no weight", [](Stored& s) { s.tensors.erase("qweight"); }, "has no qweight"},
+             {"no scales", [](Stored& s) { s.tensors.erase("scales"); }, "has no scales"},
+             {"a surplus tensor", [](Stored& s) { s.tensors["weight"] = Tensor::zeros({1}); },
+              "has a tensor 'weight', which gptq in layout gptq_v2 does not use"},
+             {"no features", [](Stored& s) { s.in = 0; }, "0 in and 32 out features; both must be positive"},
+             {"other in", [](Stored& s) { s.in = 128; },
+              "qweight has shape [8, 32]; 128 in and 32 out features, 4 bits and groups of 32 need [16, 32]"},
+             {"other out", [](Stored& s) { s.out = 64; },
+              "qweight has shape [8, 32]; 64 in and 64 out features, 4 bits and groups of 32 need [8, 64]"},
+             {"other bits", [](Stored& s) { s.description.bits = 8; },
+              "qweight has shape [8, 32]; 64 in and 32 out features, 8 bits and groups of 32 need [16, 32]"},
+             {"other groups", [](Stored& s) { s.description.group_size = 64; },
+              "scales has shape [2, 32]; 64 in and 32 out features, 4 bits and groups of 64 need [1, 32]"},
+             {"group size 0", [](Stored& s) { s.description.group_size = 0; },
+              "group_size is 0; it must be positive, or -1 for one group"},
+             {"5 bits", [](Stored& s) { s.description.bits = 5; },
+              "5 bits in layout gptq_v2; it has 2, 3, 4 and 8 (5, 6 and 7 are in gptq_p)"},
+             {"words of another size", [](Stored& s) { s.description.pack_dtype = "int16"; },
+              "qweight holds words of int32, but pack_dtype is int16"},
+             {"float words", replace("qweight", {8, 32}, DType::f32), "qweight holds f32, not i32, i16 or i8"},
+             {"zeros of another size", replace("qzeros", {2, 5}, DType::i32),
+              "qzeros has shape [2, 5]; 64 in and 32 out features, 4 bits and groups of 32 need [2, 4]"},
+             {"zeros of another type", replace("qzeros", {2, 4}, DType::i16), "qzeros holds i16, not i32"},
+             {"integer scales", replace("scales", {2, 32}, DType::i32), "scales holds i32, not f16 or bf16 or f32"},
+             {"an infinite scale", poke("scales", 33, f16(infinity)), "scales is inf at element 33; every one must be finite"},
+             {"a group too many", poke("g_idx", 7, 2), "g_idx puts input channel 7 into group 2; there are 2"},
+             {"a negative group", poke("g_idx", 7, -1), "g_idx puts input channel 7 into group -1; there are 2"},
+             {"a short group index", replace("g_idx", {32}, DType::i32),
+              "g_idx has shape [32]; 64 in and 32 out features, 4 bits and groups of 32 need [64]"},
+             {"a bias of another size", replace("bias", {31}, DType::f16),
+              "bias has shape [31]; 64 in and 32 out features, 4 bits and groups of 32 need [32]"}});
+  EXPECT_THROW(decode([&] {
+                 auto s = good;
+                 s.description.layout = "gptq_v3";
+                 return s;
+               }()),
+               ValueError);
+}
+
+TEST(GptqFormat, RefusesPlanesOfOddSizes) {
+  const Stored good = reference::gptq_planar(reference::draw(64, 32, 5, 32, false, false, 1));
+  expect_refusals(
+      good,
+      {{"in", [](Stored& s) { s.in = 40; }, "in_features: the planar layout of 40 integers; it needs a multiple of 32"},
+       {"words", replace("qweight", {20, 32}, DType::i16), "in_features: the planar layout in words of 16 bits; it has 32"}});
+}
+
+TEST(AwqFormat, RefusesTensorsThatContradictEachOther) {
+  expect_refusals(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1)),
+                  {{"odd out", [](Stored& s) { s.out = 36; },
+                    "out_features: the interleaved layout of 36 integers; it needs a multiple of 8"},
+                   {"transposed", replace("qweight", {8, 32}, DType::i32),
+                    "qweight has shape [8, 32]; 64 in and 32 out features, 4 bits and groups of 32 need [64, 4]"},
+                   {"no zeros", [](Stored& s) { s.tensors.erase("qzeros"); }, "has no qzeros"},
+                   {"act-order", [](Stored& s) { s.tensors["g_idx"] = Tensor::zeros({64}, DType::i32); },
+                    "has a tensor 'g_idx', which awq in layout gemm does not use"}});
+  expect_refusals(reference::awq_gemv(reference::draw(64, 32, 4, 32, false, false, 1)),
+                  {{"8 bits", [](Stored& s) { s.description.bits = 8; }, "8 bits in layout gemv; it has 4"},
+                   {"groups of 48", [](Stored& s) { s.description.group_size = 48; },
+                    "layout gemv with groups of 48; it has 16, 32, 64, and 128 or more"},
+                   {"too little padding", replace("qzeros", {32, 1}, DType::i32),
+                    "qzeros has shape [32, 1]; 64 in and 32 out features, 4 bits and groups of 32 need [32, 4]"}});
+  expect_refusals(
+      reference::awq_fast(reference::draw(64, 32, 4, 32, false, false, 1), "gemv_fast"),
+      {{"odd in", [](Stored& s) { s.in = 32; }, "layout gemv_fast with in_features = 32; it needs a multiple of 64"},
+       {"odd out", [](Stored& s) { s.out = 30; }, "layout gemv_fast with out_features = 30; it needs a multiple of 4"},
+       {"two kinds of zeros", [](Stored& s) { s.tensors["scaled_zeros"] = s.tensors["qzeros"]; },
+        "layout gemv_fast needs one of qzeros and scaled_zeros"},
+       {"a NaN", poke("qzeros", 3, f16(std::nanf(""))), "qzeros is nan at element 3; every one must be finite"}});
+}
+
+TEST(MarlinFormat, RefusesWhatItCannotHold) {
+  expect_refusals(reference::marlin(reference::draw(64, 64, 4, -1, true, false, 1), "gptq"),
+                  {{"asymmetric", [](Stored& s) { s.description.sym = false; },
+                    "layout marlin with 4 bits and sym false; it has symmetric 4 bits"},
+                   {"odd out", [](Stored& s) { s.out = 32; },
+                    "layout marlin with 64 in and 32 out features; it needs multiples of 16 and 64"}});
+}
+
+TEST(EetqFormat, RefusesWhatItCannotHold) {
+  expect_refusals(
+      reference::eetq(reference::draw_eetq(64, 4, 1), "sm80"),
+      {{"4 bits", [](Stored& s) { s.description.bits = 4; }, "EETQ with 4 bits; it has 8"},
+       {"odd in", [](Stored& s) { s.in = 32; }, "32 in and 4 out features in layout sm80; it needs multiples of 64 and 2"},
+       {"no weight", [](Stored& s) { s.tensors.erase("weight"); }, "needs one of weight and qweight"},
+       {"float weight", replace("weight", {64, 4}, DType::f16), "weight holds f16, not i8 or u8"},
+       {"other scales", replace("weight_scales", {5}, DType::f16),
+        "weight_scales has shape [5]; 64 in and 4 out features, 8 bits and groups of -1 need [4]"}});
+}
+
+TEST(Formats, EveryOneIsListedOnceAndRead) {
+  std::vector<std::string> listed, read;
+  for (const Format* format : formats())
+    for (std::string_view layout : format->layouts)
+      if (layout != "gptq or gptq_v2") listed.push_back(fmt::format("{} {}", format->method, layout));
+  for (const Stored& stored : reference::one_of_each(256, 128)) {
+    const Decoded decoded = decode(stored);
+    EXPECT_FALSE(decoded.description.reading.empty() && stored.description.method != "eetq");
+    EXPECT_EQ(format_of(stored.description).features(stored), std::pair(stored.in, stored.out));
+    EXPECT_LT(std::abs(mean_distance(decoded)), 256);
+    read.push_back(fmt::format("{} {}", stored.description.method, stored.description.layout));
+  }
+  for (const std::string& name : listed) EXPECT_EQ(std::count(listed.begin(), listed.end(), name), 1) << name;
+  for (const std::string& name : listed)
+    EXPECT_GE(std::count(read.begin(), read.end(), name), 1) << name << " is tested by no layer";
+}
+
+}  // namespace
+}  // namespace graft::quant

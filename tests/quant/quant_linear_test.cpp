@@ -1,0 +1,193 @@
+#include "graft/quant/quant_linear.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "graft/autograd/gradcheck.h"
+#include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
+#include "graft/quant/kernels.h"
+#include "graft/tests/support/errors.h"
+
+#include "reference.h"
+
+namespace graft::quant {
+namespace {
+
+Tensor random(const Shape& shape, DType dtype, unsigned seed = 1) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal;
+  std::vector<double> values;
+  for (std::int64_t i = 0; i < shape.count(); ++i) values.push_back(normal(generator));
+  const Tensor x = Tensor::empty(shape, dtype);
+  x.copy_(Tensor::from(values, shape));
+  return x;
+}
+
+std::string name_of(const Stored& stored) {
+  return fmt::format("{} {} {} bits", stored.description.method, stored.description.layout, stored.description.bits);
+}
+
+double largest_difference(const Tensor& a, const Tensor& b) {
+  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
+  EXPECT_EQ(x.size(), y.size());
+  double worst = 0, largest = 1e-300;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    worst = std::max(worst, std::abs(x[i] - y[i]));
+    largest = std::max(largest, std::abs(y[i]));
+  }
+  return worst / largest;
+}
+
+Stored with_bias(Stored stored) {
+  stored.tensors["bias"] = random({stored.out}, DType::f16, 3);
+  return stored;
+}
+
+TEST(QuantLinear, MultipliesByTheDecodedWeightInEveryFormatAndDtype) {
+  for (const Stored& plain : reference::one_of_each(256, 128)) {
+    SCOPED_TRACE(name_of(plain));
+    const Stored stored = plain.tensors.count("B") ? plain : with_bias(plain);
+    const auto layer = make_layer(stored);
+    const Tensor weight = dequantize(decode(stored), 0, stored.out).to(DType::f64);
+    const Tensor bias = layer->bias().defined() ? layer->bias().to(DType::f64) : Tensor();
+    const struct {
+      DType dtype;
+      double tolerance;
+    } cases[] = {{DType::f64, 1e-14}, {DType::f32, 2e-6}, {DType::f16, 1e-3}, {DType::bf16, 8e-3}};
+    for (const auto& [dtype, tolerance] : cases)
+      for (std::int64_t rows : {1, 3, 17}) {
+        Tensor x = random({rows, stored.in}, dtype);
+        x.set_requires_grad();
+        const Tensor y = layer->forward(x);
+        EXPECT_EQ(y.dtype(), dtype);
+        const Tensor want = linear(x.detach().to(DType::f64), weight, bias);
+        EXPECT_LE(largest_difference(y, want), tolerance) << name(dtype) << " " << rows;
+        const Tensor dy = random(y.shape(), dtype, 2);
+        y.backward(dy);
+        EXPECT_LE(largest_difference(x.grad(), matmul(dy.to(DType::f64), weight)), tolerance) << name(dtype) << " " << rows;
+      }
+  }
+}
+
+TEST(QuantLinear, DerivativesOfFirstAndSecondOrder) {
+  for (const Stored& stored : reference::one_of_each(128, 64)) {
+    SCOPED_TRACE(name_of(stored));
+    const auto layer = make_layer(stored);
+    Tensor x = random({2, stored.in}, DType::f64);
+    x.set_requires_grad();
+    // Squared, so that the second derivative is not zero.
+    const auto f = [&](std::span<const Tensor> xs) {
+      const Tensor y = layer->forward(xs[0]);
+      return sum(y * y) * 1e-3;
+    };
+    const auto result = gradcheck(f, std::span(&x, 1), {.second_order = true});
+    EXPECT_TRUE(result) << result.message;
+    EXPECT_LE(result.worst, 1e-7);
+  }
+}
+
+TEST(QuantLinear, ABiasThatIsTrainedGetsItsGradient) {
+  const Stored stored = with_bias(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1)));
+  const auto made = make_layer(stored);
+  Tensor bias = made->bias().clone();
+  bias.set_requires_grad();
+  const QuantLinear layer(made->format(), std::shared_ptr<const Packed>(made, &made->packed()), bias);
+  layer.forward(random({5, 2, 64}, DType::f32)).backward(Tensor::ones({5, 2, 32}));
+  EXPECT_EQ(bias.grad().to_vector<float>(), std::vector<float>(32, 10));
+}
+
+TEST(QuantLinear, TakesAnyLeadingDimensionsAndStrides) {
+  const auto layer = make_layer(reference::gptq(reference::draw(64, 32, 4, 32, false, true, 1), reference::ZeroWriter::as_is));
+  const Tensor x = random({2, 3, 64}, DType::f32);
+  const Tensor y = layer->forward(x);
+  EXPECT_EQ(y.shape(), (Shape{2, 3, 32}));
+  EXPECT_EQ(layer->forward(x.reshape({6, 64})).to_vector<float>(), y.to_vector<float>());
+  const Tensor sideways = x.alias({3, 2, 64}, {64, 192, 1}, 0);
+  EXPECT_EQ(layer->forward(sideways).to_vector<float>(), layer->forward(sideways.clone()).to_vector<float>());
+  const Tensor columns = random({64, 5}, DType::f32).t();
+  EXPECT_EQ(layer->forward(columns).to_vector<float>(), layer->forward(columns.clone()).to_vector<float>());
+  EXPECT_EQ(layer->forward(x.alias({64}, {1}, 0)).shape(), (Shape{32}));
+  EXPECT_EQ(layer->forward(Tensor::empty({0, 64})).shape(), (Shape{0, 32}));
+}
+
+TEST(QuantLinear, KeepsNoActivationAndNoDenseCopy) {
+  const auto layer =
+      make_layer(reference::gptq(reference::draw(512, 512, 4, 128, true, false, 1), reference::ZeroWriter::per_word));
+  Tensor x = random({4, 512}, DType::f32);
+  x.set_requires_grad();
+  const auto before = memory::live_bytes();
+  memory::reset_peak();
+  const Tensor y = layer->forward(x);
+  EXPECT_EQ(memory::live_bytes(), before + 4 * 512 * 4) << "only the result stays";
+  y.backward(Tensor::ones({4, 512}));
+  EXPECT_LT(memory::peak_bytes(), before + 512 * 512 * 4 / 2) << "less than a dense weight was made on the way";
+}
+
+TEST(QuantLinear, AutocastLowersTheProduct) {
+  const auto layer = make_layer(with_bias(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1))));
+  const Tensor x = random({3, 64}, DType::f32);
+  const Tensor low = layer->forward(x.to(DType::bf16));
+  const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+  const Tensor y = layer->forward(x);
+  EXPECT_EQ(y.dtype(), DType::bf16);
+  EXPECT_EQ(y.to_vector<float>(), low.to_vector<float>());
+}
+
+TEST(QuantLinear, GivesBackTheTensorsThatItWasMadeFrom) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) {
+    const auto layer = make_layer(stored);
+    ASSERT_EQ(layer->original().size(), stored.tensors.size());
+    for (const auto& [name, tensor] : layer->original()) EXPECT_EQ(tensor.storage(), stored.tensors.at(name).storage()) << name;
+    EXPECT_TRUE(layer->qweight().defined());
+  }
+  const auto made = make_layer(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1)));
+  const QuantLinear bare(made->format(), std::shared_ptr<const Packed>(made, &made->packed()));
+  test::expect_error<AttributeError>([&] { bare.original(); }, "was not made from stored tensors");
+  test::expect_error<AttributeError>([&] { bare.qweight(); }, "was not made from stored tensors");
+}
+
+TEST(QuantLinear, DequantizesSomeRows) {
+  const reference::Integers integers = reference::draw(64, 32, 4, 32, false, true, 1);
+  const auto layer = make_layer(reference::gptq(integers, reference::ZeroWriter::as_is));
+  const auto rows = layer->dequantize(5, 9).to_vector<float>();
+  for (std::int64_t n = 5; n < 9; ++n)
+    for (std::int64_t k = 0; k < 64; ++k) ASSERT_EQ(rows[static_cast<std::size_t>((n - 5) * 64 + k)], integers.weight(k, n));
+  EXPECT_EQ(layer->dequantize(3, 3).shape(), (Shape{0, 64}));
+  test::expect_error<ValueError>([&] { layer->dequantize(0, 33); }, "dequantize: rows 0 to 33 of 32");
+}
+
+TEST(QuantLinear, DescribesItself) {
+  const auto layer =
+      make_layer(with_bias(reference::gptq(reference::draw(64, 32, 4, 32, true, false, 1), reference::ZeroWriter::as_is)));
+  EXPECT_EQ(print(*layer), "QuantLinear(in_features=64, out_features=32, bias=True, gptq gptq_v2, bits=4, group_size=32)");
+  EXPECT_FALSE(layer->weight().defined());
+  EXPECT_EQ(named_parameters(*layer).size(), 0u);
+  ASSERT_EQ(named_buffers(*layer).size(), 1u);
+  EXPECT_EQ(named_buffers(*layer)[0].name, "bias");
+}
+
+TEST(QuantLinear, RefusesWhatDoesNotFit) {
+  const Stored stored = reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1));
+  const auto layer = make_layer(stored);
+  test::expect_error<ValueError>(
+      [&] {
+        layer->forward(Tensor::ones({3, 63}));
+      },
+      "quantized linear: the input has shape [3, 63]; its last dimension must be 64");
+  test::expect_error<ValueError>([&] { layer->forward(Tensor::scalar(1)); }, "its last dimension must be 64");
+  test::expect_error<TypeError>(
+      [&] {
+        layer->forward(Tensor::ones({3, 64}, DType::i32));
+      },
+      "the input holds i32, not a floating type");
+  test::expect_error<ValueError>([&] { QuantLinear(layer->format(), nullptr); }, "there is no packed weight");
+  test::expect_error<ValueError>(
+      [&] { QuantLinear(layer->format(), std::shared_ptr<const Packed>(layer, &layer->packed()), Tensor::ones({31})); },
+      "a bias of shape [31] for 32 out features");
+  test::expect_error<TypeError>([&] { make_layer(stored, DType::i8); }, "bias cannot be kept in i8");
+}
+
+}  // namespace
+}  // namespace graft::quant
