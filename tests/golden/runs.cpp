@@ -6,6 +6,7 @@
 
 #include "golden.h"
 #include "graft/adapters/peft_io.h"
+#include "graft/adapters/rank_allocator.h"
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
 #include "graft/examples/llama/model.h"
@@ -91,15 +92,23 @@ void check_training(llama::CausalLM& model, const Run& run) {
                                .eps = recorded.at("eps"),
                                .weight_decay = recorded.at("weight_decay")});
   const Json& batches = run.tokens.at("batches");
+  std::optional<adalora::RankAllocator> allocator;
+  if (run.info.contains("ranks")) allocator.emplace(model);
   set_training(model, true);
   for (std::size_t step = 0; step < run.info.at("loss").size(); ++step) {
-    const Tensor loss = next_token_loss(model, ids(batches.at(step % batches.size())));
+    Tensor loss = next_token_loss(model, ids(batches.at(step % batches.size())));
+    if (allocator) loss = loss + adalora::orthogonal_regulariser(model);
     loss.backward();
     const double norm = clip_grad_norm(parameters, 0);
     const double want_loss = run.info.at("loss").at(step), want_norm = run.info.at("grad_norm").at(step);
     ASSERT_NEAR(loss.item(), want_loss, 1e-4 * want_loss) << "loss at step " << step;
     ASSERT_NEAR(norm, want_norm, 5e-4 * want_norm) << "gradient norm at step " << step;
     optimizer.step();
+    if (allocator) {
+      allocator->update_and_allocate(static_cast<std::int64_t>(step));
+      for (const auto& [path, rank] : allocator->ranks())
+        ASSERT_EQ(rank, run.info.at("ranks").at(step).at("base_model.model." + path).get<std::int64_t>()) << path << " at step " << step;
+    }
     optimizer.zero_grad();
   }
   set_training(model, false);
