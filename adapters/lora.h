@@ -40,6 +40,7 @@ class LoraAdapter : public Adapter {
 
   std::int64_t r() const { return B.dim(1); }
   double scaling() const { return scaling_; }
+  Rounding rounding() const { return rounding_; }
   void set_scale(double factor) override { scaling_ = factor * initial_scaling_; }
   void scale(double factor) override { scaling_ *= factor; }
 
@@ -60,7 +61,6 @@ class LoraAdapter : public Adapter {
   Tensor cast_input(const Tensor& x) const;
   /// d(x), for a training call of an adapter that has dropout; else x.
   Tensor dropped_out(const Tensor& x, const AdapterCall& call) const;
-  Rounding rounding() const { return rounding_; }
 
  private:
   Rounding rounding_;
