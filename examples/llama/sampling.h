@@ -33,9 +33,9 @@ class Sampler {
 
 struct GenerationOptions {
   std::int64_t max_tokens = 64;
-  std::vector<std::int64_t> stop_ids;  // end the text, and are not part of it
-  SamplingOptions sampling;
-  std::function<bool(std::int64_t id)> on_token;  // after every token; false stops. May be empty.
+  std::vector<std::int64_t> stop_ids = {};  // end the text, and are not part of it
+  SamplingOptions sampling = {};
+  std::function<bool(std::int64_t id)> on_token = {};  // after every token; false stops. May be empty.
 };
 
 /// Continues a prompt of at least one token; gives the new tokens.

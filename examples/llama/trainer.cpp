@@ -48,10 +48,11 @@ const Schedule& find_schedule(std::string_view name) {
   fail("schedule = \"{}\" is not one of {}", name, names);
 }
 
-Trainer::Trainer(CausalLM& model, const TextData& data, const TrainingOptions& options)
+Trainer::Trainer(CausalLM& model, const TextData& data, const TrainingOptions& options, std::unique_ptr<MethodSteps> method)
     : model_(model),
       data_(data),
       options_(checked(options)),
+      method_(std::move(method)),
       optimizer_(trained(model), {.lr = options.lr, .weight_decay = options.weight_decay}) {}
 
 StepReport Trainer::step() {
@@ -60,7 +61,8 @@ StepReport Trainer::step() {
   StepReport report{.step = state_.step + 1};
   const std::int64_t rows = options_.batch, passes = options_.accumulate;
   for (std::int64_t pass = 0; pass < passes; ++pass) {
-    const Tensor loss = loss_of(model_, data_.shuffled(options_.seed, state_.position + pass * rows, rows));
+    Tensor loss = loss_of(model_, data_.shuffled(options_.seed, state_.position + pass * rows, rows));
+    if (const Tensor more = method_->loss(); more.defined()) loss = loss + more;
     report.loss += loss.item() / static_cast<double>(passes);
     check(std::isfinite(report.loss), "the loss is {} at step {}: a lower learning rate may help", report.loss, report.step);
     (loss / static_cast<double>(passes)).backward();
@@ -71,17 +73,23 @@ StepReport Trainer::step() {
         report.grad_norm, report.step);
   optimizer_.set_lr_scale(options_.schedule.factor(state_.step, options_.warmup, options_.steps));
   optimizer_.step();
+  method_->after_step(state_.step);
   optimizer_.zero_grad();
-  state_ = {state_.step + 1, state_.position + passes * rows};
+  ++state_.step;
+  state_.position += passes * rows;
   return report;
 }
 
 void Trainer::save(const std::filesystem::path& path, const Settings& settings) const {
-  save_training_state(path, model_, optimizer_, {}, state_, settings);
+  TrainingState state = state_;
+  state.method = method_->state();
+  save_training_state(path, model_, optimizer_, state, settings);
 }
 
 void Trainer::resume(const std::filesystem::path& path, const Settings& settings) {
-  state_ = load_training_state(path, model_, optimizer_, {}, settings);
+  TrainingState state = load_training_state(path, model_, optimizer_, settings);
+  method_->load_state(state.method);
+  state_ = {state.step, state.position, {}};
 }
 
 double evaluate(CausalLM& model, const TextData& data, std::int64_t batch) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -43,15 +44,29 @@ struct StepReport {
   std::int64_t tokens = 0;
 };
 
+/// What an adapter method does in training beside following the gradient; by default nothing.
+class MethodSteps {
+ public:
+  virtual ~MethodSteps() = default;
+  /// A scalar to add to the loss; undefined for none.
+  virtual Tensor loss() const { return {}; }
+  /// Called after the optimizer's step number `step`, counted from 0, while the gradients are there.
+  virtual void after_step(std::int64_t /*step*/) {}
+  /// What it keeps between steps.
+  virtual std::vector<NamedTensor> state() const { return {}; }
+  virtual void load_state(const std::vector<NamedTensor>& /*state*/) {}
+};
+
 class Trainer {
  public:
   /// Trains what is trainable in `model` on `data`; both must outlive this. ValueError for options that make no sense, or when
   /// nothing is trainable.
-  Trainer(CausalLM& model, const TextData& data, const TrainingOptions& options);
+  Trainer(CausalLM& model, const TextData& data, const TrainingOptions& options,
+          std::unique_ptr<MethodSteps> method = std::make_unique<MethodSteps>());
 
   std::int64_t steps_done() const { return state_.step; }
   bool done() const { return state_.step >= options_.steps; }
-  /// ValueError, and nothing has changed but the gradients, if the loss or the gradient's norm is not finite.
+  /// ValueError, and the parameters are as before, if the loss or the gradient's norm is not finite.
   StepReport step();
 
   void save(const std::filesystem::path& path, const Settings& settings) const;
@@ -61,6 +76,7 @@ class Trainer {
   CausalLM& model_;
   const TextData& data_;
   TrainingOptions options_;
+  std::unique_ptr<MethodSteps> method_;
   AdamW optimizer_;
   TrainingState state_;
 };

@@ -42,11 +42,12 @@ Changing changing_parts(Module& model) {
   return std::move(collector.found);
 }
 
-std::vector<NamedTensor> all_tensors(const Changing& parts, const Optimizer& optimizer, const std::vector<NamedTensor>& extra) {
+constexpr std::string_view method_prefix = "method.";
+
+std::vector<NamedTensor> model_and_optimizer(const Changing& parts, const Optimizer& optimizer) {
   std::vector<NamedTensor> tensors;
   for (const auto& [name, tensor] : parts.tensors) tensors.push_back({"model." + name, tensor});
   for (const auto& [name, tensor] : optimizer.state()) tensors.push_back({"optimizer." + name, tensor});
-  for (const auto& [name, tensor] : extra) tensors.push_back({"method." + name, tensor});
   return tensors;
 }
 
@@ -67,17 +68,19 @@ void check_settings(const Settings& begun, const Settings& now) {
 
 }  // namespace
 
-void save_training_state(const std::filesystem::path& path, Module& model, const Optimizer& optimizer,
-                         const std::vector<NamedTensor>& extra, const TrainingState& state, const Settings& settings) {
+void save_training_state(const std::filesystem::path& path, Module& model, const Optimizer& optimizer, const TrainingState& state,
+                         const Settings& settings) {
   const Changing parts = changing_parts(model);
   json generators = json::object();
   for (const auto& [name, generator] : parts.generators) generators[name] = {generator->seed, generator->stream};
   const json description{{"step", state.step}, {"position", state.position}, {"generators", generators}, {"settings", settings}};
-  safetensors::save(path, all_tensors(parts, optimizer, extra), {{metadata_key, description.dump()}});
+  std::vector<NamedTensor> tensors = model_and_optimizer(parts, optimizer);
+  for (const auto& [name, tensor] : state.method) tensors.push_back({std::string(method_prefix) + name, tensor});
+  safetensors::save(path, tensors, {{metadata_key, description.dump()}});
 }
 
 TrainingState load_training_state(const std::filesystem::path& path, Module& model, Optimizer& optimizer,
-                                  const std::vector<NamedTensor>& extra, const Settings& settings) try {
+                                  const Settings& settings) try {
   const auto file = safetensors::File::open(path);
   const auto metadata = file.metadata().find(metadata_key);
   check<FileError>(metadata != file.metadata().end(), "{}: no training state (its metadata lack \"{}\")", path.string(),
@@ -86,7 +89,7 @@ TrainingState load_training_state(const std::filesystem::path& path, Module& mod
   check_settings(description.at("settings").get<Settings>(), settings);
 
   const Changing parts = changing_parts(model);
-  const std::vector<NamedTensor> wanted = all_tensors(parts, optimizer, extra);
+  const std::vector<NamedTensor> wanted = model_and_optimizer(parts, optimizer);
   for (const auto& [name, tensor] : wanted) {
     const auto entry = file.entries().find(name);
     check<FileError>(entry != file.entries().end(), "{}: the state of another run, it lacks {}", path.string(), name);
@@ -94,18 +97,24 @@ TrainingState load_training_state(const std::filesystem::path& path, Module& mod
                      "{}: the state of another run, {} is {} {} and {} {} is wanted", path.string(), name, entry->second.dtype,
                      entry->second.shape, tensor.dtype(), tensor.shape());
   }
-  check<FileError>(file.entries().size() == wanted.size(), "{}: the state of another run, it holds {} tensors and {} are wanted",
-                   path.string(), file.entries().size(), wanted.size());
+  TrainingState state{description.at("step"), description.at("position")};
+  for (const auto& [name, entry] : file.entries())
+    if (name.starts_with(method_prefix)) state.method.push_back({name.substr(method_prefix.size()), file.tensor(name).clone()});
+  check<FileError>(state.step >= 0 && state.position >= 0, "{}: a training state with step {} and position {}", path.string(),
+                   state.step, state.position);
+  check<FileError>(file.entries().size() == wanted.size() + state.method.size(),
+                   "{}: the state of another run, it holds {} tensors of model and optimizer and {} are wanted", path.string(),
+                   file.entries().size() - state.method.size(), wanted.size());
   const json& generators = description.at("generators");
   check<FileError>(generators.size() == parts.generators.size(),
                    "{}: the state of another run, it holds {} generators and {} are wanted", path.string(), generators.size(),
                    parts.generators.size());
-  const TrainingState state{description.at("step"), description.at("position")};
+  for (const auto& [name, generator] : parts.generators)
+    check<FileError>(generators.contains(name), "{}: the state of another run, it lacks the generator {}", path.string(), name);
 
   for (const auto& [name, generator] : parts.generators)
     *generator = {generators.at(name).at(0).get<std::uint64_t>(), generators.at(name).at(1).get<std::uint64_t>()};
   for (const auto& [name, tensor] : parts.tensors) tensor.copy_(file.tensor("model." + name));
-  for (const auto& [name, tensor] : extra) tensor.copy_(file.tensor("method." + name));
   std::vector<NamedTensor> moments;
   for (const auto& [name, tensor] : optimizer.state()) moments.push_back({name, file.tensor("optimizer." + name)});
   optimizer.load_state(moments);

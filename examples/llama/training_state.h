@@ -17,19 +17,19 @@ namespace graft::llama {
 using Settings = std::map<std::string, std::string>;
 
 struct TrainingState {
-  std::int64_t step = 0;      // optimizer steps done
-  std::int64_t position = 0;  // samples shown
+  std::int64_t step = 0;                 // optimizer steps done
+  std::int64_t position = 0;             // samples shown
+  std::vector<NamedTensor> method = {};  // what the adapter method keeps beside the model
 };
 
 /// Writes the adapters' tensors and whatever else is trainable in `model`, the random generators below it, the optimizer's state,
-/// `extra` (what a method keeps beside the model), the state and the settings. FileError if that fails; the old file is then
-/// untouched.
-void save_training_state(const std::filesystem::path& path, Module& model, const Optimizer& optimizer,
-                         const std::vector<NamedTensor>& extra, const TrainingState& state, const Settings& settings);
+/// the run's state and its settings. FileError if that fails; the old file is then untouched.
+void save_training_state(const std::filesystem::path& path, Module& model, const Optimizer& optimizer, const TrainingState& state,
+                         const Settings& settings);
 
-/// Reads all of it back into the same objects; `extra` tensors are filled in place. FileError for a file that is missing,
-/// malformed or of another model, ValueError naming each setting that differs.
+/// Reads all of it back into the same objects. FileError for a file that is missing, malformed or of another model,
+/// ValueError naming each setting that differs; nothing has changed then.
 TrainingState load_training_state(const std::filesystem::path& path, Module& model, Optimizer& optimizer,
-                                  const std::vector<NamedTensor>& extra, const Settings& settings);
+                                  const Settings& settings);
 
 }  // namespace graft::llama

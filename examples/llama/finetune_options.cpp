@@ -1,0 +1,90 @@
+#include "graft/examples/llama/finetune_options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "graft/examples/llama/command_line.h"
+
+namespace graft::llama {
+
+std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv) {
+  FinetuneOptions options{.model = default_model()};
+  TrainingOptions& training = options.training;
+  AdapterOptions& adapter = options.adapter;
+  std::string dtype = "f32", schedule = training.schedule.name;
+
+  CLI::App app{"Trains an adapter on a quantized or dense model of the Llama architecture, and writes a folder that PEFT opens."};
+  app.option_defaults()->always_capture_default();
+  app.add_option("--model", options.model, "Hugging Face folder of the model");
+  app.add_option("--data", options.data, "text file to learn from; without it, the shipped one");
+  app.add_option("--held", options.held, "text file to measure on; without it, the last twentieth of the data");
+  app.add_option("--out", options.out, "folder to write the adapter and the training state to");
+  app.add_option("--dtype", dtype, "of the dense weights and of the computation: f32, bf16 or f16");
+  std::string names;
+  for (const Method& method : methods()) names += fmt::format("\n  {}: {}", method.name, method.description);
+  app.add_option("--method", options.method, "the kind of adapter:" + names);
+  app.add_option("--r", adapter.r, "rank (oft: number of blocks); without it, 16 (adalora: 8)");
+  app.add_option("--lora-alpha", adapter.lora_alpha, "scale times rank; without it, twice the rank");
+  app.add_option("--dropout", adapter.dropout, "share of the adapter's input that training drops");
+  app.add_option("--block-size", adapter.block_size, "of oft's rotations (32) or of qalora's pooling groups (16)");
+  app.add_option("--target-modules", adapter.target_modules,
+                 "names of layers, separated by commas; or one regular expression; or all-linear")
+      ->delimiter(',');
+  app.add_option("--steps", training.steps, "optimizer steps");
+  app.add_option("--batch", training.batch, "rows per forward pass");
+  app.add_option("--seq", options.sequence, "tokens per row");
+  app.add_option("--accumulate", training.accumulate, "forward passes per step");
+  app.add_option("--lr", training.lr, "learning rate of AdamW");
+  app.add_option("--weight-decay", training.weight_decay, "of AdamW");
+  app.add_option("--warmup", training.warmup, "steps in which the learning rate rises");
+  app.add_option("--schedule", schedule, "of the learning rate after that: constant, linear or cosine");
+  app.add_option("--clip", training.clip, "largest norm of the gradient; 0 for any");
+  app.add_option("--seed", training.seed, "of the adapter's start, of dropout and of the text's order");
+  app.add_option("--save-every", options.save_every, "steps between two training states; 0 for only the last");
+  app.add_flag("--resume", options.resume, "go on from the training state in --out, with the settings of that run");
+  app.add_option("--threads", options.threads, "0 for one per core");
+  app.add_option("--prompt", options.prompt, "beginning of the text that is written before and after; empty for none");
+  app.add_option("--prompt-tokens", options.generation.max_tokens, "length of that text");
+  if (!parse_command_line(app, argc, argv)) return {};
+
+  options.dtype = parse_model_dtype(dtype);
+  training.schedule = find_schedule(schedule);
+  check(options.save_every >= 0, "--save-every is {}, and a count from 0 is wanted", options.save_every);
+  check(options.threads >= 0, "--threads is {}, and a count from 0 is wanted", options.threads);
+  if (options.data.empty()) {
+    check(options.held.empty(), "--held needs --data: the shipped text has a held-out part of its own");
+    options.data = shipped_file("data/jargon_train.txt");
+    options.held = shipped_file("data/jargon_held.txt");
+  }
+  adapter.steps = training.steps;
+  adapter.base_model = options.model.string();
+  return options;
+}
+
+Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_t> text) {
+  // FNV-1a over the ids: enough to notice another text.
+  std::uint64_t mark = 0xCBF29CE484222325u;
+  for (const std::int64_t id : text) mark = (mark ^ static_cast<std::uint64_t>(id)) * 0x100000001B3u;
+  const TrainingOptions& training = options.training;
+  const AdapterOptions& adapter = options.adapter;
+  const auto optional = [](const auto& value) { return value ? fmt::format("{}", *value) : std::string("default"); };
+  return {{"--dtype", std::string(name(options.dtype))},
+          {"--method", options.method},
+          {"--r", optional(adapter.r)},
+          {"--lora-alpha", optional(adapter.lora_alpha)},
+          {"--dropout", fmt::format("{}", adapter.dropout)},
+          {"--block-size", optional(adapter.block_size)},
+          {"--target-modules", fmt::format("{}", fmt::join(adapter.target_modules, ","))},
+          {"--steps", fmt::format("{}", training.steps)},
+          {"--batch", fmt::format("{}", training.batch)},
+          {"--seq", fmt::format("{}", options.sequence)},
+          {"--accumulate", fmt::format("{}", training.accumulate)},
+          {"--lr", fmt::format("{}", training.lr)},
+          {"--weight-decay", fmt::format("{}", training.weight_decay)},
+          {"--warmup", fmt::format("{}", training.warmup)},
+          {"--schedule", training.schedule.name},
+          {"--clip", fmt::format("{}", training.clip)},
+          {"--seed", fmt::format("{}", training.seed)},
+          {"the text of --data", fmt::format("{} tokens ({:016x})", text.size(), mark)}};
+}
+
+}  // namespace graft::llama

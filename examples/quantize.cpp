@@ -1,0 +1,138 @@
+// quantize: makes a GPTQ, AWQ or EETQ folder from a dense one of the Llama architecture, block by block.
+#include <CLI/CLI.hpp>
+
+#include <chrono>
+
+#include "graft/autograd/ops.h"
+#include "graft/core/parallel.h"
+#include "graft/examples/llama/command_line.h"
+#include "graft/examples/llama/files.h"
+#include "graft/examples/llama/model.h"
+#include "graft/examples/llama/progress.h"
+#include "graft/examples/llama/text_data.h"
+#include "graft/examples/llama/tokenizer.h"
+#include "graft/quant/quantize_folder.h"
+
+namespace graft::llama {
+namespace {
+
+struct Options {
+  std::filesystem::path model, out, data = shipped_file("data/jargon_train.txt");
+  std::string method = "gptq", layout;
+  int bits = 4;
+  std::int64_t group_size = 128, samples = 128, length = 256;
+  bool asym = false, desc_act = false, static_groups = false;
+  double damp = 0.05, mse = 0;
+  int threads = 0;
+};
+
+bool parse(Options& options, int argc, const char* const* argv) {
+  CLI::App app{"Quantizes a dense model of the Llama architecture, without ever holding more than one block of it in float."};
+  app.option_defaults()->always_capture_default();
+  app.add_option("--model", options.model, "Hugging Face folder of the dense model")->required();
+  app.add_option("--out", options.out, "folder to write")->required();
+  app.add_option("--method", options.method, "gptq, awq, eetq, or round (to GPTQ's grid, without calibration)");
+  app.add_option("--bits", options.bits, "per weight, 2 to 8; EETQ has 8");
+  app.add_option("--group-size", options.group_size, "input channels that share a scale; -1 for all");
+  app.add_flag("--asym", options.asym, "zero points of their own for each group; always so for AWQ");
+  app.add_flag("--desc-act", options.desc_act, "GPTQ: loudest channels first, at the price of irregular groups");
+  app.add_flag("--static-groups", options.static_groups, "GPTQ: scales from the original weights");
+  app.add_option("--damp", options.damp, "GPTQ: share of the Hessian's mean diagonal that is added to it");
+  app.add_option("--mse", options.mse, "GPTQ: exponent of the search for narrower ranges, such as 2.4; 0 for none");
+  app.add_option("--layout", options.layout, "of the packed tensors: gptq, gptq_v2, gptq_p, gemm, sm80, sm70 or plain; empty for the usual");
+  app.add_option("--data", options.data, "text for calibration");
+  app.add_option("--samples", options.samples, "windows of it");
+  app.add_option("--length", options.length, "tokens in a window");
+  app.add_option("--threads", options.threads, "0 for one per core");
+  if (!parse_command_line(app, argc, argv)) return false;
+  check(options.threads >= 0, "--threads is {}, and a count from 0 is wanted", options.threads);
+  check(options.samples > 0 && options.length > 0, "--samples is {} and --length {}; both must be positive", options.samples, options.length);
+  return true;
+}
+
+quant::QuantizeMethod method_of(const Options& options) {
+  const quant::Grid grid{.bits = options.bits, .group_size = options.group_size, .sym = !options.asym, .mse = options.mse};
+  if (options.method == "gptq")
+    // Without act-order, the order inside groups costs nothing and gains most of what act-order gains.
+    return quant::GptqSettings{.grid = grid,
+                               .desc_act = options.desc_act,
+                               .act_group_aware = !options.desc_act,
+                               .static_groups = options.static_groups,
+                               .damp_percent = options.damp};
+  if (options.method == "awq")
+    return quant::AwqSettings{
+        .grid = {.bits = options.bits, .group_size = options.group_size, .sym = false, .rule = quant::GridRule::awq}};
+  if (options.method == "eetq") return quant::eetq_grid();
+  check(options.method == "round", "--method is {}, and gptq, awq, eetq or round is wanted", options.method);
+  return grid;
+}
+
+class QuantizableLlama final : public quant::QuantizableModel {
+ public:
+  QuantizableLlama(const std::filesystem::path& folder, TextData data, std::int64_t samples)
+      : checkpoint_(quant::Checkpoint::open(folder)),
+        weights_(safetensors::Checkpoint::open(folder)),
+        config_(Config::parse(checkpoint_.config())),
+        data_(std::move(data)),
+        samples_(std::min(samples, data_.windows())),
+        pass_{rotary_table(config_.rope, config_.head_dim, 0, data_.length(), {}), {}, nullptr} {}
+
+  std::int64_t blocks() const override { return config_.num_hidden_layers; }
+  std::string prefix(std::int64_t block) const override { return fmt::format("model.layers.{}", block); }
+  std::vector<quant::QuantizeStep> steps(std::int64_t) const override {
+    return {{{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, "input_layernorm"},
+            {{"self_attn.o_proj"}, "self_attn.v_proj"},
+            {{"mlp.gate_proj", "mlp.up_proj"}, "post_attention_layernorm"},
+            {{"mlp.down_proj"}, "mlp.up_proj"}};
+  }
+
+  std::int64_t batches() const override { return (samples_ + rows - 1) / rows; }
+  Tensor embed(std::int64_t batch) override {
+    const Batch windows = data_.shuffled(0, batch * rows, std::min(rows, samples_ - batch * rows));
+    return to(embedding(weights_.tensor("model.embed_tokens.weight"), windows.inputs), DType::f32);
+  }
+  std::shared_ptr<Module> load(std::int64_t block) override {
+    return std::make_shared<DecoderLayer>(Source{config_, checkpoint_, DType::f32}, prefix(block), static_cast<std::size_t>(block));
+  }
+  Tensor forward(Module& block, const Tensor& hidden, std::int64_t) override {
+    return static_cast<DecoderLayer&>(block).forward(hidden, pass_);
+  }
+
+ private:
+  static constexpr std::int64_t rows = 8;  // of a batch
+  quant::Checkpoint checkpoint_;
+  safetensors::Checkpoint weights_;  // the embedding as it lies in the file
+  Config config_;
+  TextData data_;
+  std::int64_t samples_;
+  Pass pass_;
+};
+
+int quantize(const Options& options) {
+  if (options.threads > 0) set_thread_pool(make_thread_pool(options.threads));
+  const quant::QuantizeMethod method = method_of(options);
+  const auto ids = Tokenizer::load(options.model).encode(read_text(options.data));
+  QuantizableLlama model(options.model, TextData(ids, options.length), options.samples);
+  const auto start = std::chrono::steady_clock::now();
+  quant::QuantizeOptions folder_options{.layout = options.layout};
+  folder_options.progress = [&](const quant::QuantizedModule& done) {
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double left = seconds / static_cast<double>(done.number) * static_cast<double>(done.count - done.number);
+    fmt::print("{:4}/{}  {:<40} loss {:.3e}   {} left{}\n", done.number, done.count, done.module, done.loss, clock_time(left),
+               done.uncalibrated ? "   (no calibration: rounded)" : "");
+    std::fflush(stdout);
+  };
+  quant::quantize_folder(options.model, options.out, model, method, folder_options);
+  fmt::print("wrote {}\n", options.out.string());
+  return 0;
+}
+
+}  // namespace
+}  // namespace graft::llama
+
+int main(int argc, char** argv) {
+  return graft::llama::run_program("quantize", [&] {
+    graft::llama::Options options;
+    return graft::llama::parse(options, argc, argv) ? graft::llama::quantize(options) : 0;
+  });
+}
