@@ -331,10 +331,15 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
 
 // ---- merging ----
 
-void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>> names) {
+Tensor AdapterLayer::mergeable_weight() const {
   const Tensor weight = dense_weight(*base_);
   check<NotImplementedError>(weight.defined(), "{}: the base ({}) holds packed integers, into which adapters cannot be merged",
                              type_name_, base_->type_name());
+  return weight;
+}
+
+void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>> names) {
+  const Tensor weight = mergeable_weight();
   const NoGrad no_grad;
   const auto now = state();
   std::vector<std::string> todo;
@@ -369,14 +374,15 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
 void AdapterLayer::unmerge() {
   const NoGrad no_grad;
   const auto now = state();
+  const Tensor in_place = mergeable_weight();
   if (now->merged.empty()) return adapters::warn("{}: nothing is merged", type_name_);
-  Tensor weight = base_->weight(), bias = base_->bias();
+  Tensor weight = in_place, bias = base_->bias();
   for (auto name = now->merged.rbegin(); name != now->merged.rend(); ++name) {
     Adapter& adapter = *now->at(*name, *this).adapter;
     weight = adapter.unmerged(weight);
     if (const Tensor delta = adapter.bias_delta(); delta.defined()) bias = to(bias - delta, bias.dtype());
   }
-  base_->weight().copy_(weight);
+  in_place.copy_(weight);
   if (bias.defined()) base_->bias().copy_(bias);
   change([](State& s) { s.merged.clear(); });
 }

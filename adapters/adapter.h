@@ -155,6 +155,8 @@ class AdapterLayer : public LinearBase {
   void change(F&& f);
   static void freeze_or_train(const State& state);
 
+  /// NotImplementedError for a quantized base.
+  Tensor mergeable_weight() const;
   Tensor apply(const Tensor& x, const std::vector<const Entry*>& adapters) const;
   Tensor apply_by_row(const Tensor& x, const std::vector<std::string>& names, const State& state) const;
 

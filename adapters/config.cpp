@@ -82,8 +82,9 @@ void fields(OFTConfig& c, F&& f) {
 
 enum class Other {
   refused,  // a feature that changes the numbers: using it is an error
-  spent,    // matters only while an adapter is made, so a trained one may carry it
-  ignored,  // PEFT itself ignores it for this method: worth a warning
+  spent,    // matters only while an adapter is made, so a trained one may carry it; worth a warning
+  ignored,  // PEFT itself ignores it for this method; worth a warning
+  inert,    // means nothing by itself
 };
 struct FixedKey {
   const char* name;
@@ -97,7 +98,7 @@ constexpr std::array lora_keys = {
     FixedKey{"eva_config", "null", Other::spent},                FixedKey{"kasa_config", "null", Other::refused},
     FixedKey{"layer_replication", "null", Other::refused},       FixedKey{"loftq_config", "{}", Other::spent},
     FixedKey{"lora_ga_config", "null", Other::spent},            FixedKey{"megatron_config", "null", Other::refused},
-    FixedKey{"megatron_core", "\"megatron.core\"", Other::spent}, FixedKey{"monteclora_config", "null", Other::refused},
+    FixedKey{"megatron_core", "\"megatron.core\"", Other::inert}, FixedKey{"monteclora_config", "null", Other::refused},
     FixedKey{"target_parameters", "null", Other::refused},       FixedKey{"trainable_token_indices", "null", Other::refused},
     FixedKey{"use_bdlora", "null", Other::refused},              FixedKey{"velora_config", "null", Other::refused},
 };
@@ -105,9 +106,9 @@ constexpr std::array adalora_keys = {
     FixedKey{"r", "8", Other::ignored},
     FixedKey{"alpha_pattern", "{}", Other::ignored},
     FixedKey{"lora_bias", "false", Other::ignored},
-    FixedKey{"use_dora", "false", Other::refused},
+    FixedKey{"use_dora", "false", Other::inert},
     FixedKey{"use_qalora", "false", Other::ignored},
-    FixedKey{"qalora_group_size", "16", Other::spent},
+    FixedKey{"qalora_group_size", "16", Other::inert},
     FixedKey{"use_rslora", "false", Other::ignored},
 };
 
@@ -241,7 +242,7 @@ void validate_common(const C& c, std::initializer_list<std::string_view> biases)
   check(!c.fan_in_fan_out, "fan_in_fan_out is true, but every linear layer here stores its weight as [out, in]");
 }
 
-/// LoRA and AdaLoRA refuse a pattern together with a choice of layers, which would be ignored.
+/// A pattern together with a choice of layers: the choice would be ignored.
 template <class C>
 void validate_selection(const C& c) {
   if (!c.target_modules.is_pattern()) return;
@@ -283,6 +284,7 @@ void validate_one(const AdaLoraConfig& c) {
 
 void validate_one(const OFTConfig& c) {
   validate_common(c, {"none", "all", "oft_only"});
+  validate_selection(c);
   check_probability("module_dropout", c.module_dropout);
   check(std::holds_alternative<bool>(c.init_weights), "OFT's init_weights is true or false; there are no schemes");
   check(c.r != 0 || c.oft_block_size != 0, "either r or oft_block_size must be set; both are 0");
@@ -314,6 +316,7 @@ C read_config(const Json& object) {
     if (found == object.end() || found->is_null() || *found == Json::parse(key.json)) continue;
     if (key.other == Other::refused)
       fail<NotImplementedError>("adapter_config.json: {} = {} is a feature that this library does not offer", key.name, found->dump());
+    if (key.other == Other::spent) adapters::warn("adapter_config.json: {} = {} has no effect on a trained adapter", key.name, found->dump());
     if (key.other == Other::ignored) adapters::warn("adapter_config.json: {} = {} has no effect on AdaLoRA", key.name, found->dump());
   }
   if constexpr (std::is_same_v<C, LoraConfig>) {
@@ -325,6 +328,8 @@ C read_config(const Json& object) {
       config.qalora_scale = static_cast<QALoraScale>(scale - std::begin(qalora_scales));
     }
   }
+  if constexpr (std::is_same_v<C, AdaLoraConfig>)
+    check(object.value("use_dora", Json(false)) != Json(true), "adapter_config.json: use_dora is true, and AdaLoRA does not support DoRA");
   if constexpr (std::is_same_v<C, OFTConfig>) {
     check(object.contains("oft_block_size"),
           "adapter_config.json: no oft_block_size: this is OFT as it was before PEFT 0.14, with other tensors and another meaning");

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
 
@@ -51,6 +52,8 @@ LoraAdapter::LoraAdapter(LinearBase& base, const Options& options, Rounding roun
   const auto [device, dtype] = placement(base, options.autocast_adapter_dtype);
   A = Tensor::empty({options.r, width}, dtype, device);
   B = Tensor::empty({base.out_features(), options.r}, dtype, device);
+  if (options.lora_bias && !base.bias().defined())
+    adapters::warn("lora_bias is true and the base layer has no bias, so that this adapter cannot be merged");
   if (options.lora_bias) bias = Tensor::empty({base.out_features()}, dtype, device);
   initialise(scheme, scaling_, base, A, B, bias, generator_);
 }
