@@ -1,0 +1,159 @@
+#include "graft/examples/llama/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include "graft/adapters/peft_io.h"
+#include "graft/examples/llama/files.h"
+#include "graft/examples/llama/methods.h"
+
+namespace graft::llama {
+namespace {
+
+namespace fs = std::filesystem;
+
+const TextData& data() {
+  static const TextData instance = [] {
+    std::vector<std::int64_t> ids;
+    for (std::int64_t i = 0; i < 400; ++i) ids.push_back(i * i % 1009 % 1000);
+    return TextData(ids, 12);
+  }();
+  return instance;
+}
+
+fs::path scratch(const std::string& name) {
+  const fs::path folder = fs::path(testing::TempDir()) / ("trainer_test_" + name);
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  return folder;
+}
+
+struct Run {
+  CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+  Trainer trainer;
+
+  explicit Run(const Method& method, const TrainingOptions& options)
+      : trainer((inject(model, method, options), model), data(), options, method.steps(model)) {}
+  static void inject(CausalLM& model, const Method& method, const TrainingOptions& options) {
+    const AdapterOptions adapter{.dropout = 0.1, .target_modules = {"q_proj", "down_proj"}, .steps = options.steps};
+    adapters::inject(model, method.config(adapter),
+                     {.registry = method.registry(), .seed = options.seed, .architecture = "llama"});
+  }
+  void steps(int n) {
+    for (int i = 0; i < n; ++i) trainer.step();
+  }
+  std::string saved(const fs::path& folder) {
+    adapters::save_pretrained(model, folder);
+    return read_text(folder / "adapter_model.safetensors");
+  }
+};
+
+class EveryMethod : public testing::TestWithParam<const char*> {};
+
+TEST_P(EveryMethod, AResumedRunEqualsAnUninterruptedOneInEveryByte) {
+  const Method& method = find_method(GetParam());
+  const TrainingOptions options{.steps = 8, .batch = 2, .accumulate = 2, .warmup = 2, .seed = 5};
+  const Settings settings{{"--seed", "5"}};
+  Run whole(method, options);
+  whole.steps(8);
+  EXPECT_TRUE(whole.trainer.done());
+
+  const fs::path folder = scratch(GetParam());
+  for (const int stop : {0, 3, 7}) {
+    Run first(method, options), second(method, options);
+    first.steps(stop);
+    first.trainer.save(folder / "state.safetensors", settings);
+    second.trainer.resume(folder / "state.safetensors", settings);
+    EXPECT_EQ(second.trainer.steps_done(), stop);
+    second.steps(8 - stop);
+    EXPECT_EQ(second.saved(folder), whole.saved(folder)) << "stopped after step " << stop;
+  }
+}
+
+TEST_P(EveryMethod, Learns) {
+  Run run(find_method(GetParam()), {.steps = 6, .batch = 4, .lr = 5e-3, .schedule = find_schedule("constant")});
+  const double before = evaluate(run.model, data(), 8);
+  run.steps(6);
+  EXPECT_LT(evaluate(run.model, data(), 8), before);
+}
+
+std::vector<const char*> method_names() {
+  std::vector<const char*> names;
+  for (const Method& method : methods()) names.push_back(method.name);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Trainer, EveryMethod, testing::ValuesIn(method_names()),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(Trainer, AccumulatesTheMeanGradient) {
+  const Method& oft = find_method("oft");  // with no dropout between the two
+  const auto first_step = [&](std::int64_t batch, std::int64_t accumulate) {
+    CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+    adapters::inject(model, oft.config({.target_modules = {"q_proj"}}));
+    return Trainer(model, data(), {.batch = batch, .accumulate = accumulate}).step();
+  };
+  const StepReport once = first_step(4, 1), four = first_step(1, 4);
+  EXPECT_NEAR(once.loss, four.loss, 1e-5);
+  EXPECT_NEAR(once.grad_norm, four.grad_norm, 1e-4 * once.grad_norm);
+  EXPECT_EQ(once.tokens, 48);
+  EXPECT_EQ(four.tokens, 48);
+}
+
+TEST(Trainer, ALossThatIsNoNumberIsAnError) {
+  Run run(find_method("lora"), {.steps = 5, .batch = 2, .lr = 1e30, .schedule = find_schedule("constant")});
+  try {
+    run.steps(5);
+    FAIL();
+  } catch (const ValueError& error) {
+    EXPECT_NE(std::string(error.what()).find(" at step 2: a lower learning rate may help"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Trainer, RefusesOptionsThatMakeNoSense) {
+  CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+  const auto message = [&](const TrainingOptions& options) {
+    try {
+      Trainer(model, data(), options);
+    } catch (const ValueError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  EXPECT_EQ(message({.steps = 0}), "steps = 0, and at least 1 is wanted");
+  EXPECT_EQ(message({.batch = -1}), "batch = -1, and at least 1 is wanted");
+  EXPECT_EQ(message({.accumulate = 0}), "accumulate = 0, and at least 1 is wanted");
+  EXPECT_EQ(message({.lr = 0}), "lr = 0, and a number above 0 is wanted");
+  EXPECT_EQ(message({.weight_decay = -1}), "weight_decay = -1, and a number from 0 is wanted");
+  EXPECT_EQ(message({.steps = 5, .warmup = 6}), "warmup = 6, and a count from 0 to the 5 steps is wanted");
+  EXPECT_EQ(message({.clip = -1}), "clip = -1, and a number from 0 is wanted");
+  set_requires_grad(model, false);
+  EXPECT_EQ(message({}), "nothing in the model is trainable: inject an adapter first");
+  EXPECT_THROW(find_schedule("step"), ValueError);
+  EXPECT_THROW(find_method("prefix"), ValueError);
+}
+
+TEST(Trainer, ResumesOnlyTheSameRun) {
+  const fs::path folder = scratch("other");
+  const TrainingOptions options{.steps = 2, .batch = 1};
+  Run lora(find_method("lora"), options), oft(find_method("oft"), options);
+  lora.trainer.save(folder / "state", {{"--lr", "0.1"}, {"--r", "4"}});
+  const auto message = [&](Trainer& trainer, const fs::path& path, const Settings& settings) {
+    try {
+      trainer.resume(path, settings);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  EXPECT_EQ(
+      message(lora.trainer, folder / "state", {{"--lr", "0.2"}}),
+      "a run is resumed with the settings that it was begun with: --lr was 0.1 and is now 0.2; --r was 4 and is now not set");
+  EXPECT_NE(message(oft.trainer, folder / "state", {{"--lr", "0.1"}, {"--r", "4"}}).find("the state of another run"),
+            std::string::npos);
+  EXPECT_NE(
+      message(lora.trainer, GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq/model.safetensors", {}).find("no training state"),
+      std::string::npos);
+  EXPECT_THROW(lora.trainer.resume(folder / "missing", {}), FileError);
+}
+
+}  // namespace
+}  // namespace graft::llama
