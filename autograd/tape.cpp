@@ -4,6 +4,7 @@
 #include <atomic>
 #include <queue>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
@@ -83,8 +84,9 @@ GradMode::GradMode(bool enabled) : previous_(recording) { recording = enabled; }
 GradMode::~GradMode() { recording = previous_; }
 
 const Tensor& Saved::operator()() const {
-  check(!tensor_.defined() || tensor_.version() == version_,
-        "backward: a tensor of shape {} that was saved for backward has been changed in place since", tensor_.shape());
+  if (tensor_.defined())
+    check(tensor_.version() == version_, "backward: a tensor of shape {} that was saved for backward has been changed in place since",
+          tensor_.shape());
   return tensor_;
 }
 
@@ -203,6 +205,22 @@ void start(Engine& engine, const Tensor& output, const Tensor& dy) {
 }
 
 }  // namespace
+
+std::vector<Tensor> leaves(const Tensor& y) {
+  std::vector<Tensor> found;
+  if (!y.requires_grad()) return found;
+  std::vector<const Node*> stack{Node::of(y).get()};
+  std::unordered_set<const Node*> seen(stack.begin(), stack.end());
+  while (!stack.empty()) {
+    const Node* node = stack.back();
+    stack.pop_back();
+    if (Tensor leaf = node->leaf.lock(); leaf.defined()) found.push_back(std::move(leaf));
+    for (const Node::Entry& entry : node->entries)
+      for (const Node::Input& input : entry.inputs)
+        if (input.node && seen.insert(input.node.get()).second) stack.push_back(input.node.get());
+  }
+  return found;
+}
 
 void Tensor::backward(const Tensor& dy) const { backward(dy, {}); }
 

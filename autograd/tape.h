@@ -83,16 +83,20 @@ class Recorder {
 
   /// One rule for several inputs that share work: `rule(dy)` or `rule(dy, y)` returns Gradients, one per input.
   template <class F>
-  Recorder& wrt(std::initializer_list<Tensor> xs, F rule) {
+  Recorder& wrt(std::span<const Tensor> xs, F rule) {
     bool any = false;
     for (const Tensor& x : xs) any = wanted(x) || any;
     if (!any) return *this;
     constexpr bool takes_output = std::is_invocable_v<F&, const Tensor&, const Tensor&>;
     if constexpr (takes_output)
-      add({xs.begin(), xs.size()}, std::move(rule), true);
+      add(xs, std::move(rule), true);
     else
-      add({xs.begin(), xs.size()}, [rule = std::move(rule)](const Tensor& dy, const Tensor&) { return rule(dy); }, false);
+      add(xs, [rule = std::move(rule)](const Tensor& dy, const Tensor&) { return rule(dy); }, false);
     return *this;
+  }
+  template <class F>
+  Recorder& wrt(std::initializer_list<Tensor> xs, F rule) {
+    return wrt(std::span<const Tensor>(xs.begin(), xs.size()), std::move(rule));
   }
 
   operator Tensor() const { return y_; }
@@ -113,6 +117,9 @@ struct BackwardOptions {
   bool retain_graph = false;  // keep the rules, so that backward can run again
   bool create_graph = false;  // record the rules themselves, for second derivatives; implies retain_graph
 };
+
+/// The leaves with requires_grad that y depends on.
+std::vector<Tensor> leaves(const Tensor& y);
 
 /// Gradients of Σ ⟨outputs, dys⟩ with respect to `inputs` (leaves or not), without touching any grad(). An input that no output
 /// depends on gets an undefined tensor. An undefined dy means one, for outputs of one element.
