@@ -38,7 +38,9 @@ struct Packed {
   };
 
   std::int64_t in = 0, out = 0;
-  int bits = 4;                      // of a stored code: 2, 3, 4 or 8; narrower layers of 5 to 7 bits are stored in 8
+  int bits = 4;                      // of a stored code: 2, 3, 4 or 8
+  int shift = 0;                     // codes of 5 to 7 bits are stored in 8, shifted up by this much; scale and zero are for shifted codes,
+                                     // which is exact, and keeps codes around the middle of their range
   bool affine = false;               // false: w = scale · (code − zero). true: w = scale · code + zero, for formats that round that product
   std::int64_t rows = 0;             // of packed codes: a multiple of `unit`, at least `in`
   std::int64_t columns = 0;          // `out`, filled up to a multiple of tile_columns; scale 0 beyond `out`

@@ -45,13 +45,13 @@ void arrange(const Decoded& layer, Packed& packed) {
   if (packed.rows % Packed::tile_rows != 0) packed.tiles.push_back(static_cast<std::int32_t>(packed.segments.size()));
 }
 
-// One f32 table [groups, out], its rows filled up with zeros.
-std::shared_ptr<Storage> widened(const Tensor& table, const Packed& packed) {
+// One f32 table [groups, out] times a power of two, its rows filled up with zeros.
+std::shared_ptr<Storage> widened(const Tensor& table, float factor, const Packed& packed) {
   auto storage = Storage::allocate(packed.groups * packed.columns * std::int64_t{sizeof(float)});
   auto* to = static_cast<float*>(storage->data());
   const float* from = table.data<float>();
   for (std::int64_t g = 0; g < packed.groups; ++g, from += packed.out, to += packed.columns) {
-    std::copy(from, from + packed.out, to);
+    std::transform(from, from + packed.out, to, [factor](float value) { return value * factor; });
     std::fill(to + packed.out, to + packed.columns, 0.0f);
   }
   return storage;
@@ -80,7 +80,7 @@ void write_tiles(const std::vector<std::uint8_t>& codes, const Packed& packed, s
       std::fill(words, words + Packed::tile_columns, 0u);
       for (std::int64_t i = 0; i < per; ++i) {
         const std::uint8_t* from = codes.data() + (row + i) * packed.columns + column;
-        for (std::int64_t n = 0; n < Packed::tile_columns; ++n) words[n] |= static_cast<std::uint32_t>(from[n]) << (packed.bits * i);
+        for (std::int64_t n = 0; n < Packed::tile_columns; ++n) words[n] |= static_cast<std::uint32_t>(from[n]) << (packed.bits * i + packed.shift);
       }
       for (std::int64_t n = 0; n < Packed::tile_columns; ++n, to += bytes)
         for (std::int64_t b = 0; b < bytes; ++b) to[b] = static_cast<std::uint8_t>(words[n] >> (8 * b));
@@ -96,17 +96,20 @@ std::shared_ptr<const Packed> pack(const Decoded& layer) {
   const Tensor& zeros = layer.offsets.defined() ? layer.offsets : layer.zeros;
   check(layer.scales.rank() == 2 && layer.scales.dim(1) == layer.out && zeros.shape() == layer.scales.shape(),
         "pack: scales {} and zeros {}; both must be [groups, {}]", layer.scales.shape(), zeros.shape(), layer.out);
+  check(layer.scales.is_contiguous() && zeros.is_contiguous(), "pack: scales and zeros must be contiguous");
 
   auto packed = std::make_shared<Packed>();
   packed->in = layer.in;
   packed->out = layer.out;
   packed->bits = layer.bits <= 4 ? layer.bits : 8;
+  packed->shift = packed->bits - layer.bits;
   packed->affine = layer.offsets.defined();
   packed->groups = layer.scales.dim(0);
   packed->columns = round_up(layer.out, Packed::tile_columns);
   arrange(layer, *packed);
-  packed->scales = widened(layer.scales, *packed);
-  packed->zeros = widened(zeros, *packed);
+  const auto steps = static_cast<float>(1 << packed->shift);
+  packed->scales = widened(layer.scales, 1 / steps, *packed);
+  packed->zeros = widened(zeros, packed->affine ? 1 : steps, *packed);
   packed->codes = Storage::allocate(packed->row_tiles() * packed->column_tiles() * Packed::tile_bytes(packed->bits));
   parallel_for(packed->row_tiles(), [&](std::int64_t tile) {
     std::vector<std::uint8_t> codes;
@@ -132,7 +135,7 @@ std::vector<std::uint8_t> unpack(const Packed& weight) {
     const std::int64_t k = weight.order.empty() ? row : weight.order[static_cast<std::size_t>(row)];
     if (k < 0 || k >= weight.in) return;
     for (std::int64_t n = 0; n < weight.out; ++n)
-      codes[static_cast<std::size_t>(k * weight.out + n)] = static_cast<std::uint8_t>(code_at(weight, row, n));
+      codes[static_cast<std::size_t>(k * weight.out + n)] = static_cast<std::uint8_t>(code_at(weight, row, n) >> weight.shift);
   });
   return codes;
 }

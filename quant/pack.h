@@ -13,7 +13,7 @@ std::shared_ptr<const Packed> pack(const Decoded& layer);
 /// Its codes again, [in, out].
 std::vector<std::uint8_t> unpack(const Packed& weight);
 
-/// The code of packed row `row` (not input channel) and column `column`.
+/// The stored code of packed row `row` (not input channel) and column `column`.
 std::uint32_t code_at(const Packed& weight, std::int64_t row, std::int64_t column);
 
 }  // namespace graft::quant

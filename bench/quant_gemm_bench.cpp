@@ -1,0 +1,207 @@
+// Quantized and dense products, forward and for the input gradient, with the share of what the machine allows.
+//
+// Rows are <layer>/<activations>/<fwd|bwd>/M:<m>/<hot|cold>/<n>t. Hot: one weight, again and again, from the last-level cache if it
+// fits. Cold: copies of it in turn, more than any cache holds.
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <cstring>
+#include <map>
+#include <thread>
+#include <vector>
+
+#include "graft/bench/openblas.h"
+#include "graft/bench/roofline.h"
+#include "graft/core/cpu/gemm.h"
+#include "graft/core/parallel.h"
+#include "graft/core/rng.h"
+#include "graft/quant/pack.h"
+
+namespace graft::bench {
+namespace {
+
+constexpr std::int64_t features = 4096;                       // in and out
+constexpr std::int64_t cold_bytes = std::int64_t{256} << 20;  // of weights in turn
+
+struct Layer {
+  const char* name;
+  int bits;
+  std::int64_t group_size;
+};
+constexpr Layer layers[] = {{"gptq4g128", 4, 128}, {"gptq3g128", 3, 128}, {"gptq2g64", 2, 64}, {"gptq8g128", 8, 128}, {"eetq8", 8, features}};
+
+std::shared_ptr<const quant::Packed> make_weight(const Layer& layer) {
+  quant::Decoded d;
+  d.in = d.out = features;
+  d.bits = layer.bits;
+  const std::int64_t groups = features / layer.group_size;
+  d.groups.resize(features);
+  for (std::int64_t k = 0; k < features; ++k) d.groups[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(k / layer.group_size);
+  std::vector<float> scales(static_cast<std::size_t>(groups * features)), zeros(scales.size());
+  for (std::size_t i = 0; i < scales.size(); ++i) {
+    const auto words = random_block(1, 0, i);
+    scales[i] = to_uniform(words[0]) * 0.01f;
+    zeros[i] = static_cast<float>(words[1] & ((1u << layer.bits) - 1));
+  }
+  d.scales = Tensor::from(scales, {groups, features});
+  d.zeros = Tensor::from(zeros, {groups, features});
+  d.codes = [mask = (1u << layer.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
+    for (std::int64_t i = 0; i < (k1 - k0) * (n1 - n0); ++i)
+      codes[i] = static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
+  };
+  return quant::pack(d);
+}
+
+std::shared_ptr<Storage> copy(const Storage& from) {
+  auto to = Storage::allocate(from.bytes());
+  std::memcpy(to->data(), from.data(), static_cast<std::size_t>(from.bytes()));
+  return to;
+}
+
+// A weight and as many copies as the cold rows walk through; made at first use, and one layer at a time is kept.
+const std::vector<quant::Packed>& weights(const Layer& layer, std::int64_t copies) {
+  static std::map<std::string, std::vector<quant::Packed>> kept;
+  auto& all = kept[layer.name];
+  if (all.empty()) {
+    for (auto& [name, other] : kept)
+      if (name != layer.name) other.clear();
+    all.push_back(*make_weight(layer));
+  }
+  while (static_cast<std::int64_t>(all.size()) < copies) {
+    quant::Packed next = all.front();
+    next.codes = copy(*next.codes);
+    next.scales = copy(*next.scales);
+    next.zeros = copy(*next.zeros);
+    all.push_back(std::move(next));
+  }
+  return all;
+}
+
+const std::vector<std::vector<float>>& dense_weights(std::int64_t copies) {
+  static std::vector<std::vector<float>> kept;
+  while (static_cast<std::int64_t>(kept.size()) < copies) {
+    kept.emplace_back(static_cast<std::size_t>(features * features));
+    for (std::size_t i = 0; i < kept.back().size(); ++i) kept.back()[i] = static_cast<float>(i % 1013) * 0.001f - 0.5f;
+  }
+  return kept;
+}
+
+// Activations [m, features] of a dtype.
+struct Activations {
+  Activations(std::int64_t m, DType dtype) : bytes(static_cast<std::size_t>(m * features * size_of(dtype))) {
+    view.data = bytes.data();
+    view.dtype = dtype;
+    view.rank = 2;
+    view.sizes[0] = m;
+    view.sizes[1] = view.strides[0] = features;
+    view.strides[1] = 1;
+    dispatch(dtype, Types<float, bf16>{}, "bench", [&]<class T>() {
+      for (std::int64_t i = 0; i < m * features; ++i) view.as<T>()[i] = T(to_uniform(random_block(2, 0, i)[0]) - 0.5f);
+    });
+  }
+  std::vector<std::byte> bytes;
+  View view;
+};
+
+// Times `product(copy)` under a pool of `threads` and reports what it reached.
+template <class F>
+void time(benchmark::State& state, std::int64_t m, std::int64_t weight_bytes, std::int64_t copies, int threads, F&& product) {
+  roofline(threads);  // measured before, not inside
+  set_thread_pool(make_thread_pool(threads));
+  set_openblas_threads(threads);
+  std::int64_t copy = 0;
+  product(0);
+  double best = 1e30;
+  for (auto _ : state) {
+    const auto start = std::chrono::steady_clock::now();
+    product(copy++ % copies);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    state.SetIterationTime(seconds);
+    best = std::min(best, seconds);
+  }
+  set_thread_pool(nullptr);
+  const double flops = 2.0 * static_cast<double>(m) * features * features;
+  const double bytes = copies > 1 ? static_cast<double>(weight_bytes) : 0;
+  state.counters["gflops"] = flops / best * 1e-9;
+  state.counters["pct_of_limit"] = percent_of_limit(best, flops, bytes, threads);
+}
+
+void quantized(benchmark::State& state, const Layer& layer, DType dtype, bool transposed, std::int64_t m, bool cold, int threads) {
+  const std::int64_t bytes = weights(layer, 1).front().bytes(), copies = cold ? (cold_bytes + bytes - 1) / bytes : 1;
+  const auto& all = weights(layer, copies);
+  const Activations x(m, dtype), y(m, dtype);
+  const quant::Problem problem{all.front(), transposed, x.view, nullptr, y.view};
+  for (const quant::Row& row : quant::rows())
+    if (row.isa <= isa() && row.supports(problem)) {
+      state.SetLabel(std::string(row.name));
+      break;
+    }
+  time(state, m, bytes, copies, threads, [&](std::int64_t copy) {
+    const quant::Packed& weight = all[static_cast<std::size_t>(copy)];
+    if (transposed)
+      quant::backward(weight, x.view, y.view);
+    else
+      quant::forward(weight, x.view, nullptr, y.view);
+  });
+}
+
+void dense(benchmark::State& state, bool openblas, bool transposed, std::int64_t m, bool cold, int threads) {
+  const std::int64_t bytes = features * features * std::int64_t{sizeof(float)}, copies = cold ? cold_bytes / bytes : 1;
+  const auto& all = dense_weights(copies);
+  const Activations x(m, DType::f32), y(m, DType::f32);
+  time(state, m, bytes, copies, threads, [&](std::int64_t copy) {
+    const float* w = all[static_cast<std::size_t>(copy)].data();  // [out, in]: forward multiplies by its transpose
+    if (openblas) {
+      const auto n = static_cast<int>(features);
+      openblas_sgemm(static_cast<int>(m), n, n, x.view.as<float>(), w, !transposed, y.view.as<float>());
+      return;
+    }
+    View b = x.view;
+    b.data = const_cast<float*>(w);
+    b.sizes[0] = features;
+    b.strides[0] = transposed ? features : 1;
+    b.strides[1] = transposed ? 1 : features;
+    cpu::matmul(x.view, b, y.view);
+  });
+}
+
+void register_rows() {
+  std::vector<int> counts{1};
+  if (const auto all = static_cast<int>(std::thread::hardware_concurrency()); all > 1) counts.push_back(all);
+  const auto add = [&](const std::string& layer, const char* activations, auto run) {
+    for (bool transposed : {false, true})
+      for (std::int64_t m : {1, 4, 16, 64, 512})
+        for (bool cold : {false, true})
+          for (int threads : counts) {
+            const auto name = fmt::format("{}/{}/{}/M:{}/{}/{}t", layer, activations, transposed ? "bwd" : "fwd", m, cold ? "cold" : "hot", threads);
+            benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, transposed, m, cold, threads); })
+                ->UseManualTime()
+                ->Unit(benchmark::kMicrosecond);
+          }
+  };
+  for (const Layer& layer : layers)
+    for (DType dtype : {DType::f32, DType::bf16})
+      add(layer.name, dtype == DType::f32 ? "f32" : "bf16", [&layer, dtype](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
+        quantized(state, layer, dtype, transposed, m, cold, threads);
+      });
+  for (bool openblas : {false, true}) {
+    if (openblas && !have_openblas()) continue;
+    add(openblas ? "dense_openblas" : "dense_graft", "f32", [=](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
+      dense(state, openblas, transposed, m, cold, threads);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace graft::bench
+
+int main(int argc, char** argv) {
+  graft::bench::register_rows();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  const auto& one = graft::bench::roofline(1);
+  benchmark::AddCustomContext("isa", std::string(graft::name(graft::isa())));
+  benchmark::AddCustomContext("fma_gflops_1t", fmt::format("{:.1f}", one.flops_per_second * 1e-9));
+  benchmark::AddCustomContext("read_gbytes_1t", fmt::format("{:.1f}", one.bytes_per_second * 1e-9));
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -1,0 +1,118 @@
+#include "graft/bench/roofline.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "graft/core/isa.h"
+#include "graft/core/parallel.h"
+
+namespace graft::bench {
+namespace {
+
+constexpr int chains = 12;  // independent sums: latency times multiply-adds per cycle, with a margin
+constexpr std::int64_t rounds = 1 << 21;
+
+// Keeps a result alive without storing it anywhere.
+template <class T>
+void keep(const T& value) {
+  asm volatile("" : : "m"(value) : "memory");
+}
+
+// Each returns the floating-point operations it did.
+double spin_scalar() {
+  float sums[chains] = {};
+  float x = 1.0f;
+  keep(x);
+  for (std::int64_t i = 0; i < rounds; ++i)
+    for (float& sum : sums) sum = sum * x + x;
+  keep(sums);
+  return 2.0 * chains * rounds;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2,fma"))) double spin_avx2() {
+  __m256 sums[chains], x = _mm256_set1_ps(1e-9f);
+  for (auto& sum : sums) sum = _mm256_setzero_ps();
+  for (std::int64_t i = 0; i < rounds; ++i)
+    for (auto& sum : sums) sum = _mm256_fmadd_ps(x, x, sum);
+  keep(sums);
+  return 2.0 * 8 * chains * rounds;
+}
+
+__attribute__((target("avx512f"))) double spin_avx512() {
+  __m512 sums[chains], x = _mm512_set1_ps(1e-9f);
+  for (auto& sum : sums) sum = _mm512_setzero_ps();
+  for (std::int64_t i = 0; i < rounds; ++i)
+    for (auto& sum : sums) sum = _mm512_fmadd_ps(x, x, sum);
+  keep(sums);
+  return 2.0 * 16 * chains * rounds;
+}
+#endif
+
+double spin() {
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return spin_avx512();
+  if (isa() == Isa::avx2) return spin_avx2();
+#endif
+  return spin_scalar();
+}
+
+std::uint64_t read(const std::uint64_t* data, std::int64_t count) {
+  std::uint64_t sums[16] = {};
+  for (std::int64_t i = 0; i + 16 <= count; i += 16)
+    for (int j = 0; j < 16; ++j) sums[j] += data[i + j];
+  return sums[0] + sums[5] + sums[15];
+}
+
+// The best of several: anything slower is somebody else's work on this machine.
+template <class F>
+double best_rate(F&& work) {
+  double best = 0;
+  for (int i = 0; i < 7; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const double done = work();
+    best = std::max(best, done / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+Roofline measure(int threads) {
+  const auto previous = thread_pool();
+  set_thread_pool(make_thread_pool(threads));
+  Roofline roof{};
+  roof.flops_per_second = best_rate([&] {
+    std::vector<double> done(static_cast<std::size_t>(threads));
+    parallel_for(threads, [&](std::int64_t i) { done[static_cast<std::size_t>(i)] = spin(); });
+    return done[0] * threads;
+  });
+  const std::int64_t words = std::int64_t{1} << 25;  // 256 MB
+  std::vector<std::uint64_t> data(static_cast<std::size_t>(words), 1);
+  roof.bytes_per_second = best_rate([&] {
+    parallel_ranges(words, words / 64, [&](std::int64_t begin, std::int64_t end) { keep(read(data.data() + begin, end - begin)); });
+    return static_cast<double>(words) * sizeof(std::uint64_t);
+  });
+  set_thread_pool(previous);
+  return roof;
+}
+
+}  // namespace
+
+const Roofline& roofline(int threads) {
+  static std::map<int, Roofline> measured;
+  const auto found = measured.find(threads);
+  return found != measured.end() ? found->second : measured.emplace(threads, measure(threads)).first->second;
+}
+
+double percent_of_limit(double seconds, double flops, double bytes, int threads) {
+  const Roofline& roof = roofline(threads);
+  return 100 * std::max(flops / roof.flops_per_second, bytes / roof.bytes_per_second) / seconds;
+}
+
+}  // namespace graft::bench

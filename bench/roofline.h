@@ -1,0 +1,18 @@
+// What this machine can do at most, measured in the same run as the rows that are held against it: a shared machine is never as
+// fast as its data sheet, nor as fast as an hour ago.
+#pragma once
+
+namespace graft::bench {
+
+struct Roofline {
+  double flops_per_second;  // f32 multiply-adds in registers, two operations each, on the widest set that kernels are chosen for
+  double bytes_per_second;  // reading memory far larger than the caches
+};
+
+/// The limits for `threads` threads; measured at the first call for each number.
+const Roofline& roofline(int threads);
+
+/// Per cent of the limit that `seconds` reaches for work of so many operations over so many bytes of memory, whichever bounds it.
+double percent_of_limit(double seconds, double flops, double bytes, int threads);
+
+}  // namespace graft::bench
