@@ -168,7 +168,7 @@ Decoded Checkpoint::State::decode_eetq(Stored stored) const {
   }
   if (!chosen.empty()) {
     stored.description.layout = chosen;
-    return read(stored, fmt::format("bytes in layout {}, as the caller says", chosen));
+    return quant::decode(stored);
   }
   refuse(stored,
          "its bytes make sense in none of the layouts plain, sm70 and sm80, alone or joined with its siblings; set "

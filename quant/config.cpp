@@ -134,7 +134,7 @@ std::string method_of(const Fields& fields, const std::string& source) {
   if (method) return lower(*method);
   // The oldest files say it by their other fields only.
   if (fields.find("w_bit") || fields.find("q_group_size") || fields.find("zero_point")) return "awq";
-  check(fields.find("bits") != nullptr, "{}: has neither quant_method nor bits", source);
+  check(fields.find("bits") || fields.find("wbits"), "{}: has neither quant_method nor bits", source);
   return "gptq";
 }
 

@@ -21,7 +21,8 @@ std::int64_t sm80_place(std::int64_t k, std::int64_t n, std::int64_t in, std::in
   return n / 2 * 2 * in + k / 64 * 128 + n % 2 * 64 + k / 16 % 4 * 16 + k % 8 * 2 + k / 8 % 2;
 }
 
-constexpr EetqLayout known[] = {{"plain", plain_place, 0x80, 1, 1}, {"sm70", sm70_place, 0, 1, 4}, {"sm80", sm80_place, 0, 64, 2}};
+constexpr EetqLayout known[] = {
+    {"plain", plain_place, 0x80, 1, 1}, {"sm70", sm70_place, 0, 1, 4}, {"sm80", sm80_place, 0, 64, 2}};
 constexpr std::string_view layouts[] = {known[0].name, known[1].name, known[2].name};
 
 bool fits(const EetqLayout& layout, const Stored& stored) {
@@ -65,8 +66,8 @@ Decoded read(const Stored& stored, const EetqLayout& layout) {
 Decoded decode_eetq(const Stored& stored) { return read(stored, eetq_layout(stored.description.layout)); }
 
 struct Evidence {
-  bool extremes = true;    // every output with a scale has a code of −128, −127 or 127
-  bool zeros_full = true;  // every output without one is 127 throughout
+  bool extremes = true;    // every output has a code of −128, −127 or 127
+  bool zeros_full = true;  // every output with scale 0 is 127 throughout
   double mean = 0;         // of |code|
 };
 
@@ -87,10 +88,8 @@ Evidence look(const Decoded& decoded) {
         least = std::min(least, byte), greatest = std::max(greatest, byte);
         sum += std::abs(byte - 128);
       }
-      if (decoded.scales.data<float>()[n0 + j] == 0)
-        evidence.zeros_full = evidence.zeros_full && least == 255;
-      else
-        evidence.extremes = evidence.extremes && (least <= 1 || greatest == 255);
+      evidence.extremes = evidence.extremes && (least <= 1 || greatest == 255);
+      if (decoded.scales.data<float>()[n0 + j] == 0) evidence.zeros_full = evidence.zeros_full && least == 255;
     }
     evidence.mean = static_cast<double>(sum);
   });

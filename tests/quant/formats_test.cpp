@@ -327,7 +327,7 @@ TEST(MarlinFormat, ReadsTilesUnderBothNames) {
 TEST(EetqFormat, ReadsAndRecognisesEveryLayout) {
   for (const char* layout : {"plain", "sm70", "sm80"})
     for (std::int64_t in : {64, 192})
-      for (std::int64_t out : {4, 64}) {
+      for (std::int64_t out : {32, 64}) {
         const Integers layer = reference::draw_eetq(in, out, static_cast<unsigned>(in + out));
         const Stored stored = reference::eetq(layer, layout);
         expect_reads(stored, layer);
@@ -351,10 +351,10 @@ TEST(EetqFormat, BytesAsPublished) {
 TEST(EetqFormat, AnOutputOfZerosIsTakenIntoAccount) {
   for (const char* layout : {"plain", "sm70", "sm80"}) {
     Integers layer = reference::draw_eetq(192, 64, 4);
-    layer.scales[5] = 0;
-    for (std::int64_t k = 0; k < 192; ++k) layer.codes[static_cast<std::size_t>(k * 64 + 5)] = 255;
+    layer.scales[5] = 0;  // as of weights that were too small for f16: the codes are ordinary
     EXPECT_EQ(plausible_eetq_layouts(reference::eetq(layer, layout)), std::vector<std::string_view>{layout});
-    layer.codes[5] = 130;  // the scale was too small for f16, and the codes are ordinary
+    for (std::int64_t k = 0; k < 192; ++k)
+      layer.codes[static_cast<std::size_t>(k * 64 + 5)] = 255;  // as of weights that are all 0
     EXPECT_EQ(plausible_eetq_layouts(reference::eetq(layer, layout)), std::vector<std::string_view>{layout});
   }
 }
@@ -500,7 +500,7 @@ TEST(Formats, EveryOneIsListedOnceAndRead) {
       if (layout != "gptq or gptq_v2") listed.push_back(fmt::format("{} {}", format->method, layout));
   for (const Stored& stored : reference::one_of_each(256, 128)) {
     const Decoded decoded = decode(stored);
-    EXPECT_FALSE(decoded.description.reading.empty() && stored.description.method != "eetq");
+    EXPECT_FALSE(decoded.description.reading.empty());
     EXPECT_EQ(format_of(stored.description).features(stored), std::pair(stored.in, stored.out));
     EXPECT_LT(std::abs(mean_distance(decoded)), 256);
     read.push_back(fmt::format("{} {}", stored.description.method, stored.description.layout));
