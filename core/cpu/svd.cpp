@@ -37,7 +37,7 @@ struct Columns {
 /// Rotates until every pair of `work` is orthogonal; `rotations` undergoes the same. False if that takes too long.
 bool orthogonalize(Columns& work, Columns& rotations) {
   constexpr int most_sweeps = 60;
-  constexpr double tolerance = 0x1p-51;
+  const double tolerance = 0x1p-51 * std::sqrt(static_cast<double>(work.length));  // a little above the rounding of a dot product
   for (int sweep = 0; sweep < most_sweeps; ++sweep) {
     bool done = true;
     for (std::int64_t i = 0; i < work.count; ++i) {
