@@ -43,12 +43,15 @@ bool orthogonalize(Columns& work, Columns& rotations) {
     for (std::int64_t i = 0; i < work.count; ++i) {
       for (std::int64_t j = i + 1; j < work.count; ++j) {
         const double ii = work.dot(i, i), jj = work.dot(j, j), ij = work.dot(i, j);
-        if (std::abs(ij) <= tolerance * std::sqrt(ii) * std::sqrt(jj)) continue;
+        if (ii == 0 || jj == 0 || std::abs(ij) <= tolerance * std::sqrt(ii) * std::sqrt(jj)) continue;
         done = false;
         const double zeta = (jj - ii) / (2 * ij);
         const double t = std::copysign(1 / (std::abs(zeta) + std::hypot(1, zeta)), zeta), c = 1 / std::hypot(1, t);
         work.rotate(i, j, c, c * t);
         rotations.rotate(i, j, c, c * t);
+        // A column that depended on the other leaves only its rounding behind, which would be rotated for ever.
+        const std::int64_t shorter = ii < jj ? i : j;
+        if (work.dot(shorter, shorter) <= 0x1p-100 * std::min(ii, jj)) std::fill_n(work[shorter], work.length, 0.0);
       }
     }
     if (done) return true;
