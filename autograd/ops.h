@@ -120,7 +120,7 @@ Tensor rotary(const Tensor& x, const Tensor& cos, const Tensor& sin);
 struct AttentionOptions {
   double scale = 0;  // 0 means 1/√width
   bool causal = true;
-  Tensor key_mask;   // bool [batch, keys], false for padding; undefined for none
+  Tensor key_mask = {};  // bool [batch, keys], false for padding; undefined for none
 };
 /// softmax(q kᵀ · scale) v, exact, in memory linear in the length: q [b, heads, t, d], k and v [b, kv_heads, s, d], heads a
 /// multiple of kv_heads. Query i sees keys 0 … i + (s − t). A query that sees no key gives zeros.

@@ -19,7 +19,7 @@ struct OpTable : testing::TestWithParam<Row> {
 
 // ---- one run: the result, and the gradients for a fixed dy ----
 
-struct Run {
+struct Outcome {
   Tensor y;
   std::vector<Tensor> gradients;
 };
@@ -42,7 +42,7 @@ std::vector<Tensor> gradients_of(const Tensor& y, const std::vector<Tensor>& inp
   return grad({&y, 1}, differentiated(inputs), {&dy, 1});
 }
 
-Run run(const Row& row, const std::vector<Tensor>& inputs) {
+Outcome run(const Row& row, const std::vector<Tensor>& inputs) {
   const Tensor y = row.op(inputs);
   return {y, gradients_of(y, inputs)};
 }
@@ -135,14 +135,14 @@ std::vector<std::uint8_t> bytes_of(const Tensor& x) {
 
 TEST_P(OpTable, TakesAnyLayoutAndTouchesNothingElse) {
   const auto inputs = make_inputs(row, 2);
-  const Run plain = run(row, inputs);
+  const Outcome plain = run(row, inputs);
   std::vector<Tensor> views;
   std::vector<std::vector<std::uint8_t>> before;
   for (const Tensor& x : inputs) {
     views.push_back(guarded(x));
     before.push_back(bytes_of(views.back()));
   }
-  const Run strided = run(row, views);
+  const Outcome strided = run(row, views);
   // Another layout may sum in another order.
   EXPECT_LE(distance(strided.y, plain.y), 1e-13 * row.slack);
   ASSERT_EQ(strided.gradients.size(), plain.gradients.size());
@@ -163,7 +163,7 @@ TEST_P(OpTable, RoundsLittleInSmallDtypes) {
       EXPECT_THROW(row.op(inputs), TypeError) << name(dtype);
       continue;
     }
-    const Run small = run(row, inputs), wide = run(row, converted(inputs, DType::f64));
+    const Outcome small = run(row, inputs), wide = run(row, converted(inputs, DType::f64));
     EXPECT_LE(distance(small.y, wide.y), 4 * row.slack * unit_roundoff(dtype)) << name(dtype);
     ASSERT_EQ(small.gradients.size(), wide.gradients.size());
     for (std::size_t i = 0; i < wide.gradients.size(); ++i) {
@@ -194,7 +194,7 @@ TEST_P(OpTable, RefusesIntegersOrComputesWithThem) {
 TEST_P(OpTable, NoticesWhatChangedInPlace) {
   if (!row.differentiable) return;
   const auto original = make_inputs(row, 1);
-  const Run clean = run(row, original);
+  const Outcome clean = run(row, original);
   for (std::size_t changed = 0; changed <= original.size(); ++changed) {  // the last one is the result
     const auto inputs = make_inputs(row, 1);
     const Tensor y = row.op(inputs);
@@ -217,10 +217,10 @@ TEST_P(OpTable, NoticesWhatChangedInPlace) {
 TEST_P(OpTable, GivesTheSameBitsOnAnyNumberOfThreads) {
   const auto inputs = converted(make_inputs(row, row.large), DType::f32);
   set_thread_pool(make_thread_pool(1));
-  const Run one = run(row, inputs);
+  const Outcome one = run(row, inputs);
   for (const int threads : {2, 3, 7}) {
     set_thread_pool(make_thread_pool(threads));
-    const Run many = run(row, inputs);
+    const Outcome many = run(row, inputs);
     EXPECT_TRUE(same_bits(many.y, one.y)) << threads;
     for (std::size_t i = 0; i < one.gradients.size(); ++i) EXPECT_TRUE(same_bits(many.gradients[i], one.gradients[i])) << threads;
   }

@@ -54,7 +54,7 @@ struct Input {
 
 struct Row {
   std::string name;     // as in ops.h
-  std::string variant;  // tells rows of one name apart
+  std::string variant = {};  // tells rows of one name apart
   /// The inputs at size 1 (a few elements) and larger.
   std::function<std::vector<Input>(std::int64_t n)> inputs;
   std::function<Tensor(std::span<const Tensor>)> op;
