@@ -8,7 +8,7 @@
 namespace graft::quant {
 
 struct GptqSettings {
-  Grid grid;                     // its rule must be gptq
+  Grid grid = {};                // its rule must be gptq
   bool desc_act = false;         // columns in descending order of the Hessian's diagonal; g_idx becomes irregular
   bool act_group_aware = false;  // the same order inside each group and among whole groups; g_idx stays plain
   bool static_groups = false;    // scales from the original weight, before any column has moved; g_idx stays plain

@@ -39,7 +39,8 @@ void InputMoments::add(const Tensor& x) {
   parallel_ranges(width, 128, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t height = end - begin;
     gram.block(begin, 0, height, end).noalias() += tokens.middleCols(begin, height).transpose() * tokens.leftCols(end);
-    gram.block(0, begin, begin, height) = gram.block(begin, 0, height, begin).transpose();
+    for (std::int64_t i = begin; i < end; ++i)
+      for (std::int64_t j = 0; j < i; ++j) gram(j, i) = gram(i, j);
     Eigen::Map<Eigen::RowVectorXd>(magnitude_.data<double>(), width).segment(begin, height) +=
         tokens.middleCols(begin, height).cast<double>().cwiseAbs().colwise().sum();
   });
