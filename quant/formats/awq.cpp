@@ -1,6 +1,7 @@
 #include "graft/quant/formats/awq.h"
 
 #include "graft/quant/formats/fields.h"
+#include "graft/quant/formats/places.h"
 #include "graft/quant/formats/stored.h"
 
 namespace graft::quant {
@@ -64,14 +65,27 @@ Decoded decode_gemm(const Stored& stored) {
     for (const Field& f : fields)
       *zero++ = static_cast<float>(f.gather([&](std::int64_t i) { return words_of(qzeros)[g * row_words + i]; }));
 
-  decoded.codes = [qweight, row_words, fields = std::move(fields)](std::int64_t k0, std::int64_t k1, std::int64_t n0,
-                                                                   std::int64_t n1, std::uint8_t* codes) {
-    for (std::int64_t k = k0; k < k1; ++k) {
-      const std::uint32_t* row = words_of(qweight) + k * row_words;
-      for (std::int64_t n = n0; n < n1; ++n)
-        *codes++ = static_cast<std::uint8_t>(fields[static_cast<std::size_t>(n)].gather([&](std::int64_t i) { return row[i]; }));
-    }
-  };
+  if (fields[0].count == 1 && word_bits % bits == 0) {  // no code straddles two words
+    decoded.codes = place_reader(
+        qweight, stored.in, stored.out, bits,
+        [&](std::int64_t k) {
+          return Place{k * row_words, 0};
+        },
+        [&](std::int64_t n) {
+          const Piece& piece = fields[static_cast<std::size_t>(n)].pieces[0];
+          return Place{piece.word, piece.shift};
+        });
+  } else {
+    decoded.codes = [qweight, row_words, fields = std::move(fields)](std::int64_t k0, std::int64_t k1, std::int64_t n0,
+                                                                     std::int64_t n1, std::uint8_t* codes) {
+      for (std::int64_t k = k0; k < k1; ++k) {
+        const std::uint32_t* row = words_of(qweight) + k * row_words;
+        for (std::int64_t n = n0; n < n1; ++n)
+          *codes++ =
+              static_cast<std::uint8_t>(fields[static_cast<std::size_t>(n)].gather([&](std::int64_t i) { return row[i]; }));
+      }
+    };
+  }
   decoded.description.reading = bits == 4 ? "4-bit codes interleaved within words; zero points as stored"
                                           : "codes as one stream of bits, without AWQ's interleave, which only 4 bits have";
   return decoded;
@@ -113,11 +127,14 @@ Decoded decode_gemv(const Stored& stored) {
       decoded.zeros.data<float>()[g * stored.out + n] =
           static_cast<float>(words_of(qzeros)[n * zero_row + g / 8] >> 4 * (g % 8) & 15);
     }
-  decoded.codes = [qweight, row_words](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
-    for (std::int64_t k = k0; k < k1; ++k)
-      for (std::int64_t n = n0; n < n1; ++n)
-        *codes++ = static_cast<std::uint8_t>(words_of(qweight)[n * row_words + k / 8] >> 4 * (k % 8) & 15);
-  };
+  decoded.codes = place_reader(
+      qweight, stored.in, stored.out, 4,
+      [](std::int64_t k) {
+        return Place{k / 8, static_cast<int>(4 * (k % 8))};
+      },
+      [&](std::int64_t n) {
+        return Place{n * row_words, 0};
+      });
   decoded.description.reading = "codes in order along the input; zero points as stored";
   return decoded;
 }
@@ -146,15 +163,14 @@ Decoded decode_fast(const Stored& stored) {
   decoded.offsets = first_groups(scaled ? "scaled_zeros" : "qzeros");
   // Four outputs share a row. In it, 64 inputs take 64 words: 16 for each output, two halves of 8 words, each word holding inputs
   // j, j+8, j+16 and j+24 of its half.
-  decoded.codes = [qweight, in = stored.in](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1,
-                                            std::uint8_t* codes) {
-    const auto* words = static_cast<const std::uint16_t*>(qweight.view().data);
-    for (std::int64_t k = k0; k < k1; ++k)
-      for (std::int64_t n = n0; n < n1; ++n) {
-        const std::int64_t column = k / 64 * 64 + n % 4 * 16 + k / 32 % 2 * 8 + k % 8;
-        *codes++ = static_cast<std::uint8_t>(words[n / 4 * in + column] >> 4 * (k / 8 % 4) & 15);
-      }
-  };
+  decoded.codes = place_reader(
+      qweight, stored.in, stored.out, 4,
+      [](std::int64_t k) {
+        return Place{k / 64 * 64 + k / 32 % 2 * 8 + k % 8, static_cast<int>(4 * (k / 8 % 4))};
+      },
+      [&](std::int64_t n) {
+        return Place{n / 4 * stored.in + n % 4 * 16, 0};
+      });
   decoded.description.reading = "zero points are stored as -scale * zero, already rounded; weights are scale * code plus that";
   return decoded;
 }

@@ -1,28 +1,23 @@
 #include "graft/quant/formats/eetq.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "graft/core/parallel.h"
+#include "graft/quant/formats/places.h"
 #include "graft/quant/formats/stored.h"
 
 namespace graft::quant {
 namespace {
 
-// Byte of element (k, n).
-std::int64_t plain_place(std::int64_t k, std::int64_t n, std::int64_t, std::int64_t out) { return k * out + n; }
-
-std::int64_t sm70_place(std::int64_t k, std::int64_t n, std::int64_t, std::int64_t out) {
-  const std::int64_t i = k * out + n;
-  return (i & ~std::int64_t{3}) | (i & 1) << 1 | (i >> 1 & 1);
-}
-
-std::int64_t sm80_place(std::int64_t k, std::int64_t n, std::int64_t in, std::int64_t) {
-  return n / 2 * 2 * in + k / 64 * 128 + n % 2 * 64 + k / 16 % 4 * 16 + k % 8 * 2 + k / 8 % 2;
-}
-
 constexpr EetqLayout known[] = {
-    {"plain", plain_place, 0x80, 1, 1}, {"sm70", sm70_place, 0, 1, 4}, {"sm80", sm80_place, 0, 64, 2}};
+    {"plain", [](std::int64_t k, std::int64_t out) { return k * out; }, [](std::int64_t n, std::int64_t) { return n; }, 0x80, 1,
+     1},
+    {"sm70", [](std::int64_t k, std::int64_t out) { return k * out; },
+     [](std::int64_t n, std::int64_t) { return n / 4 * 4 + n % 2 * 2 + n / 2 % 2; }, 0, 1, 4},
+    {"sm80", [](std::int64_t k, std::int64_t) { return k / 64 * 128 + k / 16 % 4 * 16 + k % 8 * 2 + k / 8 % 2; },
+     [](std::int64_t n, std::int64_t in) { return n / 2 * 2 * in + n % 2 * 64; }, 0, 64, 2}};
 constexpr std::string_view layouts[] = {known[0].name, known[1].name, known[2].name};
 
 bool fits(const EetqLayout& layout, const Stored& stored) {
@@ -54,16 +49,23 @@ Decoded read(const Stored& stored, const EetqLayout& layout) {
   decoded.group_size = stored.in;
   decoded.scales = scales.alias({1, stored.out}, {stored.out, 1}, 0);
   decoded.zeros = Tensor::full({1, stored.out}, 128);
-  decoded.codes = [weight, layout, in = stored.in, out = stored.out](std::int64_t k0, std::int64_t k1, std::int64_t n0,
-                                                                     std::int64_t n1, std::uint8_t* codes) {
-    const auto* bytes = static_cast<const std::uint8_t*>(weight.view().data);
-    for (std::int64_t k = k0; k < k1; ++k)
-      for (std::int64_t n = n0; n < n1; ++n) *codes++ = bytes[layout.place(k, n, in, out)] ^ layout.flip;
-  };
+  decoded.codes = place_reader(
+      weight, stored.in, stored.out, 8,
+      [&](std::int64_t k) {
+        return Place{layout.of_channel(k, stored.out), 0};
+      },
+      [&](std::int64_t n) {
+        return Place{layout.of_output(n, stored.in), 0};
+      },
+      layout.flip);
   return decoded;
 }
 
-Decoded decode_eetq(const Stored& stored) { return read(stored, eetq_layout(stored.description.layout)); }
+Decoded decode_eetq(const Stored& stored) {
+  Decoded decoded = read(stored, eetq_layout(stored.description.layout));
+  decoded.description.reading = fmt::format("bytes in layout {}, as the caller says", stored.description.layout);
+  return decoded;
+}
 
 struct Evidence {
   bool extremes = true;    // every output has a code of −128, −127 or 127
@@ -79,17 +81,24 @@ Evidence look(const Decoded& decoded) {
     const std::int64_t n0 = s * strip, n1 = std::min(n0 + strip, decoded.out), width = n1 - n0;
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * width));
     decoded.codes(0, decoded.in, n0, n1, codes.data());
-    Evidence& evidence = found[static_cast<std::size_t>(s)];
+    std::array<std::uint8_t, strip> least, greatest;
+    least.fill(255), greatest.fill(0);
     std::int64_t sum = 0;
-    for (std::int64_t j = 0; j < width; ++j) {
-      int least = 255, greatest = 0;
-      for (std::int64_t k = 0; k < decoded.in; ++k) {
-        const int byte = codes[static_cast<std::size_t>(k * width + j)];
-        least = std::min(least, byte), greatest = std::max(greatest, byte);
-        sum += std::abs(byte - 128);
+    const std::uint8_t* code = codes.data();
+    for (std::int64_t k = 0; k < decoded.in; ++k, code += width) {
+      int row_sum = 0;
+      for (std::size_t j = 0; j < static_cast<std::size_t>(width); ++j) {
+        least[j] = std::min(least[j], code[j]);
+        greatest[j] = std::max(greatest[j], code[j]);
+        row_sum += std::abs(code[j] - 128);
       }
-      evidence.extremes = evidence.extremes && (least <= 1 || greatest == 255);
-      if (decoded.scales.data<float>()[n0 + j] == 0) evidence.zeros_full = evidence.zeros_full && least == 255;
+      sum += row_sum;
+    }
+    Evidence& evidence = found[static_cast<std::size_t>(s)];
+    for (std::size_t j = 0; j < static_cast<std::size_t>(width); ++j) {
+      evidence.extremes = evidence.extremes && (least[j] <= 1 || greatest[j] == 255);
+      if (decoded.scales.data<float>()[n0 + static_cast<std::int64_t>(j)] == 0)
+        evidence.zeros_full = evidence.zeros_full && least[j] == 255;
     }
     evidence.mean = static_cast<double>(sum);
   });

@@ -17,9 +17,15 @@ extern const Format eetq_format;
 /// Where one layout keeps its codes.
 struct EetqLayout {
   std::string_view name;
-  std::int64_t (*place)(std::int64_t k, std::int64_t n, std::int64_t in, std::int64_t out);  // byte of element (k, n)
+  std::int64_t (*of_channel)(std::int64_t k, std::int64_t out);
+  std::int64_t (*of_output)(std::int64_t n, std::int64_t in);
   std::uint8_t flip;                       // makes the stored byte code + 128
   std::int64_t in_multiple, out_multiple;  // sizes that the layout can have
+
+  /// Byte of code (k, n).
+  std::int64_t place(std::int64_t k, std::int64_t n, std::int64_t in, std::int64_t out) const {
+    return of_channel(k, out) + of_output(n, in);
+  }
 };
 
 /// The layout of that name; ValueError naming those that exist.

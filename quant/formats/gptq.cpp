@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "graft/quant/formats/fields.h"
+#include "graft/quant/formats/places.h"
 #include "graft/quant/formats/stored.h"
 
 namespace graft::quant {
@@ -43,20 +44,6 @@ std::int64_t words(const Stored& stored, const Layout& layout, std::int64_t coun
   return words_for(layout.packing, layout.bits, layout.word_bits, count);
 } catch (const ValueError& error) {
   refuse(stored, "{}: {}", of, error.what());
-}
-
-// Words of any width as unsigned ones.
-template <class F>
-decltype(auto) with_words(const Tensor& tensor, F&& f) {
-  const void* data = tensor.view().data;
-  switch (tensor.dtype()) {
-    case DType::i8:
-      return f(static_cast<const std::uint8_t*>(data));
-    case DType::i16:
-      return f(static_cast<const std::uint16_t*>(data));
-    default:
-      return f(static_cast<const std::uint32_t*>(data));
-  }
 }
 
 // ---- zero points ----

@@ -1,5 +1,6 @@
 #include "graft/quant/formats/marlin.h"
 
+#include "graft/quant/formats/places.h"
 #include "graft/quant/formats/stored.h"
 
 namespace graft::quant {
@@ -36,15 +37,14 @@ Decoded decode_marlin(const Stored& stored, std::string_view weight_name, std::s
   for (std::int64_t g = 0; g < groups; ++g)
     for (std::int64_t n = 0; n < out; ++n)
       decoded.scales.data<float>()[g * out + n] = scales.data<float>()[g * out + scale_column(n, groups == 1)];
-  decoded.codes = [weight, out](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
-    const auto* words = static_cast<const std::uint32_t*>(weight.view().data);
-    for (std::int64_t k = k0; k < k1; ++k)
-      for (std::int64_t n = n0; n < n1; ++n) {
-        const std::int64_t word = k / 16 * 2 * out + n / 64 * 128 + n % 8 * 16 + k % 8 / 2 * 4 + n / 16 % 4;
-        const std::int64_t nibble = k % 2 * 4 + n / 8 % 2 * 2 + k / 8 % 2;
-        *codes++ = static_cast<std::uint8_t>(words[word] >> 4 * nibble & 15);
-      }
-  };
+  decoded.codes = place_reader(
+      weight, stored.in, out, 4,
+      [&](std::int64_t k) {
+        return Place{k / 16 * 2 * out + k % 8 / 2 * 4, static_cast<int>(4 * (k % 2 * 4 + k / 8 % 2))};
+      },
+      [](std::int64_t n) {
+        return Place{n / 64 * 128 + n % 8 * 16 + n / 16 % 4, static_cast<int>(4 * (n / 8 % 2 * 2))};
+      });
   return decoded;
 }
 
