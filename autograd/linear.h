@@ -17,13 +17,13 @@ enum class Rounding {
 
 /// One adapter's share: y += scale · (x Aᵀ Bᵀ + bias).
 struct LowRankTerm {
-  Tensor x;     // this term's own input (dropped out, pooled, gathered rows); undefined: the layer's input
-  Tensor A;     // [r, in]
-  Tensor B;     // [out, r]
-  Tensor bias;  // [out] or undefined
+  Tensor x = {};     // this term's own input (dropped out, pooled, gathered rows); undefined: the layer's input
+  Tensor A = {};     // [r, in]
+  Tensor B = {};     // [out, r]
+  Tensor bias = {};  // [out] or undefined
   double scale = 1;
   Rounding rounding = Rounding::once;
-  Tensor rows;  // i64 [n]: which rows of the flattened input this term is for; undefined: all
+  Tensor rows = {};  // i64 [n]: which rows of the flattened input this term is for; undefined: all
 };
 
 class LinearBase : public Module {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 #include <queue>
 #include <unordered_map>
 #include <unordered_set>
@@ -24,7 +25,7 @@ struct Node {
   };
 
   const char* operation = "leaf";
-  std::uint64_t order = 0;  // of recording: an operation's inputs always have lower numbers
+  std::uint64_t order = 0;  // of recording: an operation's inputs always have lower numbers; 0 for leaves
   std::vector<Entry> entries;
   bool spent = false;  // the rules were released by a backward() that did not retain them
 
@@ -41,7 +42,7 @@ struct Node {
 namespace {
 
 thread_local bool recording = true;
-std::atomic<std::uint64_t> recorded{0};
+std::atomic<std::uint64_t> recorded{1};
 
 // Nodes own rules, rules own tensors, tensors own nodes: destroying a long chain would recurse as deep as the chain is long.
 // So the outermost deleter destroys, and those that it sets off only queue.
@@ -71,9 +72,12 @@ std::shared_ptr<Node> Node::make(const char* operation) {
 }
 
 const std::shared_ptr<Node>& Node::of(const Tensor& tensor) {
+  static std::mutex making;  // threads may record against one leaf
+  const std::lock_guard lock(making);
   if (!tensor.node()) {
     auto leaf = make("leaf");
     leaf->leaf = Tensor::Weak(tensor);
+    leaf->order = 0;  // its first use was recorded before it was made
     tensor.set_node(std::move(leaf));
   }
   return tensor.node();

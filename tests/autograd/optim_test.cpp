@@ -221,7 +221,9 @@ TEST(Optimizer, SameBitsOnAnyNumberOfThreads) {
       p.set_grad(uniform(p.shape(), -1, 1, generator));
       const double norm = clip_grad_norm(optimizer.parameters(), 1);
       if (first_norm == 0) first_norm = norm;
-      if (step == 0) EXPECT_EQ(norm, first_norm);
+      if (step == 0) {
+        EXPECT_EQ(norm, first_norm);
+      }
       optimizer.step();
     }
     if (first.empty()) first = p.to_vector<float>();

@@ -13,11 +13,11 @@ namespace {
 
 using test::expect_error;
 
-Tensor leaf(double value, DType dtype = DType::f64) { return Tensor::scalar(value, dtype).set_requires_grad(); }
+Tensor number(double value) { return Tensor::scalar(value, DType::f64).set_requires_grad(); }
 Tensor leaf(const Shape& shape, double value = 1, DType dtype = DType::f32) { return Tensor::full(shape, value, dtype).set_requires_grad(); }
 
 TEST(Tape, AccumulatesIntoLeaves) {
-  const Tensor x = leaf(3);
+  const Tensor x = number(3);
   (x * x).backward();
   EXPECT_EQ(x.grad().item(), 6);
   (x * x).backward();
@@ -35,7 +35,7 @@ TEST(Tape, SumsOverWhatWasBroadcastAndCastsBack) {
 }
 
 TEST(Tape, NoGradRecordsNothing) {
-  const Tensor x = leaf(2);
+  const Tensor x = number(2);
   {
     const NoGrad off;
     EXPECT_FALSE(grad_enabled());
@@ -51,7 +51,7 @@ TEST(Tape, NoGradRecordsNothing) {
 }
 
 TEST(Tape, GraphIsUsedOnceUnlessRetained) {
-  const Tensor x = leaf(3);
+  const Tensor x = number(3);
   const Tensor y = x * x;
   y.backward({}, {.retain_graph = true});
   y.backward();
@@ -60,7 +60,7 @@ TEST(Tape, GraphIsUsedOnceUnlessRetained) {
 }
 
 TEST(Tape, CreateGraphGivesHigherDerivatives) {
-  const Tensor x = leaf(2);
+  const Tensor x = number(2);
   Tensor y = pow(x, 4);
   for (const double wanted : {32.0, 48.0, 48.0, 24.0}) {  // 4x³, 12x², 24x, 24
     y = grad({&y, 1}, {&x, 1}, {}, {.create_graph = true})[0];
@@ -69,7 +69,7 @@ TEST(Tape, CreateGraphGivesHigherDerivatives) {
 }
 
 TEST(Tape, GradLeavesGradsAlone) {
-  const Tensor x = leaf(3), unused = leaf(1);
+  const Tensor x = number(3), unused = number(1);
   const Tensor y = x * x, inputs[] = {x, unused};
   const auto found = grad({&y, 1}, inputs);
   EXPECT_EQ(found[0].item(), 6);
@@ -77,8 +77,22 @@ TEST(Tape, GradLeavesGradsAlone) {
   EXPECT_FALSE(x.grad().defined());
 }
 
+TEST(Tape, ALeafWaitsForAllOperationsThatReadIt) {
+  const Tensor x = number(3);
+  const Tensor h = x * x, y = x * h;  // the leaf's own node is made after that of h
+  EXPECT_EQ(grad({&y, 1}, {&x, 1})[0].item(), 27);
+}
+
+TEST(Tape, LeavesOfAResult) {
+  const Tensor a = number(1), b = number(2), frozen = Tensor::scalar(3, DType::f64);
+  EXPECT_EQ(leaves(a * frozen + a * a).size(), 1u);
+  EXPECT_EQ(leaves(exp(a) * b).size(), 2u);
+  EXPECT_TRUE(leaves(frozen * frozen).empty());
+  EXPECT_TRUE(leaves(a)[0].same(a));
+}
+
 TEST(Tape, GradOfAnIntermediateResult) {
-  const Tensor x = leaf(3);
+  const Tensor x = number(3);
   const Tensor h = x * x, y = h * h;
   EXPECT_EQ(grad({&y, 1}, {&h, 1})[0].item(), 18);
 }
@@ -111,7 +125,7 @@ TEST(Tape, ChangedCapturesAreRefused) {
 
 TEST(Tape, AMillionOperationsDeep) {
   constexpr int depth = 1'000'000;
-  const Tensor x = leaf(1);
+  const Tensor x = number(1);
   Tensor y = x;
   for (int i = 0; i < depth; ++i) y = i % 2 == 0 ? affine(y, 1, 1e-6) : mul(y, x);
   y.backward();
@@ -125,7 +139,7 @@ TEST(Tape, AMillionOperationsDeep) {
 TEST(Tape, AMillionUnusedOperationsAreDestroyed) {
   const std::int64_t before = memory::live_bytes();
   {
-    const Tensor x = leaf(1);
+    const Tensor x = number(1);
     Tensor y = x;
     for (int i = 0; i < 1'000'000; ++i) y = mul(y, x);
   }
