@@ -1,0 +1,97 @@
+// The tiny model of the demo: one training step with LoRA r = 8 on all seven projections, and one generated token.
+// peak_mb is what all tensors together took at most in a step: weights, activations that rules kept, gradients, moments.
+#include <benchmark/benchmark.h>
+#include <fmt/format.h>
+
+#include <cstdlib>
+
+#include "graft/adapters/inject.h"
+#include "graft/autograd/ops.h"
+#include "graft/autograd/optim.h"
+#include "graft/bench/roofline.h"
+#include "graft/core/parallel.h"
+#include "graft/examples/llama/model.h"
+
+namespace {
+
+using namespace graft;
+
+std::filesystem::path model_folder() {
+  const char* folder = std::getenv("GRAFT_BENCH_MODEL");
+  return folder ? folder : GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq";
+}
+
+/// Weights that every token passes: projections and head. The embedding is only looked up.
+double multiplied_weights(const llama::Config& c) {
+  const double width = c.hidden_size, head_dim = c.head_dim;
+  const double layer = width * head_dim * (2 * c.num_attention_heads + 2 * c.num_key_value_heads) + 3 * width * c.intermediate_size;
+  return c.num_hidden_layers * layer + width * c.vocab_size;
+}
+
+Tensor random_ids(const llama::Config& config, std::int64_t batch, std::int64_t length) {
+  Generator generator{1};
+  return to(uniform({batch, length}, 0, static_cast<double>(config.vocab_size), generator), DType::i64);
+}
+
+void train_step(benchmark::State& state, DType dtype, std::int64_t batch, std::int64_t length, int threads) {
+  set_thread_pool(make_thread_pool(threads));
+  llama::CausalLM model = llama::load(model_folder(), dtype);
+  adapters::inject(model, LoraConfig{.r = 8, .lora_alpha = 16, .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
+                                                                                  "up_proj", "down_proj"}});
+  set_training(model, true);
+  AdamW optimizer(trainable(model), {.lr = 1e-4});
+  const Tensor ids = random_ids(model.config(), batch, length + 1);
+  const Tensor inputs = slice(ids, 1, 0, length), labels = slice(ids, 1, 1, length + 1);
+  memory::reset_peak();
+  for (auto _ : state) {
+    cross_entropy(model.forward(inputs), labels).backward();
+    optimizer.step();
+    optimizer.zero_grad();
+  }
+  const double tokens = static_cast<double>(batch * length);
+  state.counters["tokens_per_s"] = benchmark::Counter(tokens * state.iterations(), benchmark::Counter::kIsRate);
+  state.counters["peak_mb"] = static_cast<double>(memory::peak_bytes()) / 1e6;
+  // Forward and input gradient of every product, and attention's four and ten half-triangles of length².
+  const auto& c = model.config();
+  const double attention = 7.0 * tokens * length * c.num_hidden_layers * c.num_attention_heads * c.head_dim;
+  const double flops = 4 * multiplied_weights(c) * tokens + attention;
+  state.counters["pct_of_limit"] = benchmark::Counter(100 * flops / bench::roofline(threads).flops_per_second * state.iterations(),
+                                                      benchmark::Counter::kIsRate);
+  set_thread_pool(nullptr);
+}
+
+void generate_token(benchmark::State& state, DType dtype, int threads) {
+  set_thread_pool(make_thread_pool(threads));
+  NoGrad no_grad;
+  llama::CausalLM model = llama::load(model_folder(), dtype);
+  llama::KeyValueCache cache;
+  model.forward(random_ids(model.config(), 1, 64), &cache);
+  const Tensor next = random_ids(model.config(), 1, 1);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(argmax(model.forward(next, &cache)).item());
+    cache.truncate(64);
+  }
+  state.counters["tokens_per_s"] = benchmark::Counter(static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+  const double flops = 2 * multiplied_weights(model.config());
+  state.counters["pct_of_limit"] = benchmark::Counter(100 * flops / bench::roofline(threads).flops_per_second * state.iterations(),
+                                                      benchmark::Counter::kIsRate);
+  set_thread_pool(nullptr);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  for (const int threads : {1, 2}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      benchmark::RegisterBenchmark(fmt::format("train_step/lora8/{}/16x256/{}t", dtype, threads).c_str(), train_step, dtype, 16, 256, threads)
+          ->UseRealTime()
+          ->Unit(benchmark::kMillisecond);
+      benchmark::RegisterBenchmark(fmt::format("generate_token/{}/{}t", dtype, threads).c_str(), generate_token, dtype, threads)
+          ->UseRealTime()
+          ->Unit(benchmark::kMillisecond);
+    }
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}
