@@ -67,7 +67,6 @@ FolderWriter::~FolderWriter() {
 }
 
 void FolderWriter::take(const std::string& name) {
-  check<FileError>(source_.contains(name), "{}: has no tensor '{}'", source_folder_.string(), name);
   check(taken_.insert(name).second, "{}: replaced twice", name);
 }
 
@@ -85,9 +84,10 @@ void FolderWriter::put(const std::string& module, const Stored& stored) {
 }
 
 void FolderWriter::replace(const std::string& name, const Tensor& value) {
-  take(name);
+  check<FileError>(source_.contains(name), "{}: has no tensor '{}'", source_folder_.string(), name);
   const safetensors::Entry& entry = source_.entry(name);
   check(value.shape() == entry.shape, "{} has shape {}; its replacement has {}", name, entry.shape, value.shape());
+  take(name);
   const Tensor converted = Tensor::empty(entry.shape, entry.dtype);
   converted.copy_(value);
   add(name, converted);

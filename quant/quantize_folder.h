@@ -53,9 +53,9 @@ struct QuantizedModule {
 };
 
 struct QuantizeOptions {
-  std::string layout;                                      // as to_stored() names them; empty: usual_layout()
+  std::string layout = {};                                 // as to_stored() names them; empty: usual_layout()
   std::int64_t shard_bytes = std::int64_t{4} << 30;        // of the files that are written
-  std::function<void(const QuantizedModule&)> progress;    // called after each module; an exception from it ends the work
+  std::function<void(const QuantizedModule&)> progress = {};  // called after each module; an exception from it ends the work
 };
 
 /// Writes `target`, a folder that the original tools open, from the dense folder `source`. GPTQ solves the steps of a block one after
