@@ -60,7 +60,8 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
 
 template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
-  if (b.columns < a.rows && b.columns <= max_skinny) {  // yᵀ = bᵀ aᵀ
+  // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
+  if (b.columns < a.rows && b.columns <= kernels.columns) {
     std::swap(a, b);
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }
