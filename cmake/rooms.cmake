@@ -33,6 +33,9 @@ foreach(room ${GRAFT_ROOMS})
   graft_room(${room})
   list(APPEND GRAFT_OBJECTS $<TARGET_OBJECTS:graft_${room}>)
 endforeach()
+# Loops that select are vectorised only when their comparisons may be evaluated ahead; no value changes by it.
+set_property(SOURCE ${PROJECT_SOURCE_DIR}/core/cpu/vector.cpp ${PROJECT_SOURCE_DIR}/core/cpu/vector_avx2.cpp
+             APPEND PROPERTY COMPILE_OPTIONS -fno-trapping-math)
 # CUDA is chosen at link time: exactly one of runtime.cpp and absent.cpp.
 target_sources(graft_core PRIVATE ${PROJECT_SOURCE_DIR}/cuda/absent.cpp)
 
