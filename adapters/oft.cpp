@@ -94,7 +94,7 @@ Tensor OFTRotation::matrix(const Tensor& generators) const {
     return to(matmul(to(I - Q, wide), inverse(to(I + Q, wide))), dtype);
   }
   const std::int64_t terms = options_.num_cayley_neumann_terms;
-  if (terms <= 1) return expand(I, {rows, size_, size_}) + Q * 0.0;
+  if (terms <= 1) return expand(I, {rows, size_, size_});
   Tensor R = I + Q * 2;
   if (terms == 2) return R;
   Tensor power = matmul(Q, Q);
