@@ -23,7 +23,7 @@ void check_decode_case(const Case& golden_case);      // decode.cpp
 void check_layers_case(const Case& golden_case);      // layers.cpp
 void check_runs_case(const Case& golden_case);        // runs.cpp
 void check_quantizers_case(const Case& golden_case);  // quantizers.cpp
-void check_adapters_case(const Case& golden_case);    // adapters.cpp
+void check_adapters_case(const Case& golden_case);    // runs.cpp
 void check_errors_case(const Case& golden_case);      // errors.cpp
 void check_tokenizer_case(const Case& golden_case);   // tokenizer.cpp
 

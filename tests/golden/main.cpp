@@ -25,11 +25,11 @@ struct Suite {
 
 constexpr Suite suites[] = {
     {"Decode", "decode", ".safetensors", "README.md", check_decode_case},
-    {"Layers", "layers", ".safetensors", "README.md", nullptr},
+    {"Layers", "layers", ".safetensors", "README.md", check_layers_case},
     {"Runs", "runs", "/", "tokens.json", check_runs_case},
     {"Quantizers", "quantizers", ".safetensors", "README.md *_weight.safetensors *_inputs.safetensors", check_quantizers_case},
-    {"Adapters", "adapters-0.21", "/", "", nullptr},
-    {"Errors", "errors.json", "[]", "", nullptr},
+    {"Adapters", "adapters-0.21", "/", "", check_adapters_case},
+    {"Errors", "errors.json", "[]", "", check_errors_case},
     {"Tokenizer", "text/tokenizer_cases.json", "[]", "", check_tokenizer_case},
 };
 constexpr const char* beside_suites = "README.md models text make *.cpp *.h CMakeLists.txt";

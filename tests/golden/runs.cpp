@@ -1,4 +1,4 @@
-// Whole models: logits, greedy continuations, training curves and adapter folders, against PEFT's.
+// Whole models: logits, greedy continuations, training curves and adapter folders, against PEFT's. A run has only the parts that it shows.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -24,8 +24,8 @@ Tensor ids(const Json& rows) {
 }
 
 struct Run {
-  explicit Run(const Case& golden_case)
-      : folder(golden_case.path),
+  explicit Run(fs::path path)
+      : folder(std::move(path)),
         info(read_json(folder / "run.json")),
         tokens(read_json(folder / info.at("tokens").get<std::string>())),
         logits(safetensors::File::open(folder / "logits.safetensors")) {}
@@ -157,10 +157,19 @@ void check_half(const Run& run) {
 }  // namespace
 
 void check_runs_case(const Case& golden_case) {
-  const Run run(golden_case);
+  const Run run(golden_case.path);
   if (run.info.at("dtype").is_array()) return check_half(run);
   check_logits(run.model(), run, "logits.base");
   if (run.has_method()) check_adapters(run);
+}
+
+/// The adapter of the run of this name, as a newer PEFT saved it.
+void check_adapters_case(const Case& golden_case) {
+  const Run run(root() / "runs" / golden_case.name);
+  auto model = run.model();
+  adapters::load_pretrained(model, golden_case.path);
+  check_logits(model, run, "logits.trained");
+  check_folder(model, golden_case.path);
 }
 
 }  // namespace golden
