@@ -1,6 +1,7 @@
 #include "graft/autograd/compute.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+#include "graft/core/elementwise.h"
 
 namespace graft {
 
@@ -24,10 +25,10 @@ struct Operands {
   }
 };
 
-// The unrecorded product [..., m, k] × [..., k, n] of checked operands, leading dimensions broadcast.
-Tensor product(const Tensor& a, const Tensor& b, const char* what) {
+// The unrecorded product [..., m, k] × [..., k, n] of checked operands, leading dimensions broadcast, rounded to `dtype`.
+Tensor product(const Tensor& a, const Tensor& b, DType dtype, const char* what) {
   const Shape batch = broadcast(compute::leading(a.shape(), 2), compute::leading(b.shape(), 2), what);
-  Tensor y = Tensor::empty(compute::joined(batch, {a.dim(-2), b.dim(-1)}), a.dtype(), a.device());
+  Tensor y = Tensor::empty(compute::joined(batch, {a.dim(-2), b.dim(-1)}), dtype, a.device());
   const View left = compute::broadcast_view(a, compute::joined(batch, {a.dim(-2), a.dim(-1)}));
   const View right = compute::broadcast_view(b, compute::joined(batch, {b.dim(-2), b.dim(-1)}));
   kernel(a.device(), &Kernels::matmul, what)(left, right, y.view());
@@ -47,7 +48,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   // Against one matrix all leading dimensions are rows, so that its gradient is one product, not a batch of them to sum.
   if (in.a.rank() > 2 && in.b.rank() == 2)
     return reshape(matmul(folded(in.a), in.b), compute::joined(compute::leading(a.shape(), 1), {b.dim(-1)}));
-  return record("matmul", product(in.a, in.b, "matmul"))
+  return record("matmul", product(in.a, in.b, in.a.dtype(), "matmul"))
       .wrt(in.a, [b = saved(in.b)](const Tensor& dy) { return matmul(dy, b().t()); })
       .wrt(in.b, [a = saved(in.a)](const Tensor& dy) { return matmul(a().t(), dy); });
 }
@@ -59,12 +60,16 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check(!bias.defined() || bias.shape() == Shape{weight.dim(0)}, "linear: a bias of shape {} does not fit a weight of shape {}",
         bias.defined() ? bias.shape() : Shape(), weight.shape());
   const Operands in(x, weight, "linear");
-  const Tensor rows = folded(in.a);
-  // The weight's gradient in the weight's own layout, not as the transpose of a product.
-  Tensor y = record("linear", product(rows, in.b.detach().t(), "linear"))
-                 .wrt(rows, [weight = saved(in.b)](const Tensor& dy) { return matmul(dy, weight()); })
-                 .wrt(in.b, [rows = saved(rows)](const Tensor& dy) { return matmul(dy.t(), rows()); });
-  if (bias.defined()) y = add(y, autocast::lower(bias));
+  const Tensor rows = folded(in.a), shift = bias.defined() ? autocast::lower(bias) : bias;
+  const DType dtype = shift.defined() ? promote(rows.dtype(), shift.dtype()) : rows.dtype();
+  // With a bias the sum is rounded once, not the product first.
+  Tensor y = product(rows, in.b.detach().t(), shift.defined() ? compute::wide(rows.dtype()) : dtype, "linear");
+  if (shift.defined()) y = compute::cast(compute::binary(BinaryOp::add, y, shift, "linear"), dtype);
+  // The weight's gradient comes in the weight's own layout, not as the transpose of a product.
+  y = record("linear", y)
+          .wrt(rows, [weight = saved(in.b)](const Tensor& dy) { return matmul(dy, weight()); })
+          .wrt(in.b, [rows = saved(rows)](const Tensor& dy) { return matmul(dy.t(), rows()); })
+          .wrt(shift, [](const Tensor& dy) { return dy; });
   return reshape(y, compute::joined(compute::leading(x.shape(), 1), {weight.dim(0)}));
 }
 

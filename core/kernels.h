@@ -37,13 +37,15 @@ struct Kernels {
   void (*softmax)(const View& x, const View& y, bool log);
   void (*softmax_backward)(const View& y, const View& dy, const View& dx, bool log);
   void (*rms_norm)(const View& x, const View& weight, double eps, const View& y, const View& rstd);  // rstd [...] in f32, f64 for f64
+  // A gradient whose view has no data is not wanted.
   void (*rms_norm_backward)(const View& x, const View& weight, const View& rstd, const View& dy, const View& dx, const View& dweight);
   void (*rotary)(const View& x, const View& cos, const View& sin, const View& y, bool inverse);  // x [b, h, t, d], tables [b or 1, t, d/2]
   void (*cross_entropy)(const View& logits, const View& labels, std::int64_t ignored, const View& losses, const View& lse);
   void (*cross_entropy_backward)(const View& logits, const View& labels, std::int64_t ignored, const View& lse, const View& dlosses,
                                  const View& dlogits);
 
-  // ---- products: [..., m, k] × [..., k, n], batch dimensions equal (stride 0 where broadcast), accumulated in Accumulator<T> ----
+  // ---- products: [..., m, k] × [..., k, n], batch dimensions equal (stride 0 where broadcast), accumulated in Accumulator<T>;
+  // y has the operands' dtype, or f32 where they are half ----
   void (*matmul)(const View& a, const View& b, const View& y);
   void (*attention)(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse);
   void (*attention_backward)(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse,

@@ -171,6 +171,12 @@ TEST(Matmul, EmptyAndRefusals) {
                            "linear: a bias of shape [3] does not fit a weight of shape [4, 3]");
 }
 
+TEST(Matmul, TheSumWithABiasIsRoundedOnce) {
+  // 1 + 2⁻⁸ lies between two bf16 numbers: rounded first, it would lose what decides about the sum.
+  const Tensor x = to(row({1, 0.00390625}), DType::bf16), w = Tensor::ones({1, 2}, DType::bf16), b = to(row({0.00390625}), DType::bf16);
+  EXPECT_EQ(linear(x, w, b).item(), 1.0078125);
+}
+
 TEST(Matmul, IsLoweredUnderAutocast) {
   const Tensor a = Tensor::ones({2, 3}).set_requires_grad(), b = Tensor::ones({3, 2}, DType::f16), c = Tensor::ones({3, 2}, DType::f64);
   const autocast::Guard guard(Device::Type::cpu, DType::bf16);
