@@ -1,5 +1,8 @@
 #include "graft/core/rng.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "graft/core/cpu/block.h"
 #include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/loop.h"
@@ -8,25 +11,27 @@
 namespace graft::cpu {
 namespace {
 
-/// The four elements of one Philox block.
-std::array<double, 4> draw_block(Draw kind, const std::array<std::uint32_t, 4>& words, double p0, double p1) {
-  std::array<double, 4> values{};
+/// What n random words mean; n is a multiple of four.
+template <class A>
+void interpret(Draw kind, const std::uint32_t* words, double p0, double p1, A* values, std::int64_t n) {
   switch (kind) {
     case Draw::uniform:
-      for (int i = 0; i < 4; ++i) values[i] = p0 + (p1 - p0) * static_cast<double>(to_uniform(words[i]));
+      for (std::int64_t i = 0; i < n; ++i) values[i] = static_cast<A>(p0 + (p1 - p0) * static_cast<double>(to_uniform(words[i])));
       break;
     case Draw::normal:
-      for (int i = 0; i < 4; i += 2) {
+      for (std::int64_t i = 0; i < n; i += 2) {
         const auto pair = to_normals(words[i], words[i + 1]);
-        values[i] = p0 + p1 * pair[0];
-        values[i + 1] = p0 + p1 * pair[1];
+        values[i] = static_cast<A>(p0 + p1 * pair[0]);
+        values[i + 1] = static_cast<A>(p0 + p1 * pair[1]);
       }
       break;
-    case Draw::bernoulli:
-      for (int i = 0; i < 4; ++i) values[i] = static_cast<double>(to_uniform(words[i])) < p0 ? 1 : 0;
+    case Draw::bernoulli: {
+      // word · 2⁻²⁴ < p0 in whole numbers, of the upper 24 bits.
+      const auto below = static_cast<std::int32_t>(std::ceil(std::clamp(p0, 0.0, 1.0) * 0x1p24));
+      for (std::int64_t i = 0; i < n; ++i) values[i] = static_cast<std::int32_t>(words[i] >> 8) < below ? A(1) : A(0);
       break;
+    }
   }
-  return values;
 }
 
 }  // namespace
@@ -40,16 +45,20 @@ void draw(Draw kind, std::uint64_t seed, std::uint64_t stream, const View& y, do
     return copy(dense.view(), y);
   }
   static_assert(block % 4 == 0);
-  parallel_ranges(y.count(), 4 * block, [&](std::int64_t begin, std::int64_t end) {
-    double values[block];
-    for (; begin < end; begin += block) {
-      const std::int64_t n = std::min(block, end - begin);
-      for (std::int64_t i = 0; i < n; i += 4) {
-        const auto four = draw_block(kind, random_block(seed, stream, static_cast<std::uint64_t>(begin + i) / 4), p0, p1);
-        std::copy_n(four.begin(), 4, values + i);
+  with_floating(y.dtype == DType::f64 ? DType::f64 : DType::f32, "draw", [&]<class A>() {
+    parallel_ranges(y.count(), 4 * block, [&](std::int64_t begin, std::int64_t end) {
+      for (; begin < end; begin += block) {
+        const std::int64_t n = std::min(block, end - begin), whole = (n + 3) / 4 * 4;
+        std::uint32_t words[block];
+        A values[block];
+        for (std::int64_t i = 0; i < whole; i += 4) {
+          const auto four = random_block(seed, stream, static_cast<std::uint64_t>(begin + i) / 4);
+          std::copy_n(four.begin(), 4, words + i);
+        }
+        interpret(kind, words, p0, p1, values, whole);
+        store(values, y, begin, 1, n);
       }
-      store(values, y, begin, 1, n);
-    }
+    });
   });
 }
 

@@ -118,16 +118,23 @@ void rotary(const View& x, const View& cos, const View& sin, const View& y, bool
   if (x.count() == 0) return;
   with_floating(x.dtype, "rotary", [&]<class A>() {
     const auto& loops = vector_loops<A>();
-    const std::int64_t heads = x.sizes[1], length = x.sizes[2], half = x.sizes[3] / 2;
+    const std::int64_t heads = x.sizes[1], length = x.sizes[2], width = x.sizes[3], half = width / 2;
     const bool shared = cos.sizes[0] == 1;
-    for_each_row<A>(x, 4, [&, from = RowsOf<A>(x), to = RowsOf<A>(y)](std::int64_t row, auto& buffers) {
-      const std::int64_t b = shared ? 0 : row / length / heads, t = row % length;
-      const auto table = [&](const View& view, A* buffer) {
-        return load(view, b * view.strides[0] + t * view.strides[1], view.strides[2], half, buffer);
-      };
-      A* result = to.target(row, buffers[1]);
-      loops.rotate(from.load(row, buffers[0]), table(cos, buffers[2]), table(sin, buffers[3]), inverse ? A(-1) : A(1), result, half);
-      to.store(row, result);
+    parallel_ranges(x.sizes[0] * heads, steps_per_chunk(length * width), [&](std::int64_t begin, std::int64_t end) {
+      std::vector<A> memory(3 * width);
+      A *x_buffer = memory.data(), *y_buffer = x_buffer + width, *cos_buffer = y_buffer + width, *sin_buffer = cos_buffer + half;
+      for (std::int64_t pair = begin; pair < end; ++pair) {
+        const std::int64_t b = pair / heads, h = pair % heads, table = shared ? 0 : b;
+        for (std::int64_t t = 0; t < length; ++t) {
+          const A* c = load(cos, table * cos.strides[0] + t * cos.strides[1], cos.strides[2], half, cos_buffer);
+          const A* s = load(sin, table * sin.strides[0] + t * sin.strides[1], sin.strides[2], half, sin_buffer);
+          const A* values = load(x, b * x.strides[0] + h * x.strides[1] + t * x.strides[2], x.strides[3], width, x_buffer);
+          const std::int64_t at = b * y.strides[0] + h * y.strides[1] + t * y.strides[2];
+          A* result = target(y, at, y.strides[3], width, y_buffer);
+          loops.rotate(values, c, s, inverse ? A(-1) : A(1), result, half);
+          store(result, y, at, y.strides[3], width);
+        }
+      }
     });
   });
 }
