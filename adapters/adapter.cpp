@@ -208,6 +208,12 @@ Tensor AdapterLayer::qweight() const {
   return quantized->qweight();
 }
 
+void AdapterLayer::replace_base(std::shared_ptr<LinearBase> base_layer) {
+  check(base_layer && base_layer->in_features() == in_features() && base_layer->out_features() == out_features(),
+        "{}: the new base must have {} input and {} output features", type_name_, in_features(), out_features());
+  base_.replace(std::move(base_layer));
+}
+
 // ---- forward ----
 
 Tensor AdapterLayer::forward(const Tensor& x) const {

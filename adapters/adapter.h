@@ -92,6 +92,9 @@ class AdapterLayer : public LinearBase {
   /// The same under the name that PEFT's quantized wrappers have for it.
   const std::shared_ptr<LinearBase>& quant_linear_module() const { return base_.pointer(); }
 
+  /// Puts another layer of the same sizes below the adapters; ValueError otherwise. Not while other threads run forward.
+  void replace_base(std::shared_ptr<LinearBase> base_layer);
+
   // ---- named adapters ----
   /// The first one becomes active and trainable; later ones wait, frozen. ValueError if the name is taken or cannot be one.
   void add_adapter(const std::string& name, std::shared_ptr<Adapter> adapter);

@@ -5,6 +5,7 @@
 
 #include "graft/adapters/match.h"
 #include "graft/adapters/model.h"
+#include "graft/adapters/verify.h"
 #include "graft/adapters/warning.h"
 #include "graft/adapters/wrappers.h"
 
@@ -186,7 +187,7 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
   check_beside_others(model, config, options.adapter_name);
   Injection injection;
   injection.report.adapter_name = options.adapter_name;
-  injection.record = std::make_shared<AdapterRecord>(AdapterRecord{config});
+  injection.record = std::make_shared<AdapterRecord>(AdapterRecord{config, fingerprint(model)});
 
   Selection chosen = selection(config);
   std::visit(

@@ -14,6 +14,7 @@ namespace graft {
 /// What all layers share that got an adapter in one injection.
 struct AdapterRecord {
   AdapterConfig config;
+  std::string base_fingerprint = {};  // of the model before the injection; verify.h
 
   /// A parameter outside of the adapted layers that this adapter has a trained copy of (modules_to_save).
   struct Saved {

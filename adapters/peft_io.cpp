@@ -16,6 +16,7 @@ namespace {
 
 constexpr const char* prefix = "base_model.model.";
 constexpr const char* config_file = "adapter_config.json";
+constexpr const char* base_key = "graft.base";  // in the tensors' metadata, which PEFT passes over
 constexpr const char* tensor_file = "adapter_model.safetensors";
 
 std::string bias_of(const AdapterConfig& config) {
@@ -65,7 +66,9 @@ void save_one(Module& model, const std::string& name, const std::filesystem::pat
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   check<FileError>(!error, "{}: cannot be made: {}", folder.string(), error.message());
-  safetensors::save(folder / tensor_file, tensors, {{"format", "pt"}});
+  std::map<std::string, std::string> metadata = {{"format", "pt"}};
+  if (!record->base_fingerprint.empty()) metadata.emplace(base_key, record->base_fingerprint);
+  safetensors::save(folder / tensor_file, tensors, metadata);
   safetensors::write_file_atomically(folder / config_file, to_json(config));
 }
 
@@ -132,6 +135,13 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
                                            .registry = options.registry,
                                            .seed = options.seed,
                                            .architecture = options.architecture});
+  const auto base_there = file.metadata().find(base_key);
+  if (base_there != file.metadata().end() && base_there->second != injection.record->base_fingerprint) {
+    const auto words = fmt::format("{}: the adapter was saved over another base (fingerprint {}) than this model ({})",
+                                   (folder / tensor_file).string(), base_there->second, injection.record->base_fingerprint);
+    check(!options.same_base, "{}", words);
+    warn("{}", words);
+  }
   LoadReport report;
   const auto wanted = places(injection);
   std::map<std::string, Tensor> biases;  // of the base, changed only when nothing can fail any more

@@ -22,6 +22,7 @@ struct LoadOptions {
   std::string adapter_name = "default";
   bool is_trainable = false;  // false: frozen for good, as PEFT loads for inference
   bool strict = true;         // refuse tensors that nothing uses and targets that nothing fills
+  bool same_base = true;      // refuse a file that was saved over another base (files of PEFT do not say); false: warn
   Registry registry = Registry::builtin();
   std::uint64_t seed = 0;
   std::string architecture = {};
@@ -33,7 +34,7 @@ struct LoadReport {
   std::vector<std::string> warnings;
 };
 /// Injects the adapter that a folder describes and fills it. FileError for files that are missing or broken; ValueError for a tensor of
-/// the wrong shape and, when strict, for unused and unfilled ones (all are named); TypeError for one that is not floating; and what
+/// the wrong shape, for another base, and, when strict, for unused and unfilled ones (all are named); TypeError for one that is not floating; and what
 /// inject() and config_from_json() refuse. The model is as before then.
 LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, const LoadOptions& options = {});
 
