@@ -11,8 +11,15 @@ function(graft_room room)
   target_include_directories(graft_${room} PUBLIC ${GRAFT_INCLUDE_DIR})
   target_link_libraries(graft_${room} PUBLIC fmt::fmt PRIVATE graft_options Threads::Threads nlohmann_json::nlohmann_json Eigen3::Eigen)
   set_target_properties(graft_${room} PROPERTIES POSITION_INDEPENDENT_CODE ON)
-  # Eigen's factorizations: -O3 doubles their compile time and buys nothing measurable.
-  set_source_files_properties(${PROJECT_SOURCE_DIR}/core/cpu/linalg.cpp PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O2>")
+  # Eigen's factorizations, and code that reads configurations or puts operations together: more than this costs compile time and
+  # buys nothing measurable.
+  foreach(source ${sources})
+    if(source MATCHES "linalg|svd")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O2>")
+    elseif(source MATCHES "/adapters/|/core/safetensors|/quant/(config|quantize_config|folder_writer|checkpoint|inspect|quantize_folder)\\.")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O1>")
+    endif()
+  endforeach()
   # One translation unit per instruction set: the suffix of its name chooses the flags.
   foreach(source ${sources})
     if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
