@@ -6,7 +6,8 @@ source=$1  # the repository
 launcher=${2:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-model=$source/tests/golden/models/tiny-llama-gptq
+export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1  # so that a compiler cache, where there is one, knows the objects of the last run
+model=$source/examples/models/tiny-llama-gptq
 
 step() { printf -- '-- %s\n' "$*"; }
 run_embed() {  # <program>
