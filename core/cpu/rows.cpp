@@ -119,21 +119,22 @@ void rotary(const View& x, const View& cos, const View& sin, const View& y, bool
   with_floating(x.dtype, "rotary", [&]<class A>() {
     const auto& loops = vector_loops<A>();
     const std::int64_t heads = x.sizes[1], length = x.sizes[2], width = x.sizes[3], half = width / 2;
-    const bool shared = cos.sizes[0] == 1;
-    parallel_ranges(x.sizes[0] * heads, steps_per_chunk(length * width), [&](std::int64_t begin, std::int64_t end) {
+    // In the order in which x lies in memory: all heads of a position, or all positions of a head.
+    const bool heads_inside = x.strides[1] < x.strides[2];
+    const std::int64_t outer = heads_inside ? length : heads, inner = heads_inside ? heads : length;
+    parallel_ranges(x.sizes[0] * outer, steps_per_chunk(inner * width), [&](std::int64_t begin, std::int64_t end) {
       std::vector<A> memory(3 * width);
       A *x_buffer = memory.data(), *y_buffer = x_buffer + width, *cos_buffer = y_buffer + width, *sin_buffer = cos_buffer + half;
-      for (std::int64_t pair = begin; pair < end; ++pair) {
-        const std::int64_t b = pair / heads, h = pair % heads, table = shared ? 0 : b;
-        for (std::int64_t t = 0; t < length; ++t) {
-          const A* c = load(cos, table * cos.strides[0] + t * cos.strides[1], cos.strides[2], half, cos_buffer);
-          const A* s = load(sin, table * sin.strides[0] + t * sin.strides[1], sin.strides[2], half, sin_buffer);
-          const A* values = load(x, b * x.strides[0] + h * x.strides[1] + t * x.strides[2], x.strides[3], width, x_buffer);
-          const std::int64_t at = b * y.strides[0] + h * y.strides[1] + t * y.strides[2];
-          A* result = target(y, at, y.strides[3], width, y_buffer);
-          loops.rotate(values, c, s, inverse ? A(-1) : A(1), result, half);
-          store(result, y, at, y.strides[3], width);
-        }
+      for (std::int64_t at = begin * inner; at < end * inner; ++at) {
+        const std::int64_t b = at / inner / outer, o = at / inner % outer, i = at % inner;
+        const std::int64_t h = heads_inside ? i : o, t = heads_inside ? o : i, table = cos.sizes[0] == 1 ? 0 : b;
+        const A* c = load(cos, table * cos.strides[0] + t * cos.strides[1], cos.strides[2], half, cos_buffer);
+        const A* s = load(sin, table * sin.strides[0] + t * sin.strides[1], sin.strides[2], half, sin_buffer);
+        const A* values = load(x, b * x.strides[0] + h * x.strides[1] + t * x.strides[2], x.strides[3], width, x_buffer);
+        const std::int64_t to = b * y.strides[0] + h * y.strides[1] + t * y.strides[2];
+        A* result = target(y, to, y.strides[3], width, y_buffer);
+        loops.rotate(values, c, s, inverse ? A(-1) : A(1), result, half);
+        store(result, y, to, y.strides[3], width);
       }
     });
   });

@@ -250,13 +250,23 @@ template <class T>
 void mul_shifted_loop(const T* x, const T* y, T shift, T* z, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) z[i] = x[i] * (y[i] - shift);
 }
+template <class V, class T>
+GRAFT_INLINE void rotate_at(const T* x, const T* cos, const T* sin, T sign, T* y, std::int64_t half, std::int64_t i) {
+  V a, b, c, s;
+  load_as(a, x + i);
+  load_as(b, x + i + half);
+  load_as(c, cos + i);
+  load_as(s, sin + i);
+  s *= sign;
+  const V first = a * c - b * s, second = b * c + a * s;
+  __builtin_memcpy(y + i, &first, sizeof first);
+  __builtin_memcpy(y + i + half, &second, sizeof second);
+}
 template <class T>
 void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int64_t half) {
-  for (std::int64_t i = 0; i < half; ++i) {
-    const T a = x[i], b = x[i + half], s = sign * sin[i];
-    y[i] = a * cos[i] - b * s;
-    y[i + half] = b * cos[i] + a * s;
-  }
+  std::int64_t i = 0;
+  for (; i + tile_lanes <= half; i += tile_lanes) rotate_at<Lanes<T>>(x, cos, sin, sign, y, half, i);
+  for (; i < half; ++i) rotate_at<T>(x, cos, sin, sign, y, half, i);
 }
 
 // ---- tiles ----
