@@ -15,13 +15,13 @@ namespace graft::llama {
 
 /// What the command line says about the adapter. What is left open has the method's own default.
 struct AdapterOptions {
-  std::optional<std::int64_t> r;
-  std::optional<double> lora_alpha;
+  std::optional<std::int64_t> r = {};
+  std::optional<double> lora_alpha = {};
   double dropout = 0;
-  std::optional<std::int64_t> block_size;  // QA-LoRA's pooling groups, OFT's rotations
+  std::optional<std::int64_t> block_size = {};  // QA-LoRA's pooling groups, OFT's rotations
   std::vector<std::string> target_modules = {"all-linear"};
   std::int64_t steps = 1;  // of the whole run, for AdaLoRA's schedule
-  std::string base_model;
+  std::string base_model = {};
 };
 
 struct Method {

@@ -27,11 +27,11 @@ fs::path scratch(const std::string& name) {
   return folder;
 }
 
-struct Run {
+struct Training {
   CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
   Trainer trainer;
 
-  explicit Run(const Method& method, const TrainingOptions& options)
+  explicit Training(const Method& method, const TrainingOptions& options)
       : trainer((inject(model, method, options), model), data(), options, method.steps(model)) {}
   static void inject(CausalLM& model, const Method& method, const TrainingOptions& options) {
     const AdapterOptions adapter{.dropout = 0.1, .target_modules = {"q_proj", "down_proj"}, .steps = options.steps};
@@ -53,13 +53,13 @@ TEST_P(EveryMethod, AResumedRunEqualsAnUninterruptedOneInEveryByte) {
   const Method& method = find_method(GetParam());
   const TrainingOptions options{.steps = 8, .batch = 2, .accumulate = 2, .warmup = 2, .seed = 5};
   const Settings settings{{"--seed", "5"}};
-  Run whole(method, options);
+  Training whole(method, options);
   whole.steps(8);
   EXPECT_TRUE(whole.trainer.done());
 
   const fs::path folder = scratch(GetParam());
   for (const int stop : {0, 3, 7}) {
-    Run first(method, options), second(method, options);
+    Training first(method, options), second(method, options);
     first.steps(stop);
     first.trainer.save(folder / "state.safetensors", settings);
     second.trainer.resume(folder / "state.safetensors", settings);
@@ -70,7 +70,7 @@ TEST_P(EveryMethod, AResumedRunEqualsAnUninterruptedOneInEveryByte) {
 }
 
 TEST_P(EveryMethod, Learns) {
-  Run run(find_method(GetParam()), {.steps = 6, .batch = 4, .lr = 5e-3, .schedule = find_schedule("constant")});
+  Training run(find_method(GetParam()), {.steps = 6, .batch = 4, .lr = 5e-3, .schedule = find_schedule("constant")});
   const double before = evaluate(run.model, data(), 8);
   run.steps(6);
   EXPECT_LT(evaluate(run.model, data(), 8), before);
@@ -99,7 +99,7 @@ TEST(Trainer, AccumulatesTheMeanGradient) {
 }
 
 TEST(Trainer, ALossThatIsNoNumberIsAnError) {
-  Run run(find_method("lora"), {.steps = 5, .batch = 2, .lr = 1e30, .schedule = find_schedule("constant")});
+  Training run(find_method("lora"), {.steps = 5, .batch = 2, .lr = 1e30, .schedule = find_schedule("constant")});
   try {
     run.steps(5);
     FAIL();
@@ -134,7 +134,7 @@ TEST(Trainer, RefusesOptionsThatMakeNoSense) {
 TEST(Trainer, ResumesOnlyTheSameRun) {
   const fs::path folder = scratch("other");
   const TrainingOptions options{.steps = 2, .batch = 1};
-  Run lora(find_method("lora"), options), oft(find_method("oft"), options);
+  Training lora(find_method("lora"), options), oft(find_method("oft"), options);
   lora.trainer.save(folder / "state", {{"--lr", "0.1"}, {"--r", "4"}});
   const auto message = [&](Trainer& trainer, const fs::path& path, const Settings& settings) {
     try {
