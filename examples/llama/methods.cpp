@@ -1,6 +1,7 @@
 #include "graft/examples/llama/methods.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "graft/adapters/rank_allocator.h"
 #include "graft/adapters/rules.h"
@@ -9,8 +10,11 @@ namespace graft::llama {
 namespace {
 
 Targets targets(const AdapterOptions& options) {
-  // A single entry may be "all-linear" or a regular expression; several are names.
-  return options.target_modules.size() == 1 ? Targets(options.target_modules[0]) : Targets(options.target_modules);
+  // A single entry may be "all-linear" or a regular expression, which no plain name looks like; several are names.
+  const auto in_names = [](unsigned char c) { return std::isalnum(c) || c == '_'; };
+  const std::vector<std::string>& given = options.target_modules;
+  const bool pattern = given.size() == 1 && !std::all_of(given[0].begin(), given[0].end(), in_names);
+  return pattern ? Targets(given[0]) : Targets(given);
 }
 
 LoraConfig lora(const AdapterOptions& options) {

@@ -129,8 +129,6 @@ TEST_F(Programs, AnInterruptSavesWhatWasLearned) {
 }
 
 TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
-  std::ofstream(folder_ / "short.txt") << "too short";
-  std::ofstream(folder_ / "latin1.txt") << "caf\xE9 " << std::string(1000, 'a');
   const fs::path broken = folder_ / "broken-model";
   fs::copy(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq", broken);
   fs::permissions(broken / "model.safetensors", fs::perms::owner_write, fs::perm_options::add);
@@ -138,12 +136,8 @@ TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
   const std::pair<Words, std::string> cases[] = {
       {{"--model", "/nonexistent"}, "/nonexistent"},
       {{"--model", broken}, "model.safetensors"},
-      {{"--data", "/nonexistent.txt"}, "/nonexistent.txt: no such file"},
-      {{"--data", folder_ / "short.txt"}, "the text has"},
-      {{"--data", folder_ / "latin1.txt"}, "text in UTF-8 is wanted, and byte 3 "},
       {{"--method", "prefix"}, "method = \"prefix\" is not one of lora, dora, qalora, adalora, oft"},
       {{"--r", "0"}, "r"},
-      {{"--target-modules", "nothing_like_this"}, "nothing_like_this"},
       {{"--steps", "0"}, "steps = 0, and at least 1 is wanted"},
       {{"--steps", "many"}, "--steps"},
       {{"--schedule", "step"}, "schedule = \"step\" is not one of constant, linear, cosine"},
@@ -167,11 +161,6 @@ TEST_F(Programs, AFolderThatExistsIsNotOverwritten) {
   EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1"})), 1);
   EXPECT_NE(message().find("exists already"), std::string::npos);
   EXPECT_EQ(read_text(folder_ / "out/notes.txt"), "mine");
-}
-
-TEST_F(Programs, ALossThatIsNoNumberEndsTheRun) {
-  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "5", "--lr", "1e30"})), 1);
-  EXPECT_NE(message().find("a lower learning rate may help"), std::string::npos) << message();
 }
 
 TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {

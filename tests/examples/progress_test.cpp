@@ -17,7 +17,7 @@ TEST(Progress, WritesTimesAsClocksDo) {
 }
 
 TEST(Progress, WritesOneLineForAStep) {
-  EXPECT_EQ(progress_line({.step = 12, .steps = 300, .loss = 4.12345, .tokens_per_second = 5123.4, .seconds_left = 65}),
+  EXPECT_EQ(progress_line({.step = 12, .steps = 300, .loss = 4.12341, .tokens_per_second = 5123.4, .seconds_left = 65}),
             "step  12/300   loss 4.1234   5123 tokens/s   1:05 left");
 }
 

@@ -14,7 +14,8 @@ std::vector<double> shares(const SamplingOptions& options, const std::vector<flo
   Sampler sampler(options);
   constexpr int draws = 20000;
   std::vector<double> counts(values.size());
-  for (int i = 0; i < draws; ++i) counts[sampler.next(logits(values))] += 1.0 / draws;
+  for (int i = 0; i < draws; ++i) counts[sampler.next(logits(values))] += 1;
+  for (double& count : counts) count /= draws;
   return counts;
 }
 

@@ -28,15 +28,17 @@ fs::path scratch(const std::string& name) {
 }
 
 struct Training {
-  CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+  CausalLM model;
   Trainer trainer;
 
-  explicit Training(const Method& method, const TrainingOptions& options)
-      : trainer((inject(model, method, options), model), data(), options, method.steps(model)) {}
-  static void inject(CausalLM& model, const Method& method, const TrainingOptions& options) {
+  Training(const Method& method, const TrainingOptions& options)
+      : model(adapted(method, options)), trainer(model, data(), options, method.steps(model)) {}
+  static CausalLM adapted(const Method& method, const TrainingOptions& options) {
+    CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
     const AdapterOptions adapter{.dropout = 0.1, .target_modules = {"q_proj", "down_proj"}, .steps = options.steps};
     adapters::inject(model, method.config(adapter),
                      {.registry = method.registry(), .seed = options.seed, .architecture = "llama"});
+    return model;
   }
   void steps(int n) {
     for (int i = 0; i < n; ++i) trainer.step();
