@@ -25,11 +25,11 @@ struct Type {
 Type parse(std::string name) {
   if (name == "cat") return {.cat = true};
   if (name == "svd") return {.svd = true};
-  static const std::map<std::string, Rule> rules = {{"linear", Rule::linear},
-                                                    {"ties", Rule::ties},
-                                                    {"dare_linear", Rule::dare_linear},
-                                                    {"dare_ties", Rule::dare_ties},
-                                                    {"magnitude_prune", Rule::magnitude_prune}};
+  const std::map<std::string, Rule> rules = {{"linear", Rule::linear},
+                                             {"ties", Rule::ties},
+                                             {"dare_linear", Rule::dare_linear},
+                                             {"dare_ties", Rule::dare_ties},
+                                             {"magnitude_prune", Rule::magnitude_prune}};
   Type type;
   if (name.ends_with("_svd") && name != "linear_svd") {
     type.svd = true;
