@@ -194,17 +194,17 @@ Tensor gelu_tanh_second(const Tensor& x) {
 
 Tensor zero_second(const Tensor& x) { return Tensor::zeros({}, x.dtype(), x.device()); }
 
-constexpr Activation silu_{"silu", UnaryOp::silu, BinaryOp::silu_grad, silu_second};
-constexpr Activation gelu_{"gelu", UnaryOp::gelu, BinaryOp::gelu_grad, gelu_second};
-constexpr Activation gelu_tanh_{"gelu_tanh", UnaryOp::gelu_tanh, BinaryOp::gelu_tanh_grad, gelu_tanh_second};
-constexpr Activation relu_{"relu", UnaryOp::relu, BinaryOp::relu_grad, zero_second};
+constexpr Activation silu_activation{"silu", UnaryOp::silu, BinaryOp::silu_grad, silu_second};
+constexpr Activation gelu_activation{"gelu", UnaryOp::gelu, BinaryOp::gelu_grad, gelu_second};
+constexpr Activation gelu_tanh_activation{"gelu_tanh", UnaryOp::gelu_tanh, BinaryOp::gelu_tanh_grad, gelu_tanh_second};
+constexpr Activation relu_activation{"relu", UnaryOp::relu, BinaryOp::relu_grad, zero_second};
 
 }  // namespace
 
-Tensor silu(const Tensor& x) { return apply(silu_, x); }
-Tensor gelu(const Tensor& x) { return apply(gelu_, x); }
-Tensor gelu_tanh(const Tensor& x) { return apply(gelu_tanh_, x); }
-Tensor relu(const Tensor& x) { return apply(relu_, x); }
+Tensor silu(const Tensor& x) { return apply(silu_activation, x); }
+Tensor gelu(const Tensor& x) { return apply(gelu_activation, x); }
+Tensor gelu_tanh(const Tensor& x) { return apply(gelu_tanh_activation, x); }
+Tensor relu(const Tensor& x) { return apply(relu_activation, x); }
 
 Tensor pow(const Tensor& x, double exponent) {
   require_floating(x, "pow");

@@ -64,6 +64,7 @@ inline Tensor operator/(const Tensor& x, double c) { return affine(x, 1 / c, 0);
 Tensor reshape(const Tensor& x, const Shape& shape);
 Tensor permute(const Tensor& x, std::span<const int> order);
 Tensor transpose(const Tensor& x, int a, int b);
+/// A new dimension of extent 1 before `dim`; and without dimension `dim`, whose extent must be 1.
 Tensor unsqueeze(const Tensor& x, int dim);
 Tensor squeeze(const Tensor& x, int dim);
 Tensor expand(const Tensor& x, const Shape& shape);
@@ -76,7 +77,7 @@ Tensor to(const Tensor& x, Device device);
 /// The sum that undoes a broadcast from `shape`.
 Tensor sum_to(const Tensor& x, const Shape& shape);
 
-// ---- reductions (reduce.cpp); no dims means all ----
+// ---- reductions (reduce.cpp); no dims means all. Integers are summed in i64; mean, norm and logsumexp of half types go through f32 ----
 Tensor sum(const Tensor& x, std::span<const int> dims = {}, bool keepdim = false);
 Tensor mean(const Tensor& x, std::span<const int> dims = {}, bool keepdim = false);
 Tensor amax(const Tensor& x, int dim, bool keepdim = false);  // ties share the gradient

@@ -131,6 +131,12 @@ TEST(ShapeOps, CastsAreRecordedAndIntegersAreNot) {
   EXPECT_TRUE(to(x, DType::f64).same(x));
 }
 
+TEST(ShapeOps, AnotherDeviceWantsItsRuntime) {
+  const Tensor x = row({1});
+  EXPECT_TRUE(to(x, Device::cpu()).same(x));
+  if (cuda_device_count() == 0) EXPECT_THROW(to(x, Device::cuda()), CudaError);
+}
+
 TEST(Reduce, SpecialCases) {
   EXPECT_EQ(sum(Tensor::zeros({0, 3})).item(), 0);
   EXPECT_TRUE(std::isnan(mean(Tensor::zeros({0})).item()));
