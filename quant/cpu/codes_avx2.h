@@ -21,17 +21,45 @@ struct Codes {
     }
   }
 
-  // A field of bits put into the mantissa of 2^(23 − position), whose unit is the field's own, is that number plus the code. So a
-  // few codes need no shift, none needs a conversion, and the subtraction runs beside the multiply-adds.
+  // Code j of each word, less `origin`. Its bits, put into the mantissa of 2^(23 − position), whose unit is the code's own, are that
+  // number plus the code: a few codes need no shift, none needs a conversion, and the subtraction runs beside the multiply-adds.
+  // The asm keeps the constants where they are made. Moved out of a loop, as compilers like, they would push sums out of registers.
   template <int j, int origin>
-  [[gnu::always_inline]] static __m256 value(Words words) {
-    constexpr int step = bits == 8 ? 2 : 4;  // codes below bit 23, with a byte to spare
-    constexpr int shift = j / step * step * bits, position = j % step * bits;
-    constexpr float base = static_cast<float>(1 << (23 - position));
-    if constexpr (shift > 0) words = _mm256_srli_epi32(words, shift);
-    const __m256i field = _mm256_and_si256(words, _mm256_set1_epi32(((1 << bits) - 1) << position));
-    return _mm256_sub_ps(_mm256_or_ps(_mm256_castsi256_ps(field), _mm256_set1_ps(base)), _mm256_set1_ps(base + origin));
-  }
+  struct Field {
+    static constexpr int step = bits == 8 ? 2 : 4;  // codes that lie below bit 23
+    static constexpr int shift = j / step * step * bits, position = j % step * bits;
+    static constexpr float power = static_cast<float>(1 << (23 - position));
+    __m256i mask;
+    __m256 base, less;
+    [[gnu::always_inline]] Field() : mask(_mm256_set1_epi32(((1 << bits) - 1) << position)), base(_mm256_set1_ps(power)) {
+      asm volatile("" : "+x"(mask), "+x"(base));
+      less = base;
+      if constexpr (origin != 0) {
+        less = _mm256_set1_ps(power + origin);
+        asm volatile("" : "+x"(less));
+      }
+    }
+    [[gnu::always_inline]] __m256 operator()(Words words) const {
+      if constexpr (shift > 0) words = _mm256_srli_epi32(words, shift);
+      return _mm256_sub_ps(_mm256_or_ps(_mm256_castsi256_ps(_mm256_and_si256(words, mask)), base), less);
+    }
+  };
+
+  // The same without a subtraction, for sums whose factor can wait: code j, less sum_origin, times 2^power(j). Codes stay where they
+  // are in the word and are converted as the integers that they make there; the uppermost would make a negative one and is shifted.
+  // Eight bits keep the other way: without their origin they would lose too much to cancellation.
+  static constexpr int sum_origin = bits == 8 ? 1 << (bits - 1) : 0;
+  static constexpr int power(int j) { return bits == 8 || (j + 1) * bits == 32 ? 0 : j * bits; }
+  template <int j>
+  struct SumField {
+    __m256i mask;
+    [[gnu::always_inline]] SumField() : mask(_mm256_set1_epi32(((1 << bits) - 1) << power(j))) { asm volatile("" : "+x"(mask)); }
+    [[gnu::always_inline]] __m256 operator()(Words words) const {
+      if constexpr (bits == 8) return Field<j, sum_origin>()(words);
+      else if constexpr (power(j) < j * bits) return _mm256_cvtepi32_ps(_mm256_srli_epi32(words, j * bits));
+      else return _mm256_cvtepi32_ps(_mm256_and_si256(words, mask));
+    }
+  };
 };
 
 }  // namespace graft::avx2

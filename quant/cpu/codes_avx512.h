@@ -20,24 +20,28 @@ struct Codes {
     }
   }
 
-  // Up to four bits: a table look-up, which reads the lowest four bits of its index and so needs no mask; shorter codes repeat the
-  // table. Eight bits: the field in the mantissa of 2^23 is that number plus the code.
+  // Code j of each word, less `origin`. Up to four bits: a table look-up, which reads the lowest four bits of its index and so needs
+  // no mask; shorter codes repeat the table. Eight bits: the code in the mantissa of 2^23 is that number plus the code.
   template <int j, int origin>
-  [[gnu::always_inline]] static __m512 value(Words words) {
-    if constexpr (j > 0) words = _mm512_srli_epi32(words, bits * j);
-    if constexpr (bits == 8) {
-      constexpr float base = 0x1p23f;
-      const __m512i merged = _mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff), _mm512_castps_si512(_mm512_set1_ps(base)), 0xea);
-      return _mm512_sub_ps(_mm512_castsi512_ps(merged), _mm512_set1_ps(base + origin));
-    } else {
-      constexpr int mask = (1 << bits) - 1;
-      const __m512 table = _mm512_setr_ps(  //
-          (0 & mask) - origin, (1 & mask) - origin, (2 & mask) - origin, (3 & mask) - origin, (4 & mask) - origin, (5 & mask) - origin,
-          (6 & mask) - origin, (7 & mask) - origin, (8 & mask) - origin, (9 & mask) - origin, (10 & mask) - origin, (11 & mask) - origin,
-          (12 & mask) - origin, (13 & mask) - origin, (14 & mask) - origin, (15 & mask) - origin);
-      return _mm512_permutexvar_ps(words, table);
+  struct Field {
+    [[gnu::always_inline]] __m512 operator()(Words words) const {
+      if constexpr (j > 0) words = _mm512_srli_epi32(words, bits * j);
+      if constexpr (bits == 8) {
+        constexpr float base = 0x1p23f;
+        const __m512i merged = _mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff), _mm512_castps_si512(_mm512_set1_ps(base)), 0xea);
+        return _mm512_sub_ps(_mm512_castsi512_ps(merged), _mm512_set1_ps(base + origin));
+      } else {
+        const __m512i repeated = _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                                  _mm512_set1_epi32((1 << bits) - 1));
+        return _mm512_permutexvar_ps(words, _mm512_cvtepi32_ps(_mm512_sub_epi32(repeated, _mm512_set1_epi32(origin))));
+      }
     }
-  }
+  };
+
+  static constexpr int sum_origin = 1 << (bits - 1);
+  static constexpr int power(int) { return 0; }
+  template <int j>
+  using SumField = Field<j, sum_origin>;
 };
 
 }  // namespace graft::avx512

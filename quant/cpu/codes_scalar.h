@@ -16,9 +16,16 @@ struct Codes {
   }
   /// Code j of each word, less `origin`.
   template <int j, int origin>
-  static float value(Words words) {
-    return static_cast<float>(static_cast<int>(words >> (bits * j) & ((1u << bits) - 1)) - origin);
-  }
+  struct Field {
+    float operator()(Words words) const {
+      return static_cast<float>(static_cast<int>(words >> (bits * j) & ((1u << bits) - 1)) - origin);
+    }
+  };
+
+  static constexpr int sum_origin = 1 << (bits - 1);
+  static constexpr int power(int) { return 0; }
+  template <int j>
+  using SumField = Field<j, sum_origin>;
 };
 
 }  // namespace graft::scalar

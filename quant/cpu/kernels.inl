@@ -42,26 +42,36 @@ template <class V, bool affine>
   else return V::mul(scale, V::sub(code, zero));
 }
 
+// Rows of one segment, Vectors vectors of columns side by side.
+template <class V, template <int> class C, int bits, bool affine, int Vectors>
+[[gnu::always_inline]] inline void forward_panel_segment(const Weights& w, std::int32_t group, std::int64_t row, std::int64_t end,
+                                                         std::int64_t column, int lanes, float* panel) {
+  using L = Layout<bits>;
+  typename V::Reg scale[Vectors], zero[Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    scale[v] = V::load(w.scales + group * w.columns + column + v * V::width);
+    zero[v] = V::load(w.zeros + group * w.columns + column + v * V::width);
+  }
+  const std::uint8_t* p = L::words(w, row, column);
+  for (std::int64_t r = row; r < end; r += L::rows_per_word, p += L::line_bytes) {
+    typename C<bits>::Words words[Vectors];
+    for (int v = 0; v < Vectors; ++v) words[v] = C<bits>::load(p + v * V::width * L::word_bytes);
+    unroll<L::rows_per_word>([&]<int j>() __attribute__((always_inline)) {
+      const typename C<bits>::template Field<j, 0> code;
+      for (int v = 0; v < Vectors; ++v) V::store(panel + v * V::width, weight<V, affine>(code(words[v]), scale[v], zero[v]));
+      panel += lanes;
+    });
+  }
+}
+
 template <class V, template <int> class C, int bits, bool affine>
 void forward_panel_of(const Weights& w, std::int64_t row, std::int64_t depth, std::int64_t column, int lanes, float* panel) {
-  using L = Layout<bits>;
+  constexpr int vectors = 16 / V::width > 2 ? 1 : 2;
   for (const Packed::Segment* s = w.segments + w.tiles[row / tile_rows]; depth > 0; ++s) {
     if (s->end <= row) continue;
     const std::int64_t end = s->end < row + depth ? s->end : row + depth;
-    const float* scales = w.scales + s->group * w.columns + column;
-    const float* zeros = w.zeros + s->group * w.columns + column;
-    for (int l = 0; l < lanes; l += V::width) {
-      const typename V::Reg scale = V::load(scales + l), zero = V::load(zeros + l);
-      const std::uint8_t* p = L::words(w, row, column + l);
-      float* to = panel + l;
-      for (std::int64_t r = row; r < end; r += L::rows_per_word, p += L::line_bytes) {
-        const typename C<bits>::Words words = C<bits>::load(p);
-        unroll<L::rows_per_word>([&]<int j>() {
-          V::store(to, weight<V, affine>(C<bits>::template value<j, 0>(words), scale, zero));
-          to += lanes;
-        });
-      }
-    }
+    for (int l = 0; l < lanes; l += vectors * V::width)
+      forward_panel_segment<V, C, bits, affine, vectors>(w, s->group, row, end, column + l, lanes, panel + l);
     panel += (end - row) * lanes;
     depth -= end - row;
     row = end;
@@ -86,13 +96,17 @@ void backward_panel_of(const Weights& w, std::int64_t column, std::int64_t depth
       const typename V::Reg scale = V::load(scales + d), zero = V::load(zeros + d);
       const std::uint8_t* p = L::words(w, row + u, column + d);
       typename C<bits>::Words words[lines];
-      for (int i = 0; i < lines; ++i) words[i] = C<bits>::load(p + i * L::line_bytes);
+      for (int i = 0; i < lines; ++i) {
+        words[i] = C<bits>::load(p + i * L::line_bytes);
+        __builtin_prefetch(p + (lines + i) * L::line_bytes);  // of the panel after this one
+      }
       const int kept = depth - d < V::width ? static_cast<int>(depth - d) : V::width;
-      unroll<unit / V::width>([&]<int part>() {  // as many rows as lanes, transposed
+      unroll<unit / V::width>([&]<int part>() __attribute__((always_inline)) {  // as many rows as lanes, transposed
         typename V::Reg block[V::width];
-        unroll<V::width>([&]<int i>() {
+        unroll<V::width>([&]<int i>() __attribute__((always_inline)) {
           constexpr int at = part * V::width + i;
-          block[i] = weight<V, affine>(C<bits>::template value<at % L::rows_per_word, 0>(words[at / L::rows_per_word]), scale, zero);
+          const typename C<bits>::template Field<at % L::rows_per_word, 0> code;
+          block[i] = weight<V, affine>(code(words[at / L::rows_per_word]), scale, zero);
         });
         V::transpose(block);
         float* to = panel + d * lanes + u + part * V::width;
@@ -119,15 +133,38 @@ void backward_panel(const Weights& w, std::int64_t column, std::int64_t depth, s
 
 // ---- fused ----
 
-// Fused kernels sum codes from the middle of their range, which keeps the sums small, and put scale and zero beside them once per
-// segment: Σ w x = scale · Σ (code − centre) x + offset · Σ x, with this offset.
-template <class V, int bits>
-[[gnu::always_inline]] inline typename V::Reg offset(const Weights& w, typename V::Reg scale, typename V::Reg zero) {
-  const typename V::Reg centre = V::set(Layout<bits>::centre);
-  return w.affine ? V::fma(scale, centre, zero) : V::mul(scale, V::sub(centre, zero));
+// Fused kernels sum codes less an origin, and put scale and zero beside the sum once per segment:
+// Σ w x = scale · Σ (code − origin) x + offset · Σ x, with this offset.
+template <class V>
+[[gnu::always_inline]] inline typename V::Reg offset(const Weights& w, int origin, typename V::Reg scale, typename V::Reg zero) {
+  const typename V::Reg at = V::set(static_cast<float>(origin));
+  return w.affine ? V::fma(scale, at, zero) : V::mul(scale, V::sub(at, zero));
 }
 
-// One tile: y[M][ldy] += x W, Vectors vectors of columns at a time.
+// One or two rows spend more on unpacking than on sums; for them codes come as multiples of powers of two (SumField), and x is
+// divided by those beforehand. More rows hide the unpacking, and take codes from the middle of their range, which keeps sums small.
+template <template <int> class C, int bits, int M>
+struct Fused {
+  static constexpr bool scaled = M <= 2;
+  static constexpr int origin = scaled ? C<bits>::sum_origin : Layout<bits>::centre;
+  template <int j>
+  static auto field() {
+    if constexpr (scaled) return typename C<bits>::template SumField<j>();
+    else return typename C<bits>::template Field<j, origin>();
+  }
+};
+
+// 2^−power of each row of a tile, for M values per row.
+template <template <int> class C, int bits, int M>
+struct RowFactors {
+  alignas(64) float values[tile_rows * M] = {};
+  constexpr RowFactors() {
+    for (int i = 0; i < tile_rows * M; ++i)
+      values[i] = 1.0f / static_cast<float>(1u << C<bits>::power(i / M % Layout<bits>::rows_per_word));
+  }
+};
+
+// One tile: y[M][ldy] += x W, Vectors vectors of columns at a time; x [tile_rows][M].
 template <class V, template <int> class C, int bits, int M, int Vectors>
 [[gnu::always_inline]] inline void forward_tile(const Weights& w, const std::uint8_t* tile, const std::uint8_t* next, std::int64_t row_tile,
                                                 std::int64_t column, const float* x, const float* sums, float* y, std::int64_t ldy) {
@@ -139,26 +176,35 @@ template <class V, template <int> class C, int bits, int M, int Vectors>
       Reg acc[M][Vectors];
       for (int m = 0; m < M; ++m)
         for (int v = 0; v < Vectors; ++v) acc[m][v] = V::zero();
-      const std::int64_t skipped = s.begin % tile_rows / L::rows_per_word * L::line_bytes + c * L::word_bytes;
+      const std::int64_t first = s.begin % tile_rows, skipped = first / L::rows_per_word * L::line_bytes + c * L::word_bytes;
       const std::uint8_t *p = tile + skipped, *ahead = next + skipped;
-      const float* xs = x + s.begin * M;
+      const float* xs = x + first * M;
       for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word, p += L::line_bytes, ahead += L::line_bytes) {
         __builtin_prefetch(ahead);
         typename C<bits>::Words words[Vectors];
         for (int v = 0; v < Vectors; ++v) words[v] = C<bits>::load(p + v * V::width * L::word_bytes);
-        unroll<L::rows_per_word>([&]<int j>() {
-          Reg xj[M];
-          for (int m = 0; m < M; ++m) xj[m] = V::set(xs[m]);
-          for (int v = 0; v < Vectors; ++v) {
-            const Reg code = C<bits>::template value<j, L::centre>(words[v]);
-            for (int m = 0; m < M; ++m) acc[m][v] = V::fma(xj[m], code, acc[m][v]);
+        unroll<L::rows_per_word>([&]<int j>() __attribute__((always_inline)) {
+          const auto code = Fused<C, bits, M>::template field<j>();
+          if constexpr (M <= 2) {  // x stays in registers, codes come one at a time
+            Reg x_m[M];
+            for (int m = 0; m < M; ++m) x_m[m] = V::set(*xs++);
+            for (int v = 0; v < Vectors; ++v) {
+              const Reg q = code(words[v]);
+              for (int m = 0; m < M; ++m) acc[m][v] = V::fma(x_m[m], q, acc[m][v]);
+            }
+          } else {  // and the other way round
+            Reg q[Vectors];
+            for (int v = 0; v < Vectors; ++v) q[v] = code(words[v]);
+            for (int m = 0; m < M; ++m) {
+              const Reg x_m = V::set(*xs++);
+              for (int v = 0; v < Vectors; ++v) acc[m][v] = V::fma(x_m, q[v], acc[m][v]);
+            }
           }
-          xs += M;
         });
       }
       for (int v = 0; v < Vectors; ++v) {
         const std::int64_t at = s.group * w.columns + column + c + v * V::width;
-        const Reg scale = V::load(w.scales + at), shift = offset<V, bits>(w, scale, V::load(w.zeros + at));
+        const Reg scale = V::load(w.scales + at), shift = offset<V>(w, Fused<C, bits, M>::origin, scale, V::load(w.zeros + at));
         for (int m = 0; m < M; ++m) {
           float* to = y + m * ldy + c + v * V::width;
           V::store(to, V::fma(scale, acc[m][v], V::fma(shift, V::set(sums[i * M + m]), V::load(to))));
@@ -172,17 +218,28 @@ void forward(const Weights& w, const float* x, const float* sums, int m, std::in
   if constexpr (M > 1)
     if (m < M) return forward<V, C, bits, M - 1>(w, x, sums, m, tile, tiles, y);
   using L = Layout<bits>;
-  constexpr int most = static_cast<int>(tile_columns) / V::width, wanted = V::registers <= 16 ? (M == 1 ? 4 : M == 2 ? 4 : 2) : 4;
+  constexpr int most = static_cast<int>(tile_columns) / V::width, wanted = V::registers <= 16 && M > 2 ? 2 : 4;
   constexpr int vectors = wanted < most ? wanted : most;
+  constexpr bool scaled = Fused<C, bits, M>::scaled && C<bits>::power(1) != 0;
+  static constexpr RowFactors<C, bits, M> factors;
+  alignas(64) float scaled_x[scaled ? tile_rows * M : 1];
+
   const std::int64_t ldy = tiles * tile_columns;
   for (std::int64_t i = 0; i < M * ldy; i += V::width) V::store(y + i, V::zero());
-  for (std::int64_t t = 0; t < w.row_tiles; ++t)
+  for (std::int64_t t = 0; t < w.row_tiles; ++t) {
+    const float* x_tile = x + t * tile_rows * M;
+    if constexpr (scaled) {
+      const std::int64_t rows = w.rows - t * tile_rows < tile_rows ? w.rows - t * tile_rows : tile_rows;
+      for (std::int64_t i = 0; i < rows * M; i += V::width)
+        V::store(scaled_x + i, V::mul(V::load(x_tile + i), V::load(factors.values + i)));
+      x_tile = scaled_x;
+    }
     for (std::int64_t c = 0; c < tiles; ++c) {
       const std::uint8_t* here = L::tile(w, t, tile + c);
-      const bool turn = c + 1 == tiles;  // the next tile of this run
-      const std::uint8_t* next = !turn ? L::tile(w, t, tile + c + 1) : t + 1 < w.row_tiles ? L::tile(w, t + 1, tile) : here;
-      forward_tile<V, C, bits, M, vectors>(w, here, next, t, (tile + c) * tile_columns, x, sums, y + c * tile_columns, ldy);
+      const std::uint8_t* next = c + 1 < tiles ? L::tile(w, t, tile + c + 1) : t + 1 < w.row_tiles ? L::tile(w, t + 1, tile) : here;
+      forward_tile<V, C, bits, M, vectors>(w, here, next, t, (tile + c) * tile_columns, x_tile, sums, y + c * tile_columns, ldy);
     }
+  }
 }
 
 template <class V, template <int> class C, int bits, int M = fused_backward_rows>
@@ -191,10 +248,11 @@ void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float
     if (m < M) return backward<V, C, bits, M - 1>(w, dy, m, tile, dx);
   using L = Layout<bits>;
   using Reg = typename V::Reg;
-  constexpr int width = V::width, vectors = static_cast<int>(tile_columns) / width;
+  constexpr int width = V::width, vectors = static_cast<int>(tile_columns) / width, block = 4;
   constexpr int wanted = V::registers <= 16 ? (M == 1 ? 8 : M == 2 ? 4 : 2) : (M == 1 ? 8 : 4);  // codes of a word at a time
   constexpr int codes = wanted < L::rows_per_word ? wanted : L::rows_per_word;
   constexpr std::int64_t most_segments = tile_rows / Packed::unit;
+  static constexpr RowFactors<C, bits, 1> factors;
 
   // Sums per lane, in the first-level cache: of codes times scaled gradients by row, and of offsets times gradients by segment.
   alignas(64) float sums[tile_rows * M * width];
@@ -216,22 +274,26 @@ void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float
           const std::int64_t at = s.group * w.columns + c * tile_columns + v * width;
           const Reg scale = V::load(w.scales + at), d = V::load(gradients + k * w.columns + v * width);
           scaled[k][v] = V::mul(scale, d);
-          sum = V::fma(offset<V, bits>(w, scale, V::load(w.zeros + at)), d, sum);
+          sum = V::fma(offset<V>(w, C<bits>::sum_origin, scale, V::load(w.zeros + at)), d, sum);
         }
         V::store(to, sum);
       }
       const std::uint8_t* p = words + s.begin % tile_rows / L::rows_per_word * L::line_bytes;
       float* to = sums + s.begin % tile_rows * M * width;
       for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word, p += L::line_bytes)
-        unroll<L::rows_per_word / codes>([&]<int part>() {
+        unroll<L::rows_per_word / codes>([&]<int part>() __attribute__((always_inline)) {
           Reg acc[codes][M];
           for (int j = 0; j < codes; ++j)
             for (int k = 0; k < M; ++k) acc[j][k] = V::load(to + (j * M + k) * width);
-          for (int v = 0; v < vectors; ++v) {
-            const typename C<bits>::Words word = C<bits>::load(p + v * width * L::word_bytes);
-            unroll<codes>([&]<int j>() {
-              const Reg code = C<bits>::template value<part * codes + j, L::centre>(word);
-              for (int k = 0; k < M; ++k) acc[j][k] = V::fma(scaled[k][v], code, acc[j][k]);
+          for (int v0 = 0; v0 < vectors; v0 += block) {
+            typename C<bits>::Words word[block];
+            for (int v = 0; v < block; ++v) word[v] = C<bits>::load(p + (v0 + v) * width * L::word_bytes);
+            unroll<codes>([&]<int j>() __attribute__((always_inline)) {
+              const typename C<bits>::template SumField<part * codes + j> code;
+              for (int v = 0; v < block; ++v) {
+                const Reg q = code(word[v]);
+                for (int k = 0; k < M; ++k) acc[j][k] = V::fma(scaled[k][v0 + v], q, acc[j][k]);
+              }
             });
           }
           for (int j = 0; j < codes; ++j)
@@ -244,7 +306,7 @@ void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float
     for (int k = 0; k < M; ++k) {
       const float shift = V::sum(V::load(offsets + ((i - first) * M + k) * width));
       for (std::int32_t r = w.segments[i].begin; r < w.segments[i].end; ++r)
-        dx[k * tile_rows + r % tile_rows] = V::sum(V::load(sums + (r % tile_rows * M + k) * width)) + shift;
+        dx[k * tile_rows + r % tile_rows] = V::sum(V::load(sums + (r % tile_rows * M + k) * width)) * factors.values[r % tile_rows] + shift;
     }
 }
 
