@@ -39,14 +39,16 @@ bool parse(Options& options, int argc, const char* const* argv) {
   app.add_flag("--static-groups", options.static_groups, "GPTQ: scales from the original weights");
   app.add_option("--damp", options.damp, "GPTQ: share of the Hessian's mean diagonal that is added to it");
   app.add_option("--mse", options.mse, "GPTQ: exponent of the search for narrower ranges, such as 2.4; 0 for none");
-  app.add_option("--layout", options.layout, "of the packed tensors: gptq, gptq_v2, gptq_p, gemm, sm80, sm70 or plain; empty for the usual");
+  app.add_option("--layout", options.layout,
+                 "of the packed tensors: gptq, gptq_v2, gptq_p, gemm, sm80, sm70 or plain; empty for the usual");
   app.add_option("--data", options.data, "text for calibration");
   app.add_option("--samples", options.samples, "windows of it");
   app.add_option("--length", options.length, "tokens in a window");
   app.add_option("--threads", options.threads, "0 for one per core");
   if (!parse_command_line(app, argc, argv)) return false;
   check(options.threads >= 0, "--threads is {}, and a count from 0 is wanted", options.threads);
-  check(options.samples > 0 && options.length > 0, "--samples is {} and --length {}; both must be positive", options.samples, options.length);
+  check(options.samples > 0 && options.length > 0, "--samples is {} and --length {}; both must be positive", options.samples,
+        options.length);
   return true;
 }
 
@@ -92,7 +94,8 @@ class QuantizableLlama final : public quant::QuantizableModel {
     return to(embedding(weights_.tensor("model.embed_tokens.weight"), windows.inputs), DType::f32);
   }
   std::shared_ptr<Module> load(std::int64_t block) override {
-    return std::make_shared<DecoderLayer>(Source{config_, checkpoint_, DType::f32}, prefix(block), static_cast<std::size_t>(block));
+    return std::make_shared<DecoderLayer>(Source{config_, checkpoint_, DType::f32}, prefix(block),
+                                          static_cast<std::size_t>(block));
   }
   Tensor forward(Module& block, const Tensor& hidden, std::int64_t) override {
     return static_cast<DecoderLayer&>(block).forward(hidden, pass_);

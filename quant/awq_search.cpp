@@ -1,8 +1,11 @@
 #include "graft/quant/awq_search.h"
 
 #include <Eigen/Dense>
-#include <limits>
 
+#include <limits>
+#include <numeric>
+
+#include "graft/core/kernels.h"
 #include "graft/core/parallel.h"
 #include "graft/quant/grid.h"
 #include "graft/quant/round_to_nearest.h"
@@ -64,18 +67,17 @@ Tensor channel_scale(const Tensor& magnitude, const Eigen::VectorXd& share, floa
   return result;
 }
 
-// Mean squared difference of the outputs for a weight that differs by `change` [out, in], given Σ x xᵀ.
-double summed_error(const Matrix& change, const Tensor& gram) {
-  const auto moments = matrix(gram);
-  const std::int64_t chunk = 32, out = change.rows();
+// Σ over tokens and outputs of (x · change)², given Σ x xᵀ.
+double summed_error(const Tensor& change, const Tensor& gram) {
+  const std::int64_t chunk = 128, out = change.dim(0), in = change.dim(1);
   std::vector<double> sums(static_cast<std::size_t>((out + chunk - 1) / chunk));
   parallel_ranges(out, chunk, [&](std::int64_t begin, std::int64_t end) {
-    const auto rows = change.middleRows(begin, end - begin);
-    sums[begin / chunk] = (rows * moments).cwiseProduct(rows).cast<double>().sum();
+    const Tensor rows = change.alias({end - begin, in}, {in, 1}, change.offset() + begin * in),
+                 weighted = Tensor::empty({end - begin, in});
+    kernel(Device{}, &Kernels::matmul, "awq")(rows.view(), gram.view(), weighted.view());
+    sums[begin / chunk] = matrix(rows).cwiseProduct(matrix(weighted)).cast<double>().sum();
   });
-  double sum = 0;
-  for (double part : sums) sum += part;
-  return sum;
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 // The layers' own outputs: mean over tokens and outputs of (x · (candidate − weight))².
@@ -83,7 +85,9 @@ double own_loss(std::span<const Tensor> candidates, const std::vector<Tensor>& w
   double sum = 0;
   std::int64_t outputs = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    sum += summed_error(matrix(candidates[i]) - matrix(weights[i]), inputs.gram());
+    const Tensor change = Tensor::empty(weights[i].shape());
+    writable(change) = matrix(candidates[i]) - matrix(weights[i]);
+    sum += summed_error(change, inputs.gram());
     outputs += weights[i].dim(0);
   }
   return sum / static_cast<double>(outputs * inputs.tokens());
@@ -103,17 +107,19 @@ Tensor clamp_groups(const Tensor& weight, const Tensor& clip, const Grid& grid) 
   validate(grid);
   const Tensor w = checked_weight(weight, "awq"), limits = checked_weight(clip, "awq: clip");
   const std::int64_t out = w.dim(0), in = w.dim(1), length = grid.group_length(in);
-  check(limits.shape() == Shape{out, grid.groups(in)}, "awq: clip has shape {}; {} is wanted", limits.shape(), Shape{out, grid.groups(in)});
+  check(limits.shape() == Shape{out, grid.groups(in)}, "awq: clip has shape {}; {} is wanted", limits.shape(),
+        Shape{out, grid.groups(in)});
+  check((matrix(limits).array() >= 0).all(), "awq: clip must not be negative");
   Tensor result = Tensor::empty(w.shape());
+  const auto from = matrix(w), limit = matrix(limits);
+  auto to = writable(result);
   for (std::int64_t n = 0; n < out; ++n)
-    for (std::int64_t k = 0; k < in; ++k) {
-      const float limit = limits.data<float>()[n * limits.dim(1) + k / length];
-      result.data<float>()[n * in + k] = std::max(-limit, std::min(limit, w.data<float>()[n * in + k]));
-    }
+    for (std::int64_t k = 0; k < in; ++k) to(n, k) = std::clamp(from(n, k), -limit(n, k / length), limit(n, k / length));
   return result;
 }
 
-AwqScales search_awq_scales(std::span<const Tensor> weights, const InputMoments& inputs, const AwqSettings& settings, const AwqLoss& loss) {
+AwqScales search_awq_scales(std::span<const Tensor> weights, const InputMoments& inputs, const AwqSettings& settings,
+                            const AwqLoss& loss) {
   check_settings(settings, inputs);
   check(!weights.empty(), "awq: no weights to scale");
   std::vector<Tensor> originals;
@@ -147,10 +153,12 @@ AwqScales search_awq_scales(std::span<const Tensor> weights, const InputMoments&
   return best;
 }
 
-Tensor search_awq_clip(const Tensor& weight, const InputMoments& inputs, const Tensor& channel_scale, const AwqSettings& settings) {
+Tensor search_awq_clip(const Tensor& weight, const InputMoments& inputs, const Tensor& channel_scale,
+                       const AwqSettings& settings) {
   check_settings(settings, inputs);
   const Tensor scaled = checked_weight(weight, "awq");
-  const std::int64_t out = scaled.dim(0), in = scaled.dim(1), length = settings.grid.group_length(in), groups = settings.grid.groups(in);
+  const std::int64_t out = scaled.dim(0), in = scaled.dim(1), length = settings.grid.group_length(in),
+                     groups = settings.grid.groups(in);
   check(inputs.features() == in, "awq: a weight of shape {} and moments of {} features", scaled.shape(), inputs.features());
   const Tensor scale = checked_scale(channel_scale, in);
   const auto w = matrix(scaled);

@@ -1,7 +1,8 @@
 #include "graft/quant/folder_writer.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
+
+#include <fstream>
 #include <sstream>
 #include <system_error>
 
@@ -52,8 +53,8 @@ FolderWriter::FolderWriter(fs::path source, fs::path target, std::int64_t shard_
   check<FileError>(!fs::exists(target_, error), "{}: exists already", target_.string());
   source_ = safetensors::Checkpoint::open(source_folder_);
   config_ = read_text(source_folder_ / "config.json");
-  check(!parse_object(config_, (source_folder_ / "config.json").string()).contains("quantization_config"), "{} is quantized already",
-        source_folder_.string());
+  check(!parse_object(config_, (source_folder_ / "config.json").string()).contains("quantization_config"),
+        "{} is quantized already", source_folder_.string());
   const fs::path partial = target_.parent_path() / fmt::format(".{}.partial", target_.filename().string());
   fs::remove_all(partial, error);  // of a run that was killed
   fs::create_directories(partial, error);
@@ -66,15 +67,14 @@ FolderWriter::~FolderWriter() {
   if (!partial_.empty()) fs::remove_all(partial_, ignored);
 }
 
-void FolderWriter::take(const std::string& name) {
-  check(taken_.insert(name).second, "{}: replaced twice", name);
-}
+void FolderWriter::take(const std::string& name) { check(taken_.insert(name).second, "{}: replaced twice", name); }
 
 void FolderWriter::put(const std::string& module, const Stored& stored) {
   const std::string weight = module + ".weight";
   check<FileError>(source_.contains(weight), "{}: has no tensor '{}'", source_folder_.string(), weight);
-  check(source_.entry(weight).shape == Shape{stored.out, stored.in}, "{} has shape {}; the packed layer has {} outputs and {} inputs",
-        weight, source_.entry(weight).shape, stored.out, stored.in);
+  check(source_.entry(weight).shape == Shape{stored.out, stored.in},
+        "{} has shape {}; the packed layer has {} outputs and {} inputs", weight, source_.entry(weight).shape, stored.out,
+        stored.in);
   take(weight);
   for (const auto& [name, tensor] : stored.tensors) {
     const std::string full = module + "." + name;
@@ -130,7 +130,11 @@ void FolderWriter::finish(const std::string& quantization_config, bool separate_
   try {
     write_index();
     for (const auto& entry : fs::directory_iterator(source_folder_))
-      if (entry.is_regular_file() && passed_on(entry.path())) fs::copy_file(entry.path(), partial_ / entry.path().filename());
+      if (entry.is_regular_file() && passed_on(entry.path())) {
+        const fs::path copy = partial_ / entry.path().filename();
+        fs::copy_file(entry.path(), copy);
+        fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add);  // the source may be for reading alone
+      }
     Json config = Json::parse(config_);
     config["quantization_config"] = quantization;
     safetensors::write_file_atomically(partial_ / "config.json", config.dump(2) + "\n");

@@ -1,4 +1,5 @@
-// Writes a model folder that is another one with some tensors replaced: packed layers for dense ones, and whatever changed with them.
+// Writes a model folder that is another one with some tensors replaced: packed layers for dense ones, and whatever changed with
+// them.
 #pragma once
 
 #include <filesystem>
@@ -25,11 +26,11 @@ class FolderWriter {
 
   const safetensors::Checkpoint& source() const { return source_; }
 
-  /// Writes the packed layer in place of `module`.weight (a bias of the source stays). FileError if the source has no such tensor,
-  /// ValueError if it is not [out, in] or was replaced before.
+  /// Writes the packed layer in place of `module`.weight (a bias of the source stays). FileError if the source has no such
+  /// tensor, ValueError if it is not [out, in] or was replaced before.
   void put(const std::string& module, const Stored& stored);
-  /// Writes `value` in place of the source's tensor `name`, in the dtype that it has there. FileError if there is none, ValueError
-  /// for another shape or if it was replaced before.
+  /// Writes `value` in place of the source's tensor `name`, in the dtype that it has there. FileError if there is none,
+  /// ValueError for another shape or if it was replaced before.
   void replace(const std::string& name, const Tensor& value);
 
   /// Writes all other tensors and files of the source as they are, config.json with `quantization_config` (the text of a JSON
@@ -46,10 +47,10 @@ class FolderWriter {
   safetensors::Checkpoint source_;
   std::string config_;
   std::int64_t shard_bytes_;
-  std::set<std::string> taken_;                       // names of the source that are not passed on
-  std::vector<NamedTensor> pending_;                  // of the next shard
+  std::set<std::string> taken_;       // names of the source that are not passed on
+  std::vector<NamedTensor> pending_;  // of the next shard
   std::int64_t pending_bytes_ = 0, total_bytes_ = 0;
-  std::vector<std::vector<std::string>> shards_;      // names, in shards that are written
+  std::vector<std::vector<std::string>> shards_;  // names, in shards that are written
 };
 
 }  // namespace graft::quant

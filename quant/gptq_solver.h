@@ -1,6 +1,8 @@
-// GPTQ (Frantar et al. 2022, arXiv:2210.17323): rounds a weight column by column and lets the columns that are still free make up for
-// the error in the layer's output. Follows GPTQModel's choices where the paper leaves them open.
+// GPTQ (Frantar et al. 2022, arXiv:2210.17323): rounds a weight column by column and lets the columns that are still free make up
+// for the error in the layer's output. Follows GPTQModel's choices where the paper leaves them open.
 #pragma once
+
+#include <vector>
 
 #include "graft/quant/input_moments.h"
 #include "graft/quant/quantize.h"
@@ -22,9 +24,30 @@ struct GptqResult {
   double damp_used = 0;  // damp_percent with the steps that were needed
 };
 
-/// Searches codes for `weight` [out, in] (any floating dtype, strides and device) that keep its outputs for inputs with the given
-/// moments. ValueError for what validate(grid) refuses, other widths, no tokens, desc_act together with act_group_aware, a damping
-/// outside (0, 1), or a Hessian that no damping below 1 makes positive definite.
-GptqResult gptq(const Tensor& weight, const InputMoments& inputs, const GptqSettings& settings);
+/// The part of the search that depends on the inputs alone, for all layers that share them.
+class GptqSolver {
+ public:
+  /// ValueError for what validate(grid) refuses, no tokens, desc_act together with act_group_aware, a damping outside (0, 1), or
+  /// a Hessian that no damping below 1 makes positive definite.
+  GptqSolver(const InputMoments& inputs, const GptqSettings& settings);
+
+  /// Searches codes for `weight` [out, in] (any floating dtype, strides and device) that keep its outputs for such inputs.
+  /// TypeError or ValueError for what is not a finite floating matrix of this width.
+  GptqResult solve(const Tensor& weight) const;
+
+ private:
+  GptqSettings settings_;
+  std::int64_t tokens_ = 0;
+  std::vector<bool> silent_;           // inputs that were always 0
+  std::vector<std::int64_t> channel_;  // channel_[c] is rounded c-th
+  std::vector<std::int64_t> group_;    // group_[c] holds its scale and zero point
+  Tensor upper_;                       // f32 [in, in]: UᵀU is the inverse Hessian, in rounding order
+  double damp_used_ = 0;
+};
+
+/// One layer by itself. The errors of both steps.
+inline GptqResult gptq(const Tensor& weight, const InputMoments& inputs, const GptqSettings& settings) {
+  return GptqSolver(inputs, settings).solve(weight);
+}
 
 }  // namespace graft::quant

@@ -25,8 +25,8 @@ GroupGrid gptq_range(float lo, float hi, const Grid& grid) {
   return {scale, zero, max_code};
 }
 
-// The search over narrower ranges: 80 steps of one per cent. For 2 bits one step of the zero point is a third of the range, so its
-// neighbours are tried too.
+// The search over narrower ranges: 80 steps of one per cent. For 2 bits one step of the zero point is a third of the range, so
+// its neighbours are tried too.
 GroupGrid narrowed(const float* w, std::int64_t n, float lo, float hi, const Grid& grid) {
   GroupGrid best = gptq_range(lo, hi, grid);
   double least = std::numeric_limits<double>::infinity();
@@ -87,7 +87,8 @@ void validate(const Grid& grid) {
         grid.scale_dtype);
   check(grid.mse == 0 || grid.rule == GridRule::gptq, "mse is {}; only GPTQ's rule searches for a narrower range", grid.mse);
   check(grid.rule != GridRule::eetq || (grid.bits == 8 && grid.group_size == -1 && grid.sym),
-        "EETQ's grid has 8 bits, group_size -1 and is symmetric; got {} bits, group_size {}, sym {}", grid.bits, grid.group_size, grid.sym);
+        "EETQ's grid has 8 bits, group_size -1 and is symmetric; got {} bits, group_size {}, sym {}", grid.bits, grid.group_size,
+        grid.sym);
 }
 
 float rounded_scale(float value, DType scale_dtype) {
@@ -95,16 +96,21 @@ float rounded_scale(float value, DType scale_dtype) {
     const float rounded = static_cast<float>(T(value));
     check(std::isfinite(rounded), "a group needs the scale {}, more than {} can hold", value, scale_dtype);
     if (rounded > 0) return rounded;
-    if constexpr (std::is_same_v<T, float>) return std::numeric_limits<float>::min();
-    else return static_cast<float>(std::bit_cast<T>(std::uint16_t{1}));
+    if constexpr (std::is_same_v<T, float>)
+      return std::numeric_limits<float>::min();
+    else
+      return static_cast<float>(std::bit_cast<T>(std::uint16_t{1}));
   });
 }
 
 GroupGrid fit_group(const float* w, std::int64_t n, const Grid& grid) {
   switch (grid.rule) {
-    case GridRule::gptq: return fit_gptq(w, n, grid);
-    case GridRule::awq: return fit_awq(w, n, grid);
-    case GridRule::eetq: break;
+    case GridRule::gptq:
+      return fit_gptq(w, n, grid);
+    case GridRule::awq:
+      return fit_awq(w, n, grid);
+    case GridRule::eetq:
+      break;
   }
   return fit_eetq(w, n);
 }
@@ -131,7 +137,8 @@ Tensor plain_g_idx(std::int64_t in, const Grid& grid) {
 
 void validate(const Quantized& quantized) {
   validate(quantized.grid);
-  check(quantized.codes.rank() == 2 && quantized.codes.count() > 0, "codes has shape {}; [out, in] is wanted", quantized.codes.shape());
+  check(quantized.codes.rank() == 2 && quantized.codes.count() > 0, "codes has shape {}; [out, in] is wanted",
+        quantized.codes.shape());
   const std::int64_t out = quantized.out_features(), in = quantized.in_features(), groups = quantized.grid.groups(in);
   const auto expect = [](const char* name, const Tensor& tensor, const Shape& shape, DType dtype) {
     check(tensor.shape() == shape, "{} has shape {}; {} is wanted", name, tensor.shape(), shape);

@@ -35,8 +35,8 @@ GroupGrid fit_group(const float* w, std::int64_t n, const Grid& grid);
 /// `value` as scale_dtype stores it, never 0 for a positive one; ValueError if it is too large.
 float rounded_scale(float value, DType scale_dtype);
 
-/// `weight` as contiguous f32 on the CPU (itself if it is already). `what` names the caller in the errors: TypeError unless floating,
-/// ValueError unless [out, in] with at least one element, all finite.
+/// `weight` as contiguous f32 on the CPU (itself if it is already). `what` names the caller in the errors: TypeError unless
+/// floating, ValueError unless [out, in] with at least one element, all finite.
 Tensor checked_weight(const Tensor& weight, const char* what);
 
 /// Rows of `in` elements that one parallel chunk takes.

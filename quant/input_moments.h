@@ -1,5 +1,5 @@
-// Sums over a layer's calibration inputs. They are all that the GPTQ and AWQ searches need to know about its activations, so that the
-// activations themselves may be forgotten batch by batch.
+// Sums over a layer's calibration inputs. They are all that the GPTQ and AWQ searches need to know about its activations, so that
+// the activations themselves may be forgotten batch by batch.
 #pragma once
 
 #include "graft/core/tensor.h"
@@ -11,8 +11,8 @@ class InputMoments {
   /// ValueError unless features > 0.
   explicit InputMoments(std::int64_t features);
 
-  /// Counts every row of x [..., features] (any floating dtype, strides and device). ValueError for another width or for values that
-  /// are not finite; nothing is counted then.
+  /// Counts every row of x [..., features] (any floating dtype, strides and device). ValueError for another width or for values
+  /// that are not finite; nothing is counted then.
   void add(const Tensor& x);
 
   std::int64_t features() const { return gram_.dim(0); }

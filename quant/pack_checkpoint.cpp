@@ -50,8 +50,8 @@ void pack_gptq(const Quantized& quantized, Stored& stored) {
   const int bits = quantized.grid.bits;
   const bool less_one = stored.description.layout == "gptq";
   const Packing packing = stored.description.layout == "gptq_p" ? Packing::planar : Packing::stream;
-  check(packing == Packing::planar || bits <= 4 || bits == 8, "to_stored: {} bits in layout {}; it has 2, 3, 4 and 8 (5, 6 and 7 are in gptq_p)",
-        bits, stored.description.layout);
+  check(packing == Packing::planar || bits <= 4 || bits == 8,
+        "to_stored: {} bits in layout {}; it has 2, 3, 4 and 8 (5, 6 and 7 are in gptq_p)", bits, stored.description.layout);
   if (less_one) {
     const bool has_zero = std::find(q.zeros, q.zeros + quantized.zero.count(), 0) != q.zeros + quantized.zero.count();
     check(!has_zero, "to_stored: a zero point is 0, which readers of layout gptq understand differently; use gptq_v2");
@@ -72,17 +72,19 @@ void pack_awq(const Quantized& quantized, Stored& stored) {
   const int bits = quantized.grid.bits;
   const std::int64_t length = quantized.grid.group_length(stored.in);
   check(!stored.description.desc_act, "to_stored: layout gemm with groups that do not run in order");
-  check(stored.in % length == 0, "to_stored: layout gemm with {} input channels in groups of {}; the last would be short", stored.in, length);
+  check(stored.in % length == 0, "to_stored: layout gemm with {} input channels in groups of {}; the last would be short",
+        stored.in, length);
   const Packing packing = bits == 4 ? Packing::interleaved : Packing::stream;
-  stored.tensors["qweight"] = pack_fields(packing, bits, stored.in, stored.out, false,
-                                          [&](std::int64_t k, std::int64_t n) { return q.code(k, n); });
-  stored.tensors["qzeros"] = pack_fields(packing, bits, q.groups, stored.out, false,
-                                         [&](std::int64_t g, std::int64_t n) { return q.zero(g, n); });
+  stored.tensors["qweight"] =
+      pack_fields(packing, bits, stored.in, stored.out, false, [&](std::int64_t k, std::int64_t n) { return q.code(k, n); });
+  stored.tensors["qzeros"] =
+      pack_fields(packing, bits, q.groups, stored.out, false, [&](std::int64_t g, std::int64_t n) { return q.zero(g, n); });
   stored.tensors["scales"] = stored_scales(quantized);
 }
 
 void pack_eetq(const Quantized& quantized, Stored& stored) {
-  check(quantized.grid.rule == GridRule::eetq, "to_stored: layout {} holds weights on EETQ's grid alone", stored.description.layout);
+  check(quantized.grid.rule == GridRule::eetq, "to_stored: layout {} holds weights on EETQ's grid alone",
+        stored.description.layout);
   const EetqLayout& layout = eetq_layout(stored.description.layout);
   check(stored.in % layout.in_multiple == 0 && stored.out % layout.out_multiple == 0,
         "to_stored: {} in and {} out features in layout {}; it needs multiples of {} and {}", stored.in, stored.out, layout.name,
@@ -102,8 +104,8 @@ struct Packer {
   void (*write)(const Quantized&, Stored&);
 };
 
-constexpr Packer packers[] = {{"gptq", "gptq", pack_gptq},  {"gptq_v2", "gptq", pack_gptq}, {"gptq_p", "gptq", pack_gptq},
-                              {"gemm", "awq", pack_awq},    {"plain", "eetq", pack_eetq},   {"sm70", "eetq", pack_eetq},
+constexpr Packer packers[] = {{"gptq", "gptq", pack_gptq}, {"gptq_v2", "gptq", pack_gptq}, {"gptq_p", "gptq", pack_gptq},
+                              {"gemm", "awq", pack_awq},   {"plain", "eetq", pack_eetq},   {"sm70", "eetq", pack_eetq},
                               {"sm80", "eetq", pack_eetq}};
 
 }  // namespace

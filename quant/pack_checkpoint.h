@@ -18,8 +18,8 @@ namespace graft::quant {
 /// ValueError for another layout, for what a layout cannot hold, and for what validate() refuses.
 Stored to_stored(const Quantized& quantized, std::string_view layout, const Tensor& bias = {});
 
-/// The layout that most readers of such weights understand: for GPTQ "gptq" where no reader can misread the zero points (symmetric,
-/// not 3 bits), "gptq_p" for 5, 6 and 7 bits, else "gptq_v2"; for AWQ "gemm"; for EETQ "sm80".
+/// The layout that most readers of such weights understand: for GPTQ "gptq" where no reader can misread the zero points
+/// (symmetric, not 3 bits), "gptq_p" for 5, 6 and 7 bits, else "gptq_v2"; for AWQ "gemm"; for EETQ "sm80".
 std::string_view usual_layout(const Grid& grid);
 
 }  // namespace graft::quant

@@ -15,13 +15,14 @@ enum class GridRule {
   eetq,  // 8 bits per output channel: scale = max|w| / 128 and halves rounded away from 0, so that +max|w| is cut to 127/128
 };
 
-/// The integer grid of a weight: each group of `group_size` neighbouring input channels of one output has a scale and a zero point.
+/// The integer grid of a weight: each group of `group_size` neighbouring input channels of one output has a scale and a zero
+/// point.
 struct Grid {
-  int bits = 4;                    // 2 … 8
-  std::int64_t group_size = 128;   // -1: one group; the last group may be short
+  int bits = 4;                   // 2 … 8
+  std::int64_t group_size = 128;  // -1: one group; the last group may be short
   bool sym = true;
   GridRule rule = GridRule::gptq;
-  double mse = 0;                  // exponent of GPTQ's search for a narrower range (2.4 is usual); 0: the full range
+  double mse = 0;  // exponent of GPTQ's search for a narrower range (2.4 is usual); 0: the full range
   DType scale_dtype = DType::f16;  // scales are rounded to it before codes are chosen (EETQ: after), so that codes fit what is stored
 
   std::int64_t group_length(std::int64_t in) const { return group_size > 0 ? std::min(group_size, in) : in; }
@@ -32,8 +33,8 @@ struct Grid {
 /// EETQ's only grid.
 inline Grid eetq_grid(DType scale_dtype = DType::f16) { return {8, -1, true, GridRule::eetq, 0, scale_dtype}; }
 
-/// ValueError naming the field for bits outside 2 … 8, a group size that is neither -1 nor positive, a negative exponent, scales that
-/// are not f32, f16 or bf16, and settings that the rule does not have.
+/// ValueError naming the field for bits outside 2 … 8, a group size that is neither -1 nor positive, a negative exponent, scales
+/// that are not f32, f16 or bf16, and settings that the rule does not have.
 void validate(const Grid& grid);
 
 /// A weight on its grid.
@@ -48,8 +49,8 @@ struct Quantized {
   std::int64_t out_features() const { return codes.dim(0); }
 };
 
-/// ValueError or TypeError naming the member whose shape, dtype or values (codes and zeros above max_code, groups that do not exist,
-/// scales that are not finite) do not fit the rest.
+/// ValueError or TypeError naming the member whose shape, dtype or values (codes and zeros above max_code, groups that do not
+/// exist, scales that are not finite) do not fit the rest.
 void validate(const Quantized& quantized);
 
 /// The weight [out, in] in f32: each entry the exact product of integer and scale, rounded once. Refuses what validate() refuses.

@@ -25,23 +25,30 @@ Json meta(const QuantizeMethod& method) {
 Json gptq_config(const QuantizeMethod& method, std::string_view layout) {
   const auto* settings = std::get_if<GptqSettings>(&method);
   const Grid& grid = grid_of(method);
-  return {{"quant_method", "gptq"},     {"method", "gptq"},
-          {"bits", grid.bits},          {"group_size", grid.group_size},
-          {"sym", grid.sym},            {"desc_act", settings && settings->desc_act},
-          {"lm_head", false},           {"checkpoint_format", layout},
-          {"format", layout},           {"pack_dtype", "int32"},
+  return {{"quant_method", "gptq"}, {"method", "gptq"},
+          {"bits", grid.bits},      {"group_size", grid.group_size},
+          {"sym", grid.sym},        {"desc_act", settings && settings->desc_act},
+          {"lm_head", false},       {"checkpoint_format", layout},
+          {"format", layout},       {"pack_dtype", "int32"},
           {"meta", meta(method)}};
 }
 
 Json awq_config(const QuantizeMethod& method, std::string_view layout) {
   const Grid& grid = grid_of(method);
-  return {{"quant_method", "awq"},        {"method", "awq"},
-          {"bits", grid.bits},            {"group_size", grid.group_size},
-          {"zero_point", !grid.sym},      {"sym", grid.sym},
-          {"desc_act", false},            {"lm_head", false},
-          {"version", layout},            {"checkpoint_format", layout},
-          {"format", layout},             {"pack_dtype", "int32"},
-          {"modules_to_not_convert", nullptr}, {"meta", meta(method)}};
+  return {{"quant_method", "awq"},
+          {"method", "awq"},
+          {"bits", grid.bits},
+          {"group_size", grid.group_size},
+          {"zero_point", !grid.sym},
+          {"sym", grid.sym},
+          {"desc_act", false},
+          {"lm_head", false},
+          {"version", layout},
+          {"checkpoint_format", layout},
+          {"format", layout},
+          {"pack_dtype", "int32"},
+          {"modules_to_not_convert", nullptr},
+          {"meta", meta(method)}};
 }
 
 // Readers of EETQ take this as it is: the bytes do not say for which GPU they were arranged.
@@ -52,17 +59,22 @@ Json eetq_config() { return {{"quant_method", "eetq"}, {"weights", "int8"}, {"mo
 const Grid& grid_of(const QuantizeMethod& method) {
   return std::visit(
       []<class T>(const T& settings) -> const Grid& {
-        if constexpr (std::is_same_v<T, Grid>) return settings;
-        else return settings.grid;
+        if constexpr (std::is_same_v<T, Grid>)
+          return settings;
+        else
+          return settings.grid;
       },
       method);
 }
 
 std::string quantization_config(const QuantizeMethod& method, std::string_view layout) {
   switch (grid_of(method).rule) {
-    case GridRule::gptq: return gptq_config(method, layout).dump();
-    case GridRule::awq: return awq_config(method, layout).dump();
-    case GridRule::eetq: break;
+    case GridRule::gptq:
+      return gptq_config(method, layout).dump();
+    case GridRule::awq:
+      return awq_config(method, layout).dump();
+    case GridRule::eetq:
+      break;
   }
   return eetq_config().dump();
 }

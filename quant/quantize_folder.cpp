@@ -1,6 +1,7 @@
 #include "graft/quant/quantize_folder.h"
 
 #include <map>
+#include <optional>
 #include <set>
 
 #include "graft/autograd/linear.h"
@@ -16,7 +17,8 @@ namespace {
 // Stands in a layer's place and counts what it is given.
 class InputTap final : public LinearBase {
  public:
-  InputTap(std::shared_ptr<LinearBase> base, std::shared_ptr<InputMoments> moments) : base_(std::move(base)), moments_(std::move(moments)) {}
+  InputTap(std::shared_ptr<LinearBase> base, std::shared_ptr<InputMoments> moments)
+      : base_(std::move(base)), moments_(std::move(moments)) {}
   std::string type_name() const override { return "InputTap"; }
   void visit(Visitor& visitor) override { base_->visit(visitor); }
   std::int64_t in_features() const override { return base_->in_features(); }
@@ -106,12 +108,13 @@ class FolderQuantizer {
         const auto moments = block.tap(step);
         for (std::size_t b = 0; b < hidden_.size(); ++b) model_.forward(block.module(), hidden_[b], static_cast<std::int64_t>(b));
         block.replace(step.modules[0], first);
+        std::optional<GptqSolver> solver;
+        if (moments->tokens() > 0) solver.emplace(*moments, settings);
         for (const std::string& name : step.modules) {
           const auto dense = block.linear(name);
-          const bool calibrated = moments->tokens() > 0;
-          const GptqResult result = calibrated ? gptq(dense->weight(), *moments, settings)
-                                               : GptqResult{round_to_nearest(dense->weight(), settings.grid)};
-          put(full_name(i, name), result.quantized, result.loss, !calibrated);
+          const GptqResult result =
+              solver ? solver->solve(dense->weight()) : GptqResult{round_to_nearest(dense->weight(), settings.grid)};
+          put(full_name(i, name), result.quantized, result.loss, !solver);
           block.replace(name, std::make_shared<Linear>(dequantize(result.quantized), dense->bias()));
         }
       }
@@ -158,7 +161,8 @@ class FolderQuantizer {
 
   // The block's outputs become the next one's inputs.
   void advance(Block& block) {
-    for (std::size_t b = 0; b < hidden_.size(); ++b) hidden_[b] = model_.forward(block.module(), hidden_[b], static_cast<std::int64_t>(b));
+    for (std::size_t b = 0; b < hidden_.size(); ++b)
+      hidden_[b] = model_.forward(block.module(), hidden_[b], static_cast<std::int64_t>(b));
   }
 
   void put(const std::string& module, const Quantized& quantized, double loss, bool uncalibrated) {
@@ -203,17 +207,20 @@ class FolderQuantizer {
     return result;
   }
 
-  void scale_producers(const Block& block, std::int64_t i, const std::vector<QuantizeStep>& steps, const std::vector<AwqScales>& scales,
-                       std::map<std::string, Tensor>& weights) {
+  void scale_producers(const Block& block, std::int64_t i, const std::vector<QuantizeStep>& steps,
+                       const std::vector<AwqScales>& scales, std::map<std::string, Tensor>& weights) {
     std::set<std::string> seen;
     for (std::size_t s = 0; s < steps.size(); ++s) {
       const std::string& producer = steps[s].producer;
       if (scales[s].losses.empty()) continue;  // nothing was searched
-      check(seen.insert(producer).second, "{}: two steps have the producer '{}'; what it feeds must be one step", model_.prefix(i), producer);
+      check(seen.insert(producer).second, "{}: two steps have the producer '{}'; what it feeds must be one step",
+            model_.prefix(i), producer);
       const Tensor& scale = scales[s].channel_scale;
       const auto found = weights.find(producer);
-      if (found != weights.end()) found->second = divided(found->second, scale);
-      else writer_.replace(full_name(i, producer) + ".weight", divided(block.parameter(producer + ".weight"), scale));
+      if (found != weights.end())
+        found->second = divided(found->second, scale);
+      else
+        writer_.replace(full_name(i, producer) + ".weight", divided(block.parameter(producer + ".weight"), scale));
       if (const Tensor bias = block.parameter(producer + ".bias"); bias.defined())
         writer_.replace(full_name(i, producer) + ".bias", divided(bias, scale));
     }
@@ -230,8 +237,9 @@ class FolderQuantizer {
 
 }  // namespace
 
-std::vector<QuantizedModule> quantize_folder(const std::filesystem::path& source, const std::filesystem::path& target, QuantizableModel& model,
-                                             const QuantizeMethod& method, const QuantizeOptions& options) {
+std::vector<QuantizedModule> quantize_folder(const std::filesystem::path& source, const std::filesystem::path& target,
+                                             QuantizableModel& model, const QuantizeMethod& method,
+                                             const QuantizeOptions& options) {
   NoGrad no_grad;
   const Grid& grid = grid_of(method);
   validate(grid);

@@ -18,7 +18,8 @@ namespace graft::quant {
 struct QuantizeStep {
   std::vector<std::string> modules;  // their names below the block: "self_attn.q_proj"
   /// What makes that input, below the block: a norm that multiplies by its weight, or a linear layer, with nothing after it that
-  /// would not commute with a factor per channel. AWQ divides its weight by the channel scales; without one, AWQ leaves them at 1.
+  /// would not commute with a factor per channel. AWQ divides its weight by the channel scales; without one, AWQ leaves them
+  /// at 1.
   std::string producer;
 };
 
@@ -46,23 +47,24 @@ class QuantizableModel {
 using QuantizeMethod = std::variant<GptqSettings, AwqSettings, Grid>;
 
 struct QuantizedModule {
-  std::string module;       // full name
-  double loss = 0;          // GPTQ: GptqResult::loss; AWQ: the least loss of its step's scale search; 0 for plain rounding
+  std::string module;         // full name
+  double loss = 0;            // GPTQ: GptqResult::loss; AWQ: the least loss of its step's scale search; 0 for plain rounding
   bool uncalibrated = false;  // no calibration token reached it: it was rounded plainly
   std::int64_t number = 0, count = 0;  // this is module `number` (from 1) of `count`
 };
 
 struct QuantizeOptions {
-  std::string layout = {};                                 // as to_stored() names them; empty: usual_layout()
-  std::int64_t shard_bytes = std::int64_t{4} << 30;        // of the files that are written
+  std::string layout = {};                                    // as to_stored() names them; empty: usual_layout()
+  std::int64_t shard_bytes = std::int64_t{4} << 30;           // of the files that are written
   std::function<void(const QuantizedModule&)> progress = {};  // called after each module; an exception from it ends the work
 };
 
-/// Writes `target`, a folder that the original tools open, from the dense folder `source`. GPTQ solves the steps of a block one after
-/// the other, each with the inputs that the quantized layers before it give; AWQ searches all of a block with the inputs of the dense
-/// model, and compares the layers' own outputs. On any error `target` does not exist afterwards. Errors as FolderWriter's, the
-/// searches' and to_stored()'s, and ValueError for a block without the modules that its steps name.
-std::vector<QuantizedModule> quantize_folder(const std::filesystem::path& source, const std::filesystem::path& target, QuantizableModel& model,
-                                             const QuantizeMethod& method, const QuantizeOptions& options = {});
+/// Writes `target`, a folder that the original tools open, from the dense folder `source`. GPTQ solves the steps of a block one
+/// after the other, each with the inputs that the quantized layers before it give; AWQ searches all of a block with the inputs of
+/// the dense model, and compares the layers' own outputs. On any error `target` does not exist afterwards. Errors as
+/// FolderWriter's, the searches' and to_stored()'s, and ValueError for a block without the modules that its steps name.
+std::vector<QuantizedModule> quantize_folder(const std::filesystem::path& source, const std::filesystem::path& target,
+                                             QuantizableModel& model, const QuantizeMethod& method,
+                                             const QuantizeOptions& options = {});
 
 }  // namespace graft::quant

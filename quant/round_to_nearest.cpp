@@ -18,8 +18,8 @@ Quantized round_to_nearest(const Tensor& weight, const Grid& grid) {
   validate(grid);
   const Tensor w = checked_weight(weight, "round_to_nearest");
   const std::int64_t out = w.dim(0), in = w.dim(1), length = grid.group_length(in), groups = grid.groups(in);
-  Quantized result{grid, Tensor::empty({out, in}, DType::u8), Tensor::empty({out, groups}), Tensor::empty({out, groups}, DType::u8),
-                   plain_g_idx(in, grid)};
+  Quantized result{grid, Tensor::empty({out, in}, DType::u8), Tensor::empty({out, groups}),
+                   Tensor::empty({out, groups}, DType::u8), plain_g_idx(in, grid)};
   const float* values = w.data<float>();
   auto* codes = result.codes.data<std::uint8_t>();
   auto* zero = result.zero.data<std::uint8_t>();

@@ -3,10 +3,11 @@
 
 #include <cmath>
 
-#include "golden.h"
 #include "graft/quant/awq_search.h"
 #include "graft/quant/gptq_solver.h"
 #include "graft/quant/round_to_nearest.h"
+
+#include "golden.h"
 
 namespace golden {
 namespace {
@@ -92,7 +93,8 @@ void check_awq(const Tensors& want, const Json& info, Layer l) {
   const auto got = clip.to_vector<double>(), wanted = want["clip"].to_vector<double>();
   std::size_t equal = 0;
   for (std::size_t i = 0; i < got.size(); ++i) equal += std::abs(got[i] - wanted[i]) <= 1e-3 * wanted[i];
-  EXPECT_GE(static_cast<double>(equal), 0.98 * static_cast<double>(got.size())) << equal << " of " << got.size() << " clip values are equal";
+  EXPECT_GE(static_cast<double>(equal), 0.98 * static_cast<double>(got.size()))
+      << equal << " of " << got.size() << " clip values are equal";
 
   Tensor rounded = dequantize(quant::round_to_nearest(quant::clamp_groups(scaled, clip, settings.grid), settings.grid));
   const auto divisor = scales.channel_scale.to_vector<float>();

@@ -2,10 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
-#include "calibrated_layer.h"
 #include "graft/core/parallel.h"
 #include "graft/quant/round_to_nearest.h"
+
+#include "../support/errors.h"
+#include "calibrated_layer.h"
 
 namespace graft::quant {
 namespace {
@@ -30,7 +31,8 @@ TEST(AwqScales, LossesAreTheOutputErrorsOfTheirGridPoints) {
     const double least = *std::min_element(found.losses.begin(), found.losses.end());
     EXPECT_EQ(found.losses[static_cast<std::size_t>(std::lround(found.ratio * 20))], least);
     // The best one again, from its definition.
-    const Tensor q = unscaled(dequantize(round_to_nearest(scale_columns(layer.weight, found.channel_scale), settings.grid)), found.channel_scale);
+    const Tensor q = unscaled(dequantize(round_to_nearest(scale_columns(layer.weight, found.channel_scale), settings.grid)),
+                              found.channel_scale);
     const auto x = layer.x.to_vector<double>(), w = layer.weight.to_vector<double>(), v = q.to_vector<double>();
     double sum = 0;
     for (int t = 0; t < 90; ++t)
@@ -51,11 +53,11 @@ TEST(AwqScales, RatioZeroWithoutDuoScalesNothing) {
   const AwqSettings settings{.grid = {.group_size = 8, .sym = false, .rule = GridRule::awq}, .duo_scaling = false};
   // A loss that likes the first candidate best.
   int calls = 0;
-  const AwqScales found = search_awq_scales(std::span(&layer.weight, 1), layer.inputs, settings,
-                                            [&](std::span<const Tensor> candidates) {
-                                              EXPECT_EQ(candidates.size(), 1u);
-                                              return static_cast<double>(calls++);
-                                            });
+  const AwqScales found =
+      search_awq_scales(std::span(&layer.weight, 1), layer.inputs, settings, [&](std::span<const Tensor> candidates) {
+        EXPECT_EQ(candidates.size(), 1u);
+        return static_cast<double>(calls++);
+      });
   EXPECT_EQ(calls, 20);
   EXPECT_EQ(found.ratio, 0);
   EXPECT_EQ(found.channel_scale.to_vector<float>(), std::vector<float>(32, 1));
@@ -83,7 +85,8 @@ TEST(AwqClip, TakesTheBestOfTenMagnitudes) {
     for (std::int64_t t = 0; t < 60; ++t) {
       double y = 0;
       for (std::int64_t k = g * 16; k < std::min<std::int64_t>(g * 16 + 16, 40); ++k)
-        y += static_cast<double>(layer.x.data<float>()[t * 40 + k]) / scale.data<float>()[k] * (q.data<float>()[n * 40 + k] - w.data<float>()[n * 40 + k]);
+        y += static_cast<double>(layer.x.data<float>()[t * 40 + k]) / scale.data<float>()[k] *
+             (q.data<float>()[n * 40 + k] - w.data<float>()[n * 40 + k]);
       sum += y * y;
     }
     return sum;
@@ -96,7 +99,8 @@ TEST(AwqClip, TakesTheBestOfTenMagnitudes) {
         greatest = std::max(greatest, std::abs(w.data<float>()[n * 40 + k]));
       const double chosen = error(n, g, clip);
       clipped = clipped || clip.data<float>()[n * 3 + g] < greatest;
-      for (int step = 0; step < 10; ++step) EXPECT_LE(chosen, error(n, g, Tensor::full({6, 3}, greatest * (1 - step / 20.0))) * (1 + 1e-4));
+      for (int step = 0; step < 10; ++step)
+        EXPECT_LE(chosen, error(n, g, Tensor::full({6, 3}, greatest * (1 - step / 20.0))) * (1 + 1e-4));
     }
   EXPECT_TRUE(clipped);
 }
@@ -125,7 +129,8 @@ TEST(Awq, DoesNotDependOnThreads) {
     const auto layer = make_layer(40, 96, 100);
     const AwqSettings settings{.grid = {.group_size = 32, .sym = false, .rule = GridRule::awq}};
     const AwqScales found = search_awq_scales(std::span(&layer.weight, 1), layer.inputs, settings);
-    clips.push_back(search_awq_clip(scale_columns(layer.weight, found.channel_scale), layer.inputs, found.channel_scale, settings).to_vector<float>());
+    clips.push_back(search_awq_clip(scale_columns(layer.weight, found.channel_scale), layer.inputs, found.channel_scale, settings)
+                        .to_vector<float>());
     for (double loss : found.losses) clips.back().push_back(static_cast<float>(loss));
   }
   set_thread_pool(nullptr);
@@ -139,13 +144,21 @@ TEST(Awq, RefusesWhatDoesNotFit) {
   expect_error<ValueError>([&] { search_awq_scales({}, layer.inputs, {}); }, "no weights to scale");
   expect_error<ValueError>([&] { search_awq_scales(weights, InputMoments(16), {}); }, "no calibration tokens");
   expect_error<ValueError>([&] { search_awq_scales(weights, layer.inputs, {.grid = {}}); }, "the rule of another method");
-  expect_error<ValueError>([&] { search_awq_scales(std::vector{Tensor::ones({2, 8})}, layer.inputs, {}); },
-                           "a weight of shape [2, 8] and moments of 16 features");
+  expect_error<ValueError>(
+      [&] {
+        search_awq_scales(std::vector{Tensor::ones({2, 8})}, layer.inputs, {});
+      },
+      "a weight of shape [2, 8] and moments of 16 features");
   expect_error<ValueError>([&] { search_awq_scales(weights, layer.inputs, {}, [](auto) { return NAN; }); }, "finite loss");
   expect_error<ValueError>([&] { search_awq_clip(Tensor::ones({2, 8}), layer.inputs, ones, {}); }, "moments of 16 features");
-  expect_error<ValueError>([&] { search_awq_clip(layer.weight, layer.inputs, Tensor::ones({8}), {}); }, "channel scales of shape [8] for 16");
+  expect_error<ValueError>([&] { search_awq_clip(layer.weight, layer.inputs, Tensor::ones({8}), {}); },
+                           "channel scales of shape [8] for 16");
   expect_error<ValueError>([&] { scale_columns(layer.weight, Tensor::zeros({16})); }, "channel scales must be positive");
-  expect_error<ValueError>([&] { clamp_groups(layer.weight, Tensor::ones({4, 3}), {.group_size = 8}); }, "clip has shape [4, 3]; [4, 2]");
+  expect_error<ValueError>(
+      [&] {
+        clamp_groups(layer.weight, Tensor::ones({4, 3}), {.group_size = 8});
+      },
+      "clip has shape [4, 3]; [4, 2]");
 }
 
 }  // namespace

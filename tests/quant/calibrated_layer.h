@@ -27,13 +27,15 @@ struct CalibratedLayer {
 
 inline CalibratedLayer make_layer(std::int64_t out, std::int64_t in, std::int64_t tokens, std::uint64_t seed = 1) {
   const std::int64_t hidden = in / 4 + 1;
-  const auto source = normals(seed, tokens * hidden), mix = normals(seed + 1, hidden * in), noise = normals(seed + 2, tokens * in);
+  const auto source = normals(seed, tokens * hidden), mix = normals(seed + 1, hidden * in),
+             noise = normals(seed + 2, tokens * in);
   const auto loudness = normals(seed + 3, in);
   std::vector<float> x(static_cast<std::size_t>(tokens * in));
   for (std::int64_t t = 0; t < tokens; ++t)
     for (std::int64_t k = 0; k < in; ++k) {
       float sum = 0.4f * noise[t * in + k];
-      for (std::int64_t h = 0; h < hidden; ++h) sum += source[t * hidden + h] * mix[h * in + k] / std::sqrt(static_cast<float>(hidden));
+      for (std::int64_t h = 0; h < hidden; ++h)
+        sum += source[t * hidden + h] * mix[h * in + k] / std::sqrt(static_cast<float>(hidden));
       x[t * in + k] = sum * std::exp(0.8f * loudness[k]);
     }
   auto w = normals(seed + 4, out * in);

@@ -4,10 +4,11 @@
 
 #include <numeric>
 
-#include "../support/errors.h"
-#include "calibrated_layer.h"
 #include "graft/core/parallel.h"
 #include "graft/quant/round_to_nearest.h"
+
+#include "../support/errors.h"
+#include "calibrated_layer.h"
 
 namespace graft::quant {
 namespace {
@@ -23,8 +24,8 @@ std::vector<int> plain(std::int64_t in, std::int64_t length) {
   return groups;
 }
 
-// The method as its paper first states it: round one column, spread its error by the inverse Hessian, and take the column out of the
-// inverse by elimination. In f64, with a given grid, in channel order.
+// The method as its paper first states it: round one column, spread its error by the inverse Hessian, and take the column out of
+// the inverse by elimination. In f64, with a given grid, in channel order.
 std::vector<int> eliminate(const test::CalibratedLayer& layer, const Quantized& grid, double damp) {
   const std::int64_t in = layer.weight.dim(1), out = layer.weight.dim(0), groups = grid.scale.dim(1);
   auto w = layer.weight.to_vector<double>();
@@ -53,7 +54,8 @@ std::vector<int> eliminate(const test::CalibratedLayer& layer, const Quantized& 
     for (std::int64_t n = 0; n < out; ++n) {
       const std::int64_t g = n * groups + grid.g_idx.data<std::int32_t>()[p];
       const double scale = grid.scale.data<float>()[g], zero = grid.zero.data<std::uint8_t>()[g];
-      const double code = std::clamp(std::nearbyint(w[n * in + p] / scale) + zero, 0.0, static_cast<double>(grid.grid.max_code()));
+      const double code =
+          std::clamp(std::nearbyint(w[n * in + p] / scale) + zero, 0.0, static_cast<double>(grid.grid.max_code()));
       codes[n * in + p] = static_cast<int>(code);
       const double error = (w[n * in + p] - scale * (code - zero)) / pivot;
       for (std::int64_t k = p + 1; k < in; ++k) w[n * in + k] -= error * inverse[p * in + k];
@@ -132,7 +134,8 @@ TEST(Gptq, AnInputThatIsAlwaysZeroTakesNoPart) {
 }
 
 TEST(Gptq, LossIsTheOutputErrorPerTokenBesideDamping) {
-  // The search's own estimate is ½ Σ e² = ½ Σ δ H δᵀ with the damped H; per token that is the squared output error and a little more.
+  // The search's own estimate is ½ Σ e² = ½ Σ δ H δᵀ with the damped H; per token that is the squared output error and a little
+  // more.
   const auto layer = make_layer(16, 64, 500);
   const GptqResult result = gptq(layer.weight, layer.inputs, {.damp_percent = 1e-4});
   const auto x = layer.x.to_vector<double>();
@@ -152,7 +155,8 @@ TEST(Gptq, DoesNotDependOnThreads) {
   for (int threads : {1, 2, 3, 7}) {
     set_thread_pool(make_thread_pool(threads));
     const auto layer = make_layer(70, 300, 400);
-    codes.push_back(ints(gptq(layer.weight, layer.inputs, {.grid = {.bits = 3, .group_size = 32}, .desc_act = true}).quantized.codes));
+    codes.push_back(
+        ints(gptq(layer.weight, layer.inputs, {.grid = {.bits = 3, .group_size = 32}, .desc_act = true}).quantized.codes));
   }
   set_thread_pool(nullptr);
   for (const auto& other : codes) EXPECT_EQ(other, codes[0]);
@@ -174,7 +178,11 @@ TEST(Gptq, RefusesWhatDoesNotFit) {
   expect_error<ValueError>(solving({.damp_percent = 1}), "damp_percent is 1");
   expect_error<ValueError>(solving({.damp_step = 0}), "damp_step is 0");
   expect_error<ValueError>([&] { gptq(layer.weight, InputMoments(16), {}); }, "no calibration tokens");
-  expect_error<ValueError>([&] { gptq(Tensor::ones({4, 8}), layer.inputs, {}); }, "a weight of shape [4, 8] and moments of 16 features");
+  expect_error<ValueError>(
+      [&] {
+        gptq(Tensor::ones({4, 8}), layer.inputs, {});
+      },
+      "a weight of shape [4, 8] and moments of 16 features");
 }
 
 }  // namespace

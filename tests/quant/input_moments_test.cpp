@@ -4,9 +4,10 @@
 
 #include <limits>
 
+#include "graft/core/parallel.h"
+
 #include "../support/errors.h"
 #include "calibrated_layer.h"
-#include "graft/core/parallel.h"
 
 namespace graft::quant {
 namespace {
@@ -66,7 +67,10 @@ TEST(InputMoments, RefuseWhatDoesNotFitAndCountNothingOfIt) {
   expect_error<ValueError>([&] { moments.add(Tensor::ones({3, 4})); }, "activations of shape [3, 4] for 2 features");
   expect_error<TypeError>([&] { moments.add(Tensor::ones({3, 2}, DType::i32)); }, "hold i32");
   expect_error<ValueError>(
-      [&] { moments.add(Tensor::from<float>({1, 2, 3, std::numeric_limits<float>::infinity()}, {2, 2})); }, "feature 1 of a token is inf");
+      [&] {
+        moments.add(Tensor::from<float>({1, 2, 3, std::numeric_limits<float>::infinity()}, {2, 2}));
+      },
+      "feature 1 of a token is inf");
   EXPECT_EQ(moments.tokens(), 0);
   EXPECT_EQ(moments.gram().to_vector<float>(), std::vector<float>(4, 0));
 }

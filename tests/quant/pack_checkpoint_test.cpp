@@ -2,16 +2,19 @@
 
 #include <gtest/gtest.h>
 
+#include "graft/quant/round_to_nearest.h"
+
 #include "../support/errors.h"
 #include "calibrated_layer.h"
-#include "graft/quant/round_to_nearest.h"
 
 namespace graft::quant {
 namespace {
 
 using test::expect_error;
 
-Quantized rounded(std::int64_t out, std::int64_t in, const Grid& grid) { return round_to_nearest(test::make_layer(out, in, 1).weight, grid); }
+Quantized rounded(std::int64_t out, std::int64_t in, const Grid& grid) {
+  return round_to_nearest(test::make_layer(out, in, 1).weight, grid);
+}
 
 // Reads what was written, by the formats' own reader.
 void expect_same_layer(const Quantized& quantized, const Stored& stored) {
@@ -22,7 +25,8 @@ void expect_same_layer(const Quantized& quantized, const Stored& stored) {
   decoded.codes(0, in, 0, out, codes.data());
   for (std::int64_t k = 0; k < in; ++k) {
     ASSERT_EQ(decoded.groups[k], quantized.g_idx.data<std::int32_t>()[k]);
-    for (std::int64_t n = 0; n < out; ++n) ASSERT_EQ(codes[k * out + n], quantized.codes.data<std::uint8_t>()[n * in + k]) << k << ", " << n;
+    for (std::int64_t n = 0; n < out; ++n)
+      ASSERT_EQ(codes[k * out + n], quantized.codes.data<std::uint8_t>()[n * in + k]) << k << ", " << n;
   }
   for (std::int64_t g = 0; g < groups; ++g)
     for (std::int64_t n = 0; n < out; ++n) {
@@ -41,7 +45,9 @@ TEST(ToStored, ReadersFindWhatWasWritten) {
           for (const char* layout : {"gptq", "gptq_v2", "gptq_p"}) {
             const bool stream = bits <= 4 || bits == 8, planar = std::string_view(layout) == "gptq_p";
             const auto zeros = gptq.zero.to_vector<int>();
-            if (!planar && (!stream || (layout == std::string_view("gptq") && std::find(zeros.begin(), zeros.end(), 0) != zeros.end()))) continue;
+            if (!planar &&
+                (!stream || (layout == std::string_view("gptq") && std::find(zeros.begin(), zeros.end(), 0) != zeros.end())))
+              continue;
             SCOPED_TRACE(fmt::format("{} {} bits, groups of {}, sym {}", layout, bits, size, sym));
             expect_same_layer(gptq, to_stored(gptq, layout));
           }
@@ -76,14 +82,17 @@ TEST(ToStored, KnownBytesOfEetq) {
     const auto* data = reinterpret_cast<const std::uint8_t*>(weight.data<std::int8_t>());
     return std::vector<int>(data + begin, data + begin + count);
   };
-  EXPECT_EQ(bytes("sm80", 0, 20), (std::vector<int>{128, 136, 129, 137, 130, 138, 131, 139, 132, 140, 133, 141, 134, 142, 135, 143,
-                                                    144, 152, 145, 153}));
+  EXPECT_EQ(bytes("sm80", 0, 20), (std::vector<int>{128, 136, 129, 137, 130, 138, 131, 139, 132, 140,
+                                                    133, 141, 134, 142, 135, 143, 144, 152, 145, 153}));
   EXPECT_EQ(bytes("sm80", 64, 8), (std::vector<int>{127, 119, 126, 118, 125, 117, 124, 116}));
 }
 
 TEST(ToStored, KnownWordsOfGptqAndAwq) {
   // One column with code k mod 16, in layout gptq; eight columns with code n, in AWQ's.
-  Quantized q{{.group_size = -1}, Tensor::empty({8, 32}, DType::u8), Tensor::ones({8, 1}), Tensor::full({8, 1}, 8, DType::u8),
+  Quantized q{{.group_size = -1},
+              Tensor::empty({8, 32}, DType::u8),
+              Tensor::ones({8, 1}),
+              Tensor::full({8, 1}, 8, DType::u8),
               Tensor::zeros({32}, DType::i32)};
   for (int n = 0; n < 8; ++n)
     for (int k = 0; k < 32; ++k) q.codes.data<std::uint8_t>()[n * 32 + k] = static_cast<std::uint8_t>(k % 16);
@@ -119,14 +128,18 @@ TEST(ToStored, KeepsTheBiasAndSaysWhatItIs) {
 }
 
 TEST(ToStored, RefusesWhatALayoutCannotHold) {
-  const auto storing = [](const Quantized& q, const char* layout, Tensor bias = {}) { return [=] { to_stored(q, layout, bias); }; };
+  const auto storing = [](const Quantized& q, const char* layout, Tensor bias = {}) {
+    return [=] { to_stored(q, layout, bias); };
+  };
   const Quantized q = rounded(32, 64, {.group_size = 16});
-  expect_error<ValueError>(storing(q, "marlin"), "layout 'marlin'; gptq, gptq_v2, gptq_p, gemm, plain, sm70 and sm80 can be written");
+  expect_error<ValueError>(storing(q, "marlin"),
+                           "layout 'marlin'; gptq, gptq_v2, gptq_p, gemm, plain, sm70 and sm80 can be written");
   expect_error<ValueError>(storing(q, "sm80"), "layout sm80 holds weights on EETQ's grid alone");
   expect_error<ValueError>(storing(q, "gptq", Tensor::ones({31})), "a bias of shape [31] for 32 output channels");
   expect_error<ValueError>(storing(rounded(32, 64, {.bits = 5}), "gptq_v2"), "5 bits in layout gptq_v2");
   expect_error<ValueError>(storing(rounded(30, 64, {.bits = 5}), "gptq_p"), "multiple of 32");
-  expect_error<ValueError>(storing(rounded(32, 64, {.group_size = 48, .rule = GridRule::awq}), "gemm"), "the last would be short");
+  expect_error<ValueError>(storing(rounded(32, 64, {.group_size = 48, .rule = GridRule::awq}), "gemm"),
+                           "the last would be short");
   expect_error<ValueError>(storing(rounded(12, 64, {.rule = GridRule::awq}), "gemm"), "multiple of 8");
   expect_error<ValueError>(storing(rounded(3, 64, eetq_grid()), "sm80"), "it needs multiples of 64 and 2");
   Quantized positive = rounded(32, 64, {.sym = false});

@@ -1,19 +1,20 @@
 #include "graft/quant/quantize_folder.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "../support/errors.h"
-#include "calibrated_layer.h"
 #include "graft/autograd/linear.h"
 #include "graft/autograd/ops.h"
 #include "graft/quant/checkpoint.h"
 #include "graft/quant/folder_writer.h"
 #include "graft/quant/pack_checkpoint.h"
 #include "graft/quant/round_to_nearest.h"
+
+#include "../support/errors.h"
+#include "calibrated_layer.h"
 
 namespace graft::quant {
 namespace {
@@ -87,7 +88,9 @@ class ToyModel : public QuantizableModel {
     return mul(calibration_.alias({40, width}, {width, 1}, batch * 40 * width), Tensor::full({1}, 0.3));
   }
   std::shared_ptr<Module> load(std::int64_t block) override { return std::make_shared<ToyBlock>(checkpoint_, prefix(block)); }
-  Tensor forward(Module& block, const Tensor& hidden, std::int64_t) override { return dynamic_cast<ToyBlock&>(block).forward(hidden); }
+  Tensor forward(Module& block, const Tensor& hidden, std::int64_t) override {
+    return dynamic_cast<ToyBlock&>(block).forward(hidden);
+  }
 
   Tensor logits() {
     Tensor x = embed(batches());  // more of the same, but not what was calibrated with
@@ -152,12 +155,12 @@ TEST(QuantizeFolder, EveryMethodWritesAFolderThatReadsBack) {
   for (const auto& [name, method] : methods) {
     SCOPED_TRACE(name);
     std::vector<std::string> seen;
-    const auto report = quantize_folder(folder.path / "dense", folder.path / name, model, method,
-                                        {.progress = [&](const QuantizedModule& m) {
-                                          seen.push_back(m.module);
-                                          EXPECT_EQ(m.number, static_cast<std::int64_t>(seen.size()));
-                                          EXPECT_EQ(m.count, 6);
-                                        }});
+    const auto report =
+        quantize_folder(folder.path / "dense", folder.path / name, model, method, {.progress = [&](const QuantizedModule& m) {
+                          seen.push_back(m.module);
+                          EXPECT_EQ(m.number, static_cast<std::int64_t>(seen.size()));
+                          EXPECT_EQ(m.count, 6);
+                        }});
     EXPECT_EQ(seen, (std::vector<std::string>{"layers.0.gate", "layers.0.up", "layers.0.down", "layers.1.gate", "layers.1.up",
                                               "layers.1.down"}));
     for (const QuantizedModule& m : report) EXPECT_FALSE(m.uncalibrated);
@@ -168,7 +171,9 @@ TEST(QuantizeFolder, EveryMethodWritesAFolderThatReadsBack) {
     EXPECT_EQ(fs::exists(folder.path / name / "quantize_config.json"), name != "eetq");
     const Json config = Json::parse(text_of(folder.path / name / "config.json"));
     EXPECT_EQ(config.at("hidden_size"), 64);
-    EXPECT_EQ(config.at("quantization_config").at("quant_method"), name.substr(0, 3) == "awq" ? "awq" : name == "eetq" ? "eetq" : "gptq");
+    EXPECT_EQ(config.at("quantization_config").at("quant_method"), name.substr(0, 3) == "awq" ? "awq"
+                                                                   : name == "eetq"           ? "eetq"
+                                                                                              : "gptq");
     ToyModel quantized(folder.path / name);
     errors[name] = distance(quantized.logits(), expected);
   }
@@ -198,14 +203,16 @@ TEST(QuantizeFolder, AwqMovesItsScalesIntoTheProducers) {
   Folder folder;
   write_dense(folder.path / "dense", DType::f32);
   ToyModel model(folder.path / "dense");
-  quantize_folder(folder.path / "dense", folder.path / "out", model,
-                  AwqSettings{.grid = {.bits = 8, .group_size = 32, .sym = false, .rule = GridRule::awq, .scale_dtype = DType::f32}});
+  quantize_folder(
+      folder.path / "dense", folder.path / "out", model,
+      AwqSettings{.grid = {.bits = 8, .group_size = 32, .sym = false, .rule = GridRule::awq, .scale_dtype = DType::f32}});
   ToyModel quantized(folder.path / "out");
   EXPECT_LT(distance(quantized.logits(), model.logits()), 0.01);
   const Checkpoint dense = Checkpoint::open(folder.path / "dense"), out = Checkpoint::open(folder.path / "out");
   for (const char* name : {"layers.0.norm.weight", "layers.0.up.bias"}) {
     const Shape shape{std::string(name).ends_with("bias") ? inner : width};
-    EXPECT_NE(dense.tensor(name, shape, DType::f32).to_vector<float>(), out.tensor(name, shape, DType::f32).to_vector<float>()) << name;
+    EXPECT_NE(dense.tensor(name, shape, DType::f32).to_vector<float>(), out.tensor(name, shape, DType::f32).to_vector<float>())
+        << name;
   }
 }
 
@@ -216,9 +223,8 @@ TEST(QuantizeFolder, AnErrorLeavesNothingBehind) {
   const auto before = std::distance(fs::directory_iterator(folder.path), fs::directory_iterator());
   expect_error<ValueError>(
       [&] {
-        quantize_folder(folder.path / "dense", folder.path / "out", model, Grid{}, {.progress = [](const QuantizedModule& m) {
-                          check(m.number < 3, "stop here");
-                        }});
+        quantize_folder(folder.path / "dense", folder.path / "out", model, Grid{},
+                        {.progress = [](const QuantizedModule& m) { check(m.number < 3, "stop here"); }});
       },
       "stop here");
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()), before);
@@ -234,10 +240,12 @@ TEST(QuantizeFolder, RefusesWhatDoesNotFit) {
   expect_error<ValueError>(quantizing(Grid{.bits = 1}), "bits is 1");
   expect_error<ValueError>(quantizing(Grid{}, {.layout = "gemm2"}), "layout 'gemm2'");
   expect_error<ValueError>(quantizing(Grid{}, {.shard_bytes = 0}), "shards of 0 bytes");
-  expect_error<FileError>([&] { quantize_folder(folder.path / "dense", folder.path / "dense", model, Grid{}); }, "exists already");
+  expect_error<FileError>([&] { quantize_folder(folder.path / "dense", folder.path / "dense", model, Grid{}); },
+                          "exists already");
   expect_error<FileError>([&] { quantize_folder(folder.path / "nowhere", folder.path / "out", model, Grid{}); }, "nowhere");
   quantizing(Grid{})();
-  expect_error<ValueError>([&] { quantize_folder(folder.path / "out", folder.path / "twice", model, Grid{}); }, "is quantized already");
+  expect_error<ValueError>([&] { quantize_folder(folder.path / "out", folder.path / "twice", model, Grid{}); },
+                           "is quantized already");
 
   struct OddModel : ToyModel {
     using ToyModel::ToyModel;
@@ -254,7 +262,8 @@ TEST(QuantizeFolder, RefusesWhatDoesNotFit) {
   expect_error<FileError>(with_steps({{{"gates"}, ""}}, Grid{}), "layers.0.gates.weight");
   expect_error<ValueError>(with_steps({{{"norm"}, ""}}, GptqSettings{}), "'norm' is not a dense linear layer");
   expect_error<ValueError>(with_steps({{{"gate"}, "nor"}}, AwqSettings{}), "the producer 'nor' has no weight");
-  expect_error<ValueError>(with_steps({{{"gate"}, "norm"}, {{"up"}, "norm"}}, AwqSettings{}), "two steps have the producer 'norm'");
+  expect_error<ValueError>(with_steps({{{"gate"}, "norm"}, {{"up"}, "norm"}}, AwqSettings{}),
+                           "two steps have the producer 'norm'");
 }
 
 TEST(FolderWriter, CutsShardsAndWritesTheirIndex) {
@@ -269,13 +278,15 @@ TEST(FolderWriter, CutsShardsAndWritesTheirIndex) {
     expect_error<ValueError>([&] { writer.replace("layers.1.norm.weight", Tensor::ones({3})); }, "its replacement has [3]");
     expect_error<FileError>([&] { writer.replace("nothing", Tensor::ones({3})); }, "has no tensor 'nothing'");
     const Quantized small = round_to_nearest(Tensor::ones({32, 32}), {});
-    expect_error<ValueError>([&] { writer.put("layers.0.up", to_stored(small, "gptq")); }, "the packed layer has 32 outputs and 32 inputs");
+    expect_error<ValueError>([&] { writer.put("layers.0.up", to_stored(small, "gptq")); },
+                             "the packed layer has 32 outputs and 32 inputs");
     EXPECT_FALSE(fs::exists(folder.path / "out"));
     expect_error<ValueError>([&] { writer.finish("[]", true); }, "is not a JSON object");
     writer.finish(R"({"quant_method": "gptq", "bits": 4, "group_size": 128})", true);
   }
   const Json index = Json::parse(text_of(folder.path / "out/model.safetensors.index.json"));
-  const auto source = safetensors::Checkpoint::open(folder.path / "dense"), out = safetensors::Checkpoint::open(folder.path / "out");
+  const auto source = safetensors::Checkpoint::open(folder.path / "dense"),
+             out = safetensors::Checkpoint::open(folder.path / "out");
   EXPECT_EQ(index.at("metadata").at("total_size"), out.bytes());
   EXPECT_EQ(index.at("weight_map").size(), out.names().size());
   for (const std::string& name : source.names()) {

@@ -16,7 +16,8 @@ std::vector<int> ints(const Tensor& tensor) { return tensor.to_vector<int>(); }
 
 TEST(RoundToNearest, GptqAsymmetric) {
   // Range −1 … 2 widened by nothing: step 0.2, zero point 5.
-  const Quantized q = round_to_nearest(Tensor::from<float>({-1, 2, 0.29f, 0.31f}, {1, 4}), {.sym = false, .scale_dtype = DType::f32});
+  const Quantized q =
+      round_to_nearest(Tensor::from<float>({-1, 2, 0.29f, 0.31f}, {1, 4}), {.sym = false, .scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.to_vector<float>(), std::vector<float>{3.0f / 15});
   EXPECT_EQ(ints(q.zero), std::vector<int>{5});
   EXPECT_EQ(ints(q.codes), (std::vector<int>{0, 15, 6, 7}));
@@ -24,7 +25,8 @@ TEST(RoundToNearest, GptqAsymmetric) {
 }
 
 TEST(RoundToNearest, GptqWidensTheRangeToZero) {
-  const Quantized q = round_to_nearest(Tensor::from<float>({10, 15, 12, -15, -3, -7}, {2, 3}), {.sym = false, .scale_dtype = DType::f32});
+  const Quantized q =
+      round_to_nearest(Tensor::from<float>({10, 15, 12, -15, -3, -7}, {2, 3}), {.sym = false, .scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.to_vector<float>(), (std::vector<float>{1, 1}));
   EXPECT_EQ(ints(q.zero), (std::vector<int>{0, 15}));
   EXPECT_EQ(ints(q.codes), (std::vector<int>{10, 15, 12, 0, 12, 8}));
@@ -40,7 +42,8 @@ TEST(RoundToNearest, GptqSymmetric) {
 }
 
 TEST(RoundToNearest, HalvesGoToTheEvenStep) {
-  const Quantized q = round_to_nearest(Tensor::from<float>({-7.5f, 7.5f, 0.5f, 1.5f, -0.5f, -1.5f}, {1, 6}), {.scale_dtype = DType::f32});
+  const Quantized q =
+      round_to_nearest(Tensor::from<float>({-7.5f, 7.5f, 0.5f, 1.5f, -0.5f, -1.5f}, {1, 6}), {.scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.item(), 1);
   EXPECT_EQ(ints(q.codes), (std::vector<int>{0, 15, 8, 10, 8, 6}));
 }
@@ -55,12 +58,13 @@ TEST(RoundToNearest, AGroupOfZerosHasAScale) {
 }
 
 TEST(RoundToNearest, AwqTakesTheRangeAsItIs) {
-  const Quantized q =
-      round_to_nearest(Tensor::from<float>({1, 16, 8, -4, 11, 3}, {2, 3}), {.sym = false, .rule = GridRule::awq, .scale_dtype = DType::f32});
+  const Quantized q = round_to_nearest(Tensor::from<float>({1, 16, 8, -4, 11, 3}, {2, 3}),
+                                       {.sym = false, .rule = GridRule::awq, .scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.to_vector<float>(), (std::vector<float>{1, 1}));
   EXPECT_EQ(ints(q.zero), (std::vector<int>{0, 4}));
   EXPECT_EQ(ints(q.codes), (std::vector<int>{1, 15, 8, 0, 15, 7}));  // the least has code 1: zero cannot be −1
-  const Quantized sym = round_to_nearest(Tensor::from<float>({-7, 3.2f, 7}, {1, 3}), {.rule = GridRule::awq, .scale_dtype = DType::f32});
+  const Quantized sym =
+      round_to_nearest(Tensor::from<float>({-7, 3.2f, 7}, {1, 3}), {.rule = GridRule::awq, .scale_dtype = DType::f32});
   EXPECT_EQ(sym.scale.item(), 1);
   EXPECT_EQ(ints(sym.codes), (std::vector<int>{1, 11, 15}));
 }
@@ -161,7 +165,8 @@ TEST(RoundToNearest, RefusesWhatDoesNotFit) {
   expect_error<ValueError>(rounding({.mse = -1}), "mse is -1");
   expect_error<ValueError>(rounding({.rule = GridRule::awq, .mse = 2}), "only GPTQ's rule searches");
   expect_error<ValueError>(rounding({.scale_dtype = DType::i32}), "scale_dtype is i32");
-  expect_error<ValueError>(rounding({.rule = GridRule::eetq}), "EETQ's grid has 8 bits, group_size -1 and is symmetric; got 4 bits");
+  expect_error<ValueError>(rounding({.rule = GridRule::eetq}),
+                           "EETQ's grid has 8 bits, group_size -1 and is symmetric; got 4 bits");
   expect_error<ValueError>([] { round_to_nearest(Tensor::ones({4}), {}); }, "the weight has shape [4]; [out, in] is wanted");
   expect_error<ValueError>([] { round_to_nearest(Tensor::ones({0, 4}), {}); }, "the weight has shape [0, 4]");
   expect_error<TypeError>([] { round_to_nearest(Tensor::ones({2, 4}, DType::i8), {}); }, "the weight holds i8");
@@ -177,11 +182,18 @@ TEST(Quantized, RefusesPartsThatContradictEachOther) {
     change(bad);
     return [bad] { dequantize(bad); };
   };
-  expect_error<ValueError>(broken([](Quantized& q) { q.scale = Tensor::ones({3, 3}); }), "scale has shape [3, 3]; [3, 2] is wanted");
+  expect_error<ValueError>(broken([](Quantized& q) {
+                             q.scale = Tensor::ones({3, 3});
+                           }),
+                           "scale has shape [3, 3]; [3, 2] is wanted");
   expect_error<TypeError>(broken([](Quantized& q) { q.zero = Tensor::ones({3, 2}); }), "zero holds f32; u8 is wanted");
-  expect_error<ValueError>(broken([](Quantized& q) { q.g_idx = Tensor::full({8}, 2, DType::i32); }), "g_idx holds 2; 0 to 1 are possible");
+  expect_error<ValueError>(broken([](Quantized& q) { q.g_idx = Tensor::full({8}, 2, DType::i32); }),
+                           "g_idx holds 2; 0 to 1 are possible");
   expect_error<ValueError>(broken([](Quantized& q) { q.g_idx = Tensor::full({8}, -1, DType::i32); }), "g_idx holds -1");
-  expect_error<ValueError>(broken([](Quantized& q) { q.codes = Tensor::full({3, 8}, 16, DType::u8); }), "codes holds 16; 0 to 15");
+  expect_error<ValueError>(broken([](Quantized& q) {
+                             q.codes = Tensor::full({3, 8}, 16, DType::u8);
+                           }),
+                           "codes holds 16; 0 to 15");
   expect_error<ValueError>(broken([](Quantized& q) { q.scale = Tensor::full({3, 2}, NAN); }), "scale holds nan");
 }
 
