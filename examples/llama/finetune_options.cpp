@@ -7,7 +7,8 @@
 namespace graft::llama {
 
 std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv) {
-  FinetuneOptions options{.model = default_model()};
+  FinetuneOptions options;
+  options.model = default_model();
   TrainingOptions& training = options.training;
   AdapterOptions& adapter = options.adapter;
   std::string dtype = "f32", schedule = training.schedule.name;

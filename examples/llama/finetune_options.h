@@ -12,11 +12,11 @@
 namespace graft::llama {
 
 struct FinetuneOptions {
-  std::filesystem::path model, data = {}, held = {}, out = "adapter";
+  std::filesystem::path model, data, held, out = "adapter";
   DType dtype = DType::f32;
   std::string method = "lora";
-  AdapterOptions adapter = {};
-  TrainingOptions training = {};
+  AdapterOptions adapter;
+  TrainingOptions training;
   std::int64_t sequence = 128;
   std::int64_t save_every = 50;
   bool resume = false;

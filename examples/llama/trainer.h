@@ -29,7 +29,7 @@ struct TrainingOptions {
   std::int64_t steps = 200;
   std::int64_t batch = 8;       // rows per forward pass
   std::int64_t accumulate = 1;  // forward passes per step
-  double lr = 1e-3;
+  double lr = 2e-4;
   double weight_decay = 0.01;
   std::int64_t warmup = 0;
   Schedule schedule = schedules[1];
