@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 
 #include "graft/examples/llama/files.h"
 
@@ -55,27 +56,28 @@ class Programs : public testing::Test {
   }
   int run(const char* program, const Words& options) const { return wait(start(program, options)); }
 
+  // The command line of a small run; `more` replaces what it has and adds what it lacks.
   Words training(const std::string& out, const Words& more = {}) const {
-    Words options{"--data",
-                  folder_ / "data.txt",
-                  "--held",
-                  folder_ / "held.txt",
-                  "--out",
-                  folder_ / out,
-                  "--batch",
-                  "2",
-                  "--seq",
-                  "32",
-                  "--lr",
-                  "2e-3",
-                  "--prompt-tokens",
-                  "8",
-                  "--dropout",
-                  "0.1",
-                  "--target-modules",
-                  "q_proj,v_proj"};
-    options.insert(options.end(), more.begin(), more.end());
-    return options;
+    std::map<std::string, std::string> values{{"--data", folder_ / "data.txt"},
+                                              {"--held", folder_ / "held.txt"},
+                                              {"--out", folder_ / out},
+                                              {"--batch", "2"},
+                                              {"--seq", "32"},
+                                              {"--lr", "2e-3"},
+                                              {"--prompt-tokens", "8"},
+                                              {"--dropout", "0.1"},
+                                              {"--target-modules", "q_proj,v_proj"}};
+    Words flags;
+    for (std::size_t i = 0; i < more.size(); ++i) {
+      if (i + 1 < more.size() && !more[i + 1].starts_with("--")) {
+        values[more[i]] = more[i + 1];
+        ++i;
+      } else {
+        flags.push_back(more[i]);
+      }
+    }
+    for (const auto& [name, value] : values) flags.insert(flags.end(), {name, value});
+    return flags;
   }
   std::string output() const { return read_text(folder_ / "stdout"); }
   std::string message() const { return read_text(folder_ / "stderr"); }
@@ -129,6 +131,8 @@ TEST_F(Programs, AnInterruptSavesWhatWasLearned) {
 }
 
 TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
+  std::ofstream(folder_ / "short.txt") << "too short";
+  std::ofstream(folder_ / "latin1.txt") << "caf\xE9 " << std::string(1000, 'a');
   const fs::path broken = folder_ / "broken-model";
   fs::copy(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq", broken);
   fs::permissions(broken / "model.safetensors", fs::perms::owner_write, fs::perm_options::add);
@@ -136,8 +140,12 @@ TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
   const std::pair<Words, std::string> cases[] = {
       {{"--model", "/nonexistent"}, "/nonexistent"},
       {{"--model", broken}, "model.safetensors"},
+      {{"--data", "/nonexistent.txt"}, "/nonexistent.txt: no such file"},
+      {{"--data", folder_ / "short.txt"}, "the text has"},
+      {{"--data", folder_ / "latin1.txt"}, "text in UTF-8 is wanted, and byte 3 "},
       {{"--method", "prefix"}, "method = \"prefix\" is not one of lora, dora, qalora, adalora, oft"},
       {{"--r", "0"}, "r"},
+      {{"--target-modules", "nothing_like_this"}, "nothing_like_this"},
       {{"--steps", "0"}, "steps = 0, and at least 1 is wanted"},
       {{"--steps", "many"}, "--steps"},
       {{"--schedule", "step"}, "schedule = \"step\" is not one of constant, linear, cosine"},
@@ -161,6 +169,11 @@ TEST_F(Programs, AFolderThatExistsIsNotOverwritten) {
   EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1"})), 1);
   EXPECT_NE(message().find("exists already"), std::string::npos);
   EXPECT_EQ(read_text(folder_ / "out/notes.txt"), "mine");
+}
+
+TEST_F(Programs, ALossThatIsNoNumberEndsTheRun) {
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "5", "--lr", "1e30"})), 1);
+  EXPECT_NE(message().find("a lower learning rate may help"), std::string::npos) << message();
 }
 
 TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {
