@@ -66,7 +66,9 @@ std::string QuantLinear::description() const {
                      description_.group_size);
 }
 
-void QuantLinear::visit(Visitor& visitor) { visitor.buffer("bias", bias_); }
+void QuantLinear::visit(Visitor& visitor) {
+  if (bias_.defined()) visitor.parameter("bias", bias_);
+}
 
 std::int64_t QuantLinear::in_features() const { return packed_->in; }
 std::int64_t QuantLinear::out_features() const { return packed_->out; }

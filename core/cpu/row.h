@@ -37,18 +37,6 @@ void for_each_row(const View& like, int count, F&& f) {
   });
 }
 
-/// Rounds values to a half type and back; nothing for the others.
-template <class A>
-void round_through(DType dtype, A* values, std::int64_t n) {
-  if (!is_half(dtype)) return;
-  std::uint16_t half[block];
-  for (std::int64_t i = 0; i < n; i += block) {
-    const std::int64_t length = std::min(block, n - i);
-    convert(dtype_of<A>, values + i, 1, dtype, half, 1, length);
-    convert(dtype, half, 1, dtype_of<A>, values + i, 1, length);
-  }
-}
-
 /// Σ exp(x − shift), without keeping the terms.
 template <class A>
 A exp_sum(const VectorLoops<A>& loops, const A* x, A shift, std::int64_t n) {

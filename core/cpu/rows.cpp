@@ -64,7 +64,6 @@ void rms_norm(const View& x, const View& weight, double eps, const View& y, cons
       A* result = to.target(row, buffers[1]);
       const A scale = 1 / std::sqrt(loops.dot(values, values, n) / static_cast<A>(n) + static_cast<A>(eps));
       loops.unary(UnaryOp::affine, values, result, n, scale, 0);
-      round_through(x.dtype, result, n);
       loops.binary(BinaryOp::mul, result, scales, result, n);
       to.store(row, result);
       store(&scale, rstd, rstd_at(row), 1, 1);
@@ -95,7 +94,6 @@ void rms_norm_backward(const View& x, const View& weight, const View& rstd, cons
         const A scale = *load(rstd, rstd_at(row), 1, 1, &scale_buffer);
         if (wants_dweight) {
           loops.unary(UnaryOp::affine, values, scaled, n, scale, 0);
-          round_through(x.dtype, scaled, n);
           loops.add_product(grads, scaled, &sums[p * n], n);
         }
         if (wants_dx) {  // with g = weight · dy: dx = rstd g − rstd³ x mean(g x)

@@ -111,7 +111,7 @@ TEST(Inject, FurtherAdaptersWaitFrozen) {
 }
 
 TEST(Inject, BiasAndModulesToSave) {
-  Model all("dense", true), own("dense", true);
+  Model all("dense", true), own("gptq", true);
   inject(all, LoraConfig{.r = 2, .target_modules = {"layers.0.q_proj"}, .bias = "all"});
   EXPECT_EQ(trainable_names(all).size(), 2u + 7u);
   inject(own, LoraConfig{.r = 2, .target_modules = {"layers.0.q_proj"}, .bias = "lora_only"});
