@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <fstream>
 #include <optional>
+#include <span>
+#include <string_view>
 #include <tuple>
 
 #include "graft/quant/config.h"
@@ -42,10 +44,8 @@ Decoded columns(const Decoded& wide, std::int64_t begin, std::int64_t out) {
 }
 
 // Modules that AutoEETQ quantizes as one matrix and stores as slices of its columns.
-const std::vector<std::vector<std::string>>& fused_families() {
-  static const std::vector<std::vector<std::string>> families = {{"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}};
-  return families;
-}
+constexpr std::string_view attention_family[] = {"q_proj", "k_proj", "v_proj"}, mlp_family[] = {"gate_proj", "up_proj"};
+constexpr std::span<const std::string_view> fused_families[] = {attention_family, mlp_family};
 
 }  // namespace
 
@@ -126,17 +126,17 @@ Decoded Checkpoint::State::decode_eetq(Stored stored) const {
   const auto dot = stored.module.rfind('.');
   const std::string parent = dot == std::string::npos ? "" : stored.module.substr(0, dot + 1),
                     own = stored.module.substr(parent.size());
-  for (const auto& family : fused_families()) {
+  for (const auto family : fused_families) {
     if (std::find(family.begin(), family.end(), own) == family.end()) continue;
-    if (!std::all_of(family.begin(), family.end(), [&](const std::string& name) { return quantized(parent + name); })) continue;
+    if (!std::all_of(family.begin(), family.end(), [&](std::string_view name) { return quantized(fmt::format("{}{}", parent, name)); })) continue;
     Stored fused;
     fused.module = stored.module;
     fused.description = stored.description;
     fused.in = stored.in;
     std::vector<Tensor> bytes, scales;
     std::int64_t begin = 0;
-    for (const std::string& name : family) {
-      const Stored sibling = this->stored(parent + name);
+    for (const std::string_view name : family) {
+      const Stored sibling = this->stored(fmt::format("{}{}", parent, name));
       const Tensor weight = find(sibling, find(sibling, "weight").defined() ? "weight" : "qweight");
       const Tensor scale = find(sibling, "weight_scales");
       if (!weight.defined() || weight.rank() != 2 || weight.dim(0) != stored.in || !scale.defined() ||

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <atomic>
+#include <cstdlib>
+#include <numeric>
 
 #include "graft/core/parallel.h"
 #include "graft/quant/formats/places.h"
@@ -67,49 +69,44 @@ Decoded decode_eetq(const Stored& stored) {
   return decoded;
 }
 
+// Mean of |code|, which depends on the bytes but not on their order.
+double mean_size(const Stored& stored, std::uint8_t flip) {
+  const Tensor weight = checked(stored, weight_name(stored), {DType::i8, DType::u8}, {stored.in, stored.out});
+  const auto* bytes = static_cast<const std::uint8_t*>(weight.view().data);
+  std::vector<std::int64_t> sums(static_cast<std::size_t>(stored.in));
+  parallel_ranges(stored.in, 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t k = begin; k < end; ++k)
+      for (std::int64_t n = 0; n < stored.out; ++n)
+        sums[static_cast<std::size_t>(k)] += std::abs((bytes[k * stored.out + n] ^ flip) - 128);
+  });
+  return static_cast<double>(std::accumulate(sums.begin(), sums.end(), std::int64_t{0})) / static_cast<double>(weight.count());
+}
+
 struct Evidence {
-  bool extremes = true;    // every output has a code of −128, −127 or 127
-  bool zeros_full = true;  // every output with scale 0 is 127 throughout
-  double mean = 0;         // of |code|
+  std::atomic<bool> extremes = true;    // every output has a code of −128, −127 or 127
+  std::atomic<bool> zeros_full = true;  // every output with scale 0 is 127 throughout
 };
 
-Evidence look(const Decoded& decoded) {
+void look(const Decoded& decoded, Evidence& evidence) {
   constexpr std::int64_t strip = 64;
-  const std::int64_t strips = (decoded.out + strip - 1) / strip;
-  std::vector<Evidence> found(static_cast<std::size_t>(strips));
-  parallel_for(strips, [&](std::int64_t s) {
-    const std::int64_t n0 = s * strip, n1 = std::min(n0 + strip, decoded.out), width = n1 - n0;
-    std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * width));
+  parallel_for((decoded.out + strip - 1) / strip, [&](std::int64_t s) {
+    if (!evidence.extremes) return;  // one output without them is enough
+    const std::int64_t n0 = s * strip, n1 = std::min(n0 + strip, decoded.out);
+    const auto width = static_cast<std::size_t>(n1 - n0);
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in) * width);
     decoded.codes(0, decoded.in, n0, n1, codes.data());
     std::array<std::uint8_t, strip> least, greatest;
     least.fill(255), greatest.fill(0);
-    std::int64_t sum = 0;
-    const std::uint8_t* code = codes.data();
-    for (std::int64_t k = 0; k < decoded.in; ++k, code += width) {
-      int row_sum = 0;
-      for (std::size_t j = 0; j < static_cast<std::size_t>(width); ++j) {
-        least[j] = std::min(least[j], code[j]);
-        greatest[j] = std::max(greatest[j], code[j]);
-        row_sum += std::abs(code[j] - 128);
+    for (std::size_t i = 0; i < codes.size(); i += width)
+      for (std::size_t j = 0; j < width; ++j) {
+        least[j] = std::min(least[j], codes[i + j]);
+        greatest[j] = std::max(greatest[j], codes[i + j]);
       }
-      sum += row_sum;
+    for (std::size_t j = 0; j < width; ++j) {
+      if (least[j] > 1 && greatest[j] < 255) evidence.extremes = false;
+      if (least[j] < 255 && decoded.scales.data<float>()[n0 + static_cast<std::int64_t>(j)] == 0) evidence.zeros_full = false;
     }
-    Evidence& evidence = found[static_cast<std::size_t>(s)];
-    for (std::size_t j = 0; j < static_cast<std::size_t>(width); ++j) {
-      evidence.extremes = evidence.extremes && (least[j] <= 1 || greatest[j] == 255);
-      if (decoded.scales.data<float>()[n0 + static_cast<std::int64_t>(j)] == 0)
-        evidence.zeros_full = evidence.zeros_full && least[j] == 255;
-    }
-    evidence.mean = static_cast<double>(sum);
   });
-  Evidence all;
-  for (const Evidence& part : found) {
-    all.extremes = all.extremes && part.extremes;
-    all.zeros_full = all.zeros_full && part.zeros_full;
-    all.mean += part.mean;
-  }
-  all.mean /= static_cast<double>(decoded.in * decoded.out);
-  return all;
 }
 
 std::pair<std::int64_t, std::int64_t> eetq_features(const Stored& stored) {
@@ -137,8 +134,10 @@ std::vector<std::string_view> plausible_eetq_layouts(const Stored& stored) {
   std::vector<std::string_view> plausible, without_zeros;
   for (const EetqLayout& layout : known) {
     if (!fits(layout, stored)) continue;
-    const Evidence evidence = look(read(stored, layout));
-    if (!evidence.extremes || evidence.mean >= largest_mean) continue;
+    if (mean_size(stored, layout.flip) >= largest_mean) continue;
+    Evidence evidence;
+    look(read(stored, layout), evidence);
+    if (!evidence.extremes) continue;
     (evidence.zeros_full ? plausible : without_zeros).push_back(layout.name);
   }
   // A scale can also be 0 because it was too small for f16; its codes are then ordinary.
