@@ -2,9 +2,9 @@
 #include "graft/core/cpu/gemm.h"
 
 #include <algorithm>
-#include <new>
 
 #include "graft/core/cpu/gemm_units.h"
+#include "graft/core/device.h"
 #include "graft/core/parallel.h"
 
 namespace graft::cpu {
@@ -143,13 +143,11 @@ void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::
 
 template <class T>
 Scratch<T>::Scratch(std::int64_t count)
-    : data_(static_cast<T*>(::operator new(static_cast<std::size_t>(count) * sizeof(T), std::align_val_t{64}, std::nothrow))) {
-  check<OutOfMemoryError>(data_ != nullptr, "out of memory: {} bytes of scratch for a product", count * std::int64_t{sizeof(T)});
-}
+    : bytes_(static_cast<std::size_t>(count) * sizeof(T)), data_(static_cast<T*>(runtime(Device{}).allocate(bytes_))) {}
 
 template <class T>
-void Scratch<T>::Free::operator()(T* data) const {
-  ::operator delete(data, std::align_val_t{64});
+Scratch<T>::~Scratch() {
+  runtime(Device{}).release(data_, bytes_);
 }
 
 template <class T>

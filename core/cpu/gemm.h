@@ -7,8 +7,6 @@
 // The order in which one element of the result is summed depends on the depth alone, so results do not depend on threads.
 #pragma once
 
-#include <memory>
-
 #include "graft/core/isa.h"
 #include "graft/core/view.h"
 
@@ -78,18 +76,19 @@ template <class T>
 void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns, const T* c,
            std::int64_t ldc);
 
-/// Uninitialised scratch for `count` elements, aligned for any vector.
+/// Uninitialised scratch for `count` elements, aligned for any vector. OutOfMemoryError.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(std::int64_t count);
-  T* get() const { return data_.get(); }
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* get() const { return data_; }
 
  private:
-  struct Free {
-    void operator()(T* data) const;
-  };
-  std::unique_ptr<T[], Free> data_;
+  std::size_t bytes_;
+  T* data_;
 };
 
 /// An operand in memory.
