@@ -69,11 +69,14 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
   constexpr int width = V::width;
   const typename V::Element* end = panel + depth * lanes;
   if (lane_stride == 1) {
-    for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes)
+    constexpr int ahead = 16;  // rows that lie pages apart are out of reach of the processor's own prefetching
+    for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes) {
+      __builtin_prefetch(source + ahead * depth_stride);
       for (int l = 0; l < lanes; l += width) {
         const int left = valid - l < width ? (valid - l > 0 ? valid - l : 0) : width;
         store_row<V>(panel + l, left == width ? V::load(source + l) : V::load(source + l, left), lanes - l < width ? lanes - l : width, end);
       }
+    }
     return;
   }
   if (depth_stride == 1) {  // width × width blocks, transposed in registers
