@@ -256,6 +256,25 @@ TEST_P(MethodTable, ResumedTrainingGivesTheSameBits) {
   EXPECT_NE(trained_values(*first), trained_values(*whole));
 }
 
+TEST_P(MethodTable, GradientCheckpointingGivesTheSameBits) {
+  const auto gradients = [&](bool checkpointed) {
+    const auto model = adapted(GetParam());
+    set_training(*model, true);
+    const auto streams = generators(*model);
+    const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+    Tensor y = checkpointed ? checkpoint([&](std::span<const Tensor> in) { return model->forward(in[0]); }, {&x, 1}, streams) : model->forward(x);
+    for (Generator* stream : streams) stream->next();  // others draw between forward and backward
+    {
+      const autocast::Guard off(Device::Type::cpu, std::nullopt);
+      mse_loss(to(y, DType::f32), target).backward();
+    }
+    std::vector<std::vector<float>> found = {y.to_vector<float>()};
+    for (const auto& [name, tensor] : trainable(*model)) found.push_back(tensor.grad().to_vector<float>());
+    return found;
+  };
+  EXPECT_EQ(gradients(true), gradients(false));
+}
+
 // ---- half precision ----
 
 TEST_P(MethodTable, AutocastAndHalfInputsStayClose) {
