@@ -154,6 +154,7 @@ TEST_P(MethodTable, GradientsAreThoseOfFiniteDifferences) {
   const auto result = gradcheck(f, inputs);
   EXPECT_TRUE(result) << result.message;
   EXPECT_GT(inputs.size(), 1u);
+  RecordProperty("worst", fmt::format("{:.1e}", result.worst));
 }
 
 // ---- files ----

@@ -6,8 +6,8 @@
 
 #include "../support/errors.h"
 #include "graft/adapters/warning.h"
+#include "graft/autograd/gradcheck.h"
 #include "graft/autograd/ops.h"
-#include "graft/core/autocast.h"
 #include "layers.h"
 
 namespace graft {
@@ -113,6 +113,22 @@ TEST(OFT, ASharedBlockIsUsedEverywhere) {
   separate.weight = contiguous(expand(shared.weight, {8, 28}));
   const Tensor wide = to(x, DType::f64);
   EXPECT_LT(distance(shared.forward(wide), separate.forward(wide)), 1e-14);
+}
+
+TEST(OFT, EveryFormHasTheGradientsOfFiniteDifferences) {
+  for (const bool share : {false, true}) {
+    for (const std::int64_t terms : {0, 2, 4, 6}) {  // 0: exact
+      SCOPED_TRACE(fmt::format("{} terms, {}", terms, share ? "shared" : "separate"));
+      OFTRotation r = rotation({.r = 0, .oft_block_size = 4, .block_share = share, .use_cayley_neumann = terms > 0, .num_cayley_neumann_terms = terms});
+      Tensor weight = r.weight, wide = test::random({2, 64}, 6, DType::f64);
+      weight.set_requires_grad();
+      wide.set_requires_grad();
+      const Tensor inputs[] = {wide, weight};
+      const auto f = [&](std::span<const Tensor> in) { return r.weight = in[1], r.forward(in[0]); };
+      const auto result = gradcheck(f, inputs);
+      EXPECT_TRUE(result) << result.message;
+    }
+  }
 }
 
 TEST(OFT, AsManyBlocksAsModuleDropoutSaysAreLeftOut) {

@@ -223,6 +223,31 @@ TEST_P(SwapThreads, WholeModelsServeWhileAdaptersAreInjectedAndDeleted) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, SwapThreads, testing::Values("dense", "gptq"), [](const auto& info) { return std::string(info.param); });
 
+/// As many layers as a model of seven billion parameters has, all around one small base.
+struct Tower final : Module {
+  std::vector<Slot<LinearBase>> layers;
+  explicit Tower(const std::shared_ptr<LinearBase>& base) : layers(224, base) {}
+  std::string type_name() const override { return "Tower"; }
+  void visit(Visitor& visitor) override {
+    for (std::size_t i = 0; i < layers.size(); ++i) visitor.child(fmt::format("layers.{}.linear", i), layers[i]);
+  }
+};
+
+TEST(Swap, OfAWholeModelIsTimed) {
+  Tower model(test::make_base("gptq", 32, 32));
+  const LoraConfig config{.r = 2, .target_modules = {"linear"}};
+  for (const char* name : {"a", "b"}) adapters::inject(model, config, {.adapter_name = name});
+  Stopwatch switching, choosing, removing;
+  for (int i = 0; i < 200; ++i) {
+    switching.time([&] { adapters::set_adapter(model, {i % 2 ? "a" : "b"}); });
+    choosing.time([&] { const adapters::UseAdapters use(model, {"a"}); });
+  }
+  for (auto& slot : model.layers) EXPECT_EQ(dynamic_cast<AdapterLayer&>(*slot).active_adapters(), Names{"a"});
+  removing.time([&] { adapters::delete_adapter(model, "b"); });
+  EXPECT_EQ(adapters::adapter_names(model), Names{"a"});
+  fmt::print("{} layers: switching {}; choosing per call {}; removing {}\n", model.layers.size(), switching.to_string(), choosing.to_string(), removing.to_string());
+}
+
 TEST(Swap, AWarningHandlerMayAskTheLayerThatWarns) {
   Served served("dense");
   Names heard;
