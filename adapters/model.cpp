@@ -27,7 +27,7 @@ struct BaseWalker : Visitor {
     in_layer = outer;
   }
   void parameter(std::string_view name, Tensor& tensor) override {
-    if (!in_layer) parameter_found(join(prefix, name), tensor);
+    if (!in_layer) parameter_found(name, tensor);
   }
   void child(std::string_view name, SlotBase& slot) override {
     const auto module = slot.module();
@@ -39,7 +39,7 @@ struct BaseWalker : Visitor {
   }
   /// Whether to enter its base.
   virtual bool layer_found(AdapterLayer&) { return true; }
-  virtual void parameter_found(const std::string&, Tensor&) {}
+  virtual void parameter_found(std::string_view, Tensor&) {}
 };
 
 void check_known(Module& model, const std::vector<std::string>& names) {
@@ -111,7 +111,7 @@ void for_each_layer(Module& model, const std::function<void(const std::string&, 
 void for_each_base_parameter(Module& model, const std::function<void(const std::string&, Tensor&)>& f) {
   struct Parameters final : BaseWalker {
     const std::function<void(const std::string&, Tensor&)>* f;
-    void parameter_found(const std::string& path, Tensor& tensor) override { (*f)(path, tensor); }
+    void parameter_found(std::string_view name, Tensor& tensor) override { (*f)(join(prefix, name), tensor); }
   } walker;
   walker.f = &f;
   walker.enter(model);
