@@ -93,8 +93,8 @@ void AdapterLayer::add_adapter(const std::string& name, std::shared_ptr<Adapter>
         "'{}' cannot be the name of an adapter: it must not be empty, hold a dot, or be {}", name, adapters::base_name);
   change([&](State& s) {
     check(!s.find(name), "{}: there is an adapter '{}' already", type_name_, name);
+    if (s.entries.empty() && s.active.empty()) s.active = {name};
     s.entries.push_back({name, std::move(adapter)});
-    if (s.active.empty()) s.active = {name};
     freeze_or_train(s);
   });
 }
