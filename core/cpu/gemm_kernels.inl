@@ -14,9 +14,13 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
              int columns, bool accumulate) {
   typename V::Reg sums[Rows][Vectors];
   for (int i = 0; i < Rows; ++i)
-    for (int j = 0; j < Vectors; ++j) sums[i][j] = V::zero();
+    for (int j = 0; j < Vectors; ++j) {
+      sums[i][j] = V::zero();
+      __builtin_prefetch(c + i * ldc + j * V::width, 1);  // of a wide matrix; it will be there when the sums are
+    }
 #pragma GCC unroll 4
   for (std::int64_t d = 0; d < depth; ++d) {
+    __builtin_prefetch(a + 32 * MaxRows);
     typename V::Reg w[Vectors];
     for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
     for (int i = 0; i < Rows; ++i) {
