@@ -2,11 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -27,8 +28,10 @@ std::shared_ptr<AdaLoraAdapter> adapter_of(const AdapterLayer& layer) {
 
 std::shared_ptr<AdapterLayer> layer_with(const std::string& format, const Options& options) {
   std::shared_ptr<AdapterLayer> layer;
-  if (format == "dense") layer = std::make_shared<SVDLinear>(make_base(format, 64, 32), "default", options);
-  else layer = std::make_shared<adalora::SVDQuantLinear>(make_base(format, 64, 32), "default", options);
+  if (format == "dense")
+    layer = std::make_shared<SVDLinear>(make_base(format, 64, 32), "default", options);
+  else
+    layer = std::make_shared<adalora::SVDQuantLinear>(make_base(format, 64, 32), "default", options);
   test::randomise(*layer, "default", 1);
   return layer;
 }
@@ -83,19 +86,23 @@ TEST(AdaLora, MergesOnDenseLayersOnly) {
 TEST(AdaLora, RefusesWhatMakesNoSense) {
   expect_error<ValueError>([] { layer_with("dense", {.r = -1}); }, "r is -1");
   expect_error<ValueError>([] { layer_with("dense", {.r = 2, .lora_dropout = 1}); }, "lora_dropout is 1");
-  expect_error<ValueError>([] { layer_with("dense", {.r = 2, .init_lora_weights = std::string("gaussian")}); }, "init_lora_weights is true or false");
-  expect_error<ValueError>([] { layer_with("dense", {.r = 2, .kept = {true}}); }, "rank_pattern has 1 entries for an initial rank of 2");
+  expect_error<ValueError>([] { layer_with("dense", {.r = 2, .init_lora_weights = std::string("gaussian")}); },
+                           "init_lora_weights is true or false");
+  expect_error<ValueError>([] { layer_with("dense", {.r = 2, .kept = {true}}); },
+                           "rank_pattern has 1 entries for an initial rank of 2");
 }
 
 TEST(AdaLora, DirectionsThatAreSwitchedOffAreNotSaved) {
-  const AdaLoraConfig config{.target_r = 2, .init_r = 4, .total_step = 10, .target_modules = {"q_proj"}, .init_lora_weights = false};
+  const AdaLoraConfig config{
+      .target_r = 2, .init_r = 4, .total_step = 10, .target_modules = {"q_proj"}, .init_lora_weights = false};
   test::Model model("gptq");
   adapters::inject(model, config);
   adapters::for_each_layer(model, [](const std::string& path, AdapterLayer& layer) {
     const auto adapter = adapter_of(layer);
     const bool first = path.find("layers.0") != std::string::npos;
     adapter->set_kept(first ? std::vector<bool>{true, false, true, true} : std::vector<bool>{false, false, false, false});
-    adapter->E.copy_(adapter->E.detach() * Tensor::from(first ? std::vector<float>{1, 0, 1, 1} : std::vector<float>(4, 0), {4, 1}));
+    adapter->E.copy_(adapter->E.detach() *
+                     Tensor::from(first ? std::vector<float>{1, 0, 1, 1} : std::vector<float>(4, 0), {4, 1}));
   });
   const test::TemporaryFolder folder;
   adapters::save_pretrained(model, folder.path());
@@ -110,13 +117,15 @@ TEST(AdaLora, DirectionsThatAreSwitchedOffAreNotSaved) {
   // Saved once more, the folder says the same.
   const test::TemporaryFolder again;
   adapters::save_pretrained(other, again.path());
-  EXPECT_EQ(std::get<AdaLoraConfig>(adapters::read_config(again.path())).rank_pattern, std::get<AdaLoraConfig>(adapters::read_config(folder.path())).rank_pattern);
+  EXPECT_EQ(std::get<AdaLoraConfig>(adapters::read_config(again.path())).rank_pattern,
+            std::get<AdaLoraConfig>(adapters::read_config(folder.path())).rank_pattern);
 }
 
 TEST(AdaLora, TheRegulariserIsTheMeanDistanceFromOrthogonal) {
   test::Model model;
   EXPECT_EQ(adalora::orthogonal_regulariser(model).item(), 0);
-  adapters::inject(model, AdaLoraConfig{.target_r = 1, .init_r = 2, .orth_reg_weight = 0.25, .total_step = 10, .target_modules = {"q_proj"}});
+  adapters::inject(
+      model, AdaLoraConfig{.target_r = 1, .init_r = 2, .orth_reg_weight = 0.25, .total_step = 10, .target_modules = {"q_proj"}});
   double total = 0;
   adapters::for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
     const auto a = adapter_of(layer);
@@ -125,7 +134,8 @@ TEST(AdaLora, TheRegulariserIsTheMeanDistanceFromOrthogonal) {
   const Tensor penalty = adalora::orthogonal_regulariser(model);
   EXPECT_NEAR(penalty.item(), 0.25 * total / 4, 1e-6);
   penalty.backward();
-  for (const auto& [name, tensor] : trainable(model)) EXPECT_EQ(tensor.grad().defined(), name.find("lora_E") == std::string::npos) << name;
+  for (const auto& [name, tensor] : trainable(model))
+    EXPECT_EQ(tensor.grad().defined(), name.find("lora_E") == std::string::npos) << name;
 
   // Factors that are orthogonal cost nothing.
   adapters::for_each_layer(model, [](const std::string&, AdapterLayer& layer) {

@@ -4,12 +4,13 @@
 
 #include <cmath>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/lora.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adapters {
@@ -24,7 +25,11 @@ using Ranks = std::vector<std::int64_t>;
 std::unique_ptr<test::Model> model_with(const Ranks& ranks, const std::string& format = "dense") {
   auto model = std::make_unique<test::Model>(format);
   for (std::size_t i = 0; i < ranks.size(); ++i)
-    inject(*model, LoraConfig{.r = ranks[i], .lora_alpha = 2.0 * static_cast<double>(ranks[i]), .target_modules = {"q_proj"}, .init_lora_weights = false},
+    inject(*model,
+           LoraConfig{.r = ranks[i],
+                      .lora_alpha = 2.0 * static_cast<double>(ranks[i]),
+                      .target_modules = {"q_proj"},
+                      .init_lora_weights = false},
            {.adapter_name = std::string(1, static_cast<char>('a' + i)), .seed = i});
   return model;
 }
@@ -40,7 +45,8 @@ lora::LoraAdapter& adapter_of(Module& model, const std::string& name) {
 Tensor delta(Module& model, const std::string& name) { return adapter_of(model, name).delta_weight(); }
 
 /// The change that combining gives, and its rank.
-Tensor combined(test::Model& model, const std::vector<std::string>& parts, const std::vector<double>& weights, CombineOptions options) {
+Tensor combined(test::Model& model, const std::vector<std::string>& parts, const std::vector<double>& weights,
+                CombineOptions options) {
   if (first_layer(model).has_adapter("mixed")) delete_adapter(model, "mixed");
   add_weighted_adapter(model, parts, weights, "mixed", options);
   return delta(model, "mixed");
@@ -100,7 +106,8 @@ TEST(Combine, SvdIsTheBestOfItsRank) {
 
   const auto [u, s, vt] = svd(to(sum, DType::f64));
   const Tensor best = matmul(slice(u, 1, 0, 4) * slice(s, 0, 0, 4), slice(vt, 0, 0, 4));
-  EXPECT_LT(distance(combined(*model, {"a", "b"}, {0.5, 1}, {.combination_type = "svd", .as_peft = false}), to(best, DType::f32)), 1e-5);
+  EXPECT_LT(distance(combined(*model, {"a", "b"}, {0.5, 1}, {.combination_type = "svd", .as_peft = false}), to(best, DType::f32)),
+            1e-5);
   EXPECT_EQ(adapter_of(*model, "mixed").r(), 4) << "the largest rank of the parts";
 }
 
@@ -115,8 +122,10 @@ TEST(Combine, PruningKeepsTheLargestAndDensityOneKeepsAll) {
   double least_kept = 1e9, largest_gone = 0;
   std::size_t count = 0;
   for (std::size_t i = 0; i < kept.size(); ++i) {
-    if (kept[i] != 0) least_kept = std::min(least_kept, std::abs(before[i])), ++count;
-    else largest_gone = std::max(largest_gone, std::abs(before[i]));
+    if (kept[i] != 0)
+      least_kept = std::min(least_kept, std::abs(before[i])), ++count;
+    else
+      largest_gone = std::max(largest_gone, std::abs(before[i]));
   }
   EXPECT_EQ(count, kept.size() / 4);
   EXPECT_GE(least_kept, largest_gone);
@@ -166,8 +175,8 @@ TEST(Combine, TiesElectsSigns) {
 
 TEST(Combine, RefusesAndLeavesTheModelAsItWas) {
   const auto model = model_with({4, 2});
-  const auto refused = [&](const std::vector<std::string>& parts, const std::vector<double>& weights, const CombineOptions& options, const std::string& words,
-                           const std::string& name = "mixed") {
+  const auto refused = [&](const std::vector<std::string>& parts, const std::vector<double>& weights,
+                           const CombineOptions& options, const std::string& words, const std::string& name = "mixed") {
     const std::string before = print(*model);
     expect_error<ValueError>([&] { add_weighted_adapter(*model, parts, weights, name, options); }, words);
     EXPECT_EQ(print(*model), before);
@@ -180,12 +189,17 @@ TEST(Combine, RefusesAndLeavesTheModelAsItWas) {
   refused({"a", "b"}, {1, 1}, {.combination_type = "linear_svd"}, "combination_type 'linear_svd' is not one of");
   refused({"a", "b"}, {1, 1}, {.combination_type = "ties_svd"}, "needs a density in (0, 1], not 0");
   refused({"a", "b"}, {1, 1}, {.combination_type = "dare_ties_svd", .density = 1.5}, "needs a density in (0, 1], not 1.5");
-  refused({"a", "b"}, {1, 1}, {.combination_type = "svd", .majority_sign_method = "loudest"}, "majority_sign_method is 'loudest'");
+  refused({"a", "b"}, {1, 1}, {.combination_type = "svd", .majority_sign_method = "loudest"},
+          "majority_sign_method is 'loudest'");
   refused({"a", "b"}, {1, 1}, {.combination_type = "cat"}, "there is an adapter 'a' already", "a");
 
   const std::string before = print(*model);
   inject(*model, OFTConfig{.oft_block_size = 16, .target_modules = {"q_proj"}}, {.adapter_name = "turned"});
-  expect_error<TypeError>([&] { add_weighted_adapter(*model, {"a", "turned"}, {1, 1}, "mixed", {.combination_type = "cat"}); }, "adapter 'turned' is no plain LoRA adapter");
+  expect_error<TypeError>(
+      [&] {
+        add_weighted_adapter(*model, {"a", "turned"}, {1, 1}, "mixed", {.combination_type = "cat"});
+      },
+      "adapter 'turned' is no plain LoRA adapter");
   delete_adapter(*model, "turned");
   EXPECT_EQ(print(*model), before);
 }

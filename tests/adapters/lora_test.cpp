@@ -4,10 +4,11 @@
 
 #include <cmath>
 
-#include "../support/errors.h"
 #include "graft/adapters/warning.h"
 #include "graft/adapters/wrappers.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -41,8 +42,10 @@ TEST(Lora, IsItsFormulaOnEveryFormat) {
     SCOPED_TRACE(format);
     AdapterLayer layer(make_base(format, 64, 32, true), "test");
     LinearBase& base = *layer.base_layer();
-    layer.add_adapter("one", std::make_shared<lora::LoraAdapter>(base, Options{.r = 4, .lora_alpha = 8, .lora_bias = true}, Rounding::per_adapter));
-    layer.add_adapter("two", std::make_shared<lora::LoraAdapter>(base, Options{.r = 2, .lora_alpha = 3, .use_rslora = true}, Rounding::before_scale));
+    layer.add_adapter("one", std::make_shared<lora::LoraAdapter>(base, Options{.r = 4, .lora_alpha = 8, .lora_bias = true},
+                                                                 Rounding::per_adapter));
+    layer.add_adapter("two", std::make_shared<lora::LoraAdapter>(base, Options{.r = 2, .lora_alpha = 3, .use_rslora = true},
+                                                                 Rounding::before_scale));
     test::randomise(layer, "one", 1);
     test::randomise(layer, "two", 2);
     layer.set_adapter({"one", "two"});
@@ -51,25 +54,31 @@ TEST(Lora, IsItsFormulaOnEveryFormat) {
 }
 
 TEST(Lora, ScalingIsAlphaOverTheRankOrItsRoot) {
-  const auto scaling = [](const Options& options) { return adapter_of(lora::Linear(make_base("dense", 64, 32), "default", options))->scaling(); };
+  const auto scaling = [](const Options& options) {
+    return adapter_of(lora::Linear(make_base("dense", 64, 32), "default", options))->scaling();
+  };
   EXPECT_EQ(scaling({.r = 16, .lora_alpha = 8}), 0.5);
   EXPECT_EQ(scaling({.r = 16, .lora_alpha = 8, .use_rslora = true}), 2);
   EXPECT_EQ(scaling({.r = 8}), 0.125);
 }
 
 TEST(Lora, RefusesRanksAndProbabilities) {
-  const auto made = [](const Options& options) { return [options] { lora::Linear(make_base("dense", 64, 32), "default", options); }; };
+  const auto made = [](const Options& options) {
+    return [options] { lora::Linear(make_base("dense", 64, 32), "default", options); };
+  };
   expect_error<ValueError>(made({}), "r is 0, and the rank must be a positive integer");
   expect_error<ValueError>(made({.r = -2}), "r is -2");
   expect_error<ValueError>(made({.r = 2, .lora_dropout = 1}), "lora_dropout is 1, not a probability in [0, 1)");
   expect_error<ValueError>(made({.r = 2, .lora_dropout = -0.5}), "lora_dropout is -0.5");
-  expect_error<NotImplementedError>(made({.r = 2, .use_dora = true, .use_qalora = true}), "use_dora and use_qalora cannot be combined");
+  expect_error<NotImplementedError>(made({.r = 2, .use_dora = true, .use_qalora = true}),
+                                    "use_dora and use_qalora cannot be combined");
   expect_error<ValueError>(made({.r = 2, .use_dora = true, .lora_bias = true}), "lora_bias cannot be combined with use_dora");
 }
 
 TEST(Lora, ParametersAreF32BesideAHalfBaseUnlessToldOtherwise) {
   for (const bool autocast : {true, false}) {
-    const lora::Linear layer(make_base("dense", 64, 32, false, DType::bf16), "default", {.r = 2, .autocast_adapter_dtype = autocast});
+    const lora::Linear layer(make_base("dense", 64, 32, false, DType::bf16), "default",
+                             {.r = 2, .autocast_adapter_dtype = autocast});
     EXPECT_EQ(adapter_of(layer)->A.dtype(), autocast ? DType::f32 : DType::bf16);
     EXPECT_EQ(layer.forward(to(x, DType::bf16)).dtype(), DType::bf16);
   }
@@ -95,7 +104,8 @@ TEST(Lora, ItsBiasIsScaledAndMergedIntoTheBases) {
 
 TEST(Lora, DropoutDrawsInTrainingOnly) {
   const auto made = [](std::uint64_t seed) {
-    auto layer = std::make_shared<lora::Linear>(make_base("dense", 64, 32), "default", Options{.r = 4, .lora_dropout = 0.5, .seed = seed});
+    auto layer =
+        std::make_shared<lora::Linear>(make_base("dense", 64, 32), "default", Options{.r = 4, .lora_dropout = 0.5, .seed = seed});
     for (Tensor* factor : {&adapter_of(*layer)->A, &adapter_of(*layer)->B}) factor->copy_(test::random(factor->shape(), 3));
     return layer;
   };
@@ -122,7 +132,8 @@ struct Initialised {
   std::shared_ptr<lora::LoraAdapter> adapter;
   Initialised(const InitWeights& scheme, std::int64_t r, DType dtype = DType::f32, double alpha = 6)
       : base(make_base("dense", 64, 32, true, dtype)), before(base->weight().clone()) {
-    adapter = std::make_shared<lora::LoraAdapter>(*base, Options{.r = r, .lora_alpha = alpha, .init_lora_weights = scheme, .lora_bias = true, .seed = 3}, Rounding::once);
+    adapter = std::make_shared<lora::LoraAdapter>(
+        *base, Options{.r = r, .lora_alpha = alpha, .init_lora_weights = scheme, .lora_bias = true, .seed = 3}, Rounding::once);
   }
   Tensor product() const { return matmul(adapter->B, adapter->A); }
 };

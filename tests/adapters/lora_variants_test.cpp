@@ -2,10 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
 #include "graft/quant/quant_linear.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -71,7 +72,8 @@ TEST(Dora, DropoutReachesTheChangeAndLeavesTheBaseAlone) {
     const Tensor dropped = dropout(x, 0.5, random), weight = l.weight();
     const Tensor change = matmul(l.adapter->B, l.adapter->A) * 2.0;
     const Tensor g = l.adapter->magnitude / norm(weight + change, last);
-    const Tensor wanted = matmul(x, weight.t()) + (g - 1) * matmul(dropped, weight.t()) + g * matmul(dropped, change.t()) + l.layer->bias();
+    const Tensor wanted =
+        matmul(x, weight.t()) + (g - 1) * matmul(dropped, weight.t()) + g * matmul(dropped, change.t()) + l.layer->bias();
     l.layer->set_training(true);
     EXPECT_LT(distance(l.layer->forward(x), wanted), 1e-5 * largest(wanted));
   }
@@ -102,13 +104,15 @@ TEST(Dora, GradientsPassTheNormsBy) {
 
 TEST(Dora, NeedsTheNormsOfAWeight) {
   const auto wrapped = std::make_shared<AdapterLayer>(make_base("gptq", 64, 32), "outer");
-  expect_error<AttributeError>([&] { DoraLinearVariant(*wrapped, {.r = 2}, Rounding::once); }, "DoRA needs the norms of a weight, which outer does not have");
+  expect_error<AttributeError>([&] { DoraLinearVariant(*wrapped, {.r = 2}, Rounding::once); },
+                               "DoRA needs the norms of a weight, which outer does not have");
 }
 
 // ---- QA-LoRA ----
 
 TEST(QALora, SeesPooledInputsInThreeScales) {
-  for (const auto& [scale, factor] : {std::pair{QALoraScale::peft, 4.0}, {QALoraScale::paper, 16.0}, {QALoraScale::authors, 1.0}}) {
+  for (const auto& [scale, factor] :
+       {std::pair{QALoraScale::peft, 4.0}, {QALoraScale::paper, 16.0}, {QALoraScale::authors, 1.0}}) {
     const Layer<QALoraLinearVariant> l("gptq", {.r = 4, .lora_alpha = 8, .qalora_group_size = 16, .qalora_scale = scale});
     ASSERT_EQ(l.adapter->A.shape(), (Shape{4, 4}));
     const Tensor pooled = mean(reshape(x, {3, 4, 16}), last) * factor;
@@ -134,11 +138,13 @@ TEST(QALora, RefusesWhatItCannotDo) {
   const auto made = [](const Options& options) { return [options] { Layer<QALoraLinearVariant>("gptq", options); }; };
   expect_error<ValueError>(made({.r = 2, .qalora_group_size = 24}), "qalora_group_size (24) must divide in_features (64)");
   expect_error<ValueError>(made({.r = 2, .qalora_group_size = 0}), "qalora_group_size (0) must divide in_features (64)");
-  expect_error<ValueError>(made({.r = 2, .init_lora_weights = std::string("pissa")}), "use_qalora takes init_lora_weights true, false or 'gaussian', not 'pissa'");
+  expect_error<ValueError>(made({.r = 2, .init_lora_weights = std::string("pissa")}),
+                           "use_qalora takes init_lora_weights true, false or 'gaussian', not 'pissa'");
   const Layer<QALoraLinearVariant> l("dense", {.r = 2});
   expect_error<NotImplementedError>([&] { l.layer->merge(); }, "qalora: merge into a dense weight is not offered");
   expect_error<NotImplementedError>([&] { l.layer->merge(true); }, "qalora: safe_merge into a dense weight is not offered");
-  expect_error<NotImplementedError>([&] { l.adapter->unmerged(l.weight()); }, "qalora: unmerge from a dense weight is not offered");
+  expect_error<NotImplementedError>([&] { l.adapter->unmerged(l.weight()); },
+                                    "qalora: unmerge from a dense weight is not offered");
   expect_error<NotImplementedError>([&] { l.adapter->delta_weight(); }, "see group_delta()");
 
   const adapters::WarningScope warnings;

@@ -3,7 +3,6 @@
 
 #include <cmath>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
@@ -15,6 +14,8 @@
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
 #include "graft/core/autocast.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -31,11 +32,27 @@ struct Method {
 };
 
 const std::vector<Method> methods = {
-    {"lora", [](std::int64_t r) -> AdapterConfig { return LoraConfig{.r = r, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1}; }},
-    {"dora", [](std::int64_t r) -> AdapterConfig { return LoraConfig{.r = r, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1, .use_dora = true}; }},
-    {"qalora", [](std::int64_t r) -> AdapterConfig { return LoraConfig{.r = r, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1, .use_qalora = true}; }},
-    {"adalora", [](std::int64_t r) -> AdapterConfig { return AdaLoraConfig{.target_r = 1, .init_r = r, .total_step = 10, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1}; }},
-    {"oft", [](std::int64_t r) -> AdapterConfig { return OFTConfig{.oft_block_size = 4 * r, .module_dropout = 0.25, .target_modules = {"q_proj"}}; }},
+    {"lora",
+     [](std::int64_t r) -> AdapterConfig {
+       return LoraConfig{.r = r, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1};
+     }},
+    {"dora",
+     [](std::int64_t r) -> AdapterConfig {
+       return LoraConfig{.r = r, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1, .use_dora = true};
+     }},
+    {"qalora",
+     [](std::int64_t r) -> AdapterConfig {
+       return LoraConfig{.r = r, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1, .use_qalora = true};
+     }},
+    {"adalora",
+     [](std::int64_t r) -> AdapterConfig {
+       return AdaLoraConfig{
+           .target_r = 1, .init_r = r, .total_step = 10, .lora_alpha = 8, .target_modules = {"q_proj"}, .lora_dropout = 0.1};
+     }},
+    {"oft",
+     [](std::int64_t r) -> AdapterConfig {
+       return OFTConfig{.oft_block_size = 4 * r, .module_dropout = 0.25, .target_modules = {"q_proj"}};
+     }},
 };
 
 struct Cell {
@@ -132,7 +149,8 @@ struct WideLayer final : Module {
     const auto lora = std::dynamic_pointer_cast<lora::LoraAdapter>(layer().adapter("default"));
     const LinearBase& base = *layer().base_layer();
     const Tensor dense = dense_weight(base);
-    const Tensor weight = dense.defined() ? dense : to(dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 16), DType::f64);
+    const Tensor weight =
+        dense.defined() ? dense : to(dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 16), DType::f64);
     return norm(weight + matmul(lora->B, lora->A) * lora->scaling(), last);
   }
 };
@@ -148,7 +166,8 @@ TEST_P(MethodTable, GradientsAreThoseOfFiniteDifferences) {
     model.put(in.subspan(1));
     const Tensor y = model.layer().forward(in[0]);
     EXPECT_EQ(y.dtype(), DType::f64);
-    // DoRA's norms are constants to derivatives; without a bias the result goes with their inverse, and so they are held where they were.
+    // DoRA's norms are constants to derivatives; without a bias the result goes with their inverse, and so they are held where
+    // they were.
     return dora ? y * (model.norms() / norms) : y;
   };
   const auto result = gradcheck(f, inputs);
@@ -164,7 +183,8 @@ TEST_P(MethodTable, SavedAndLoadedItIsTheSameInEveryBit) {
   const auto model = adapted(GetParam());
   adapters::save_pretrained(*model, folder.path());
   test::Model other(GetParam().format);
-  const auto report = adapters::load_pretrained(other, folder.path(), {.is_trainable = true, .registry = GetParam().registry(), .seed = 99});
+  const auto report =
+      adapters::load_pretrained(other, folder.path(), {.is_trainable = true, .registry = GetParam().registry(), .seed = 99});
   EXPECT_TRUE(report.unused.empty() && report.unfilled.empty());
   EXPECT_EQ(trained_values(other), trained_values(*model));
   EXPECT_EQ(other.forward(x).to_vector<float>(), model->forward(x).to_vector<float>());
@@ -263,7 +283,8 @@ TEST_P(MethodTable, GradientCheckpointingGivesTheSameBits) {
     set_training(*model, true);
     const auto streams = generators(*model);
     const autocast::Guard guard(Device::Type::cpu, DType::bf16);
-    Tensor y = checkpointed ? checkpoint([&](std::span<const Tensor> in) { return model->forward(in[0]); }, {&x, 1}, streams) : model->forward(x);
+    Tensor y = checkpointed ? checkpoint([&](std::span<const Tensor> in) { return model->forward(in[0]); }, {&x, 1}, streams)
+                            : model->forward(x);
     for (Generator* stream : streams) stream->next();  // others draw between forward and backward
     {
       const autocast::Guard off(Device::Type::cpu, std::nullopt);
@@ -333,7 +354,8 @@ TEST(MethodTableAsAWhole, NineteenCellsRunAndOneIsRefused) {
         EXPECT_EQ(trainable(model).empty(), false);
         ++running;
       } else {
-        expect_error<ValueError>([&] { cell.add(model, "default"); }, "lora.Linear does not support QA-LoRA: set use_qalora to false");
+        expect_error<ValueError>([&] { cell.add(model, "default"); },
+                                 "lora.Linear does not support QA-LoRA: set use_qalora to false");
         EXPECT_TRUE(adapters::adapter_names(model).empty());
       }
       table += fmt::format("  {:22}", layer);

@@ -2,12 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/lora.h"
 #include "graft/adapters/routing.h"
 #include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adapters {
@@ -39,12 +40,14 @@ Names paths(Module& model) {
 TEST(AdaptedModel, ListsAdaptersLayersAndTheParametersOfTheBase) {
   const auto model = model_with_two();
   EXPECT_EQ(adapter_names(*model), (Names{"a", "b"}));
-  EXPECT_EQ(paths(*model), (Names{"model.layers.0.q_proj", "model.layers.0.v_proj", "model.layers.1.q_proj", "model.layers.1.v_proj"}));
+  EXPECT_EQ(paths(*model),
+            (Names{"model.layers.0.q_proj", "model.layers.0.v_proj", "model.layers.1.q_proj", "model.layers.1.v_proj"}));
   Names base;
   for_each_base_parameter(*model, [&](const std::string& path, Tensor&) { base.push_back(path); });
-  EXPECT_EQ(base, (Names{"model.layers.0.q_proj.base_layer.weight", "model.layers.0.v_proj.base_layer.weight", "model.layers.0.down_proj.weight",
-                         "model.layers.1.q_proj.base_layer.weight", "model.layers.1.v_proj.base_layer.weight", "model.layers.1.down_proj.weight",
-                         "model.norm.weight", "lm_head.weight"}));
+  EXPECT_EQ(base, (Names{"model.layers.0.q_proj.base_layer.weight", "model.layers.0.v_proj.base_layer.weight",
+                         "model.layers.0.down_proj.weight", "model.layers.1.q_proj.base_layer.weight",
+                         "model.layers.1.v_proj.base_layer.weight", "model.layers.1.down_proj.weight", "model.norm.weight",
+                         "lm_head.weight"}));
 }
 
 TEST(AdaptedModel, RenamingChangesNothingElse) {
@@ -57,7 +60,8 @@ TEST(AdaptedModel, RenamingChangesNothingElse) {
   rename_adapter(*model, "z", "z");
   expect_error<ValueError>([&] { rename_adapter(*model, "z", "b"); }, "there is an adapter 'b' already");
   expect_error<ValueError>([&] { rename_adapter(*model, "a", "c"); }, "there is no adapter 'a' in this model, only z, b");
-  for (const char* name : {"", "z.1", base_name}) expect_error<ValueError>([&] { rename_adapter(*model, "z", name); }, "cannot be the name of an adapter");
+  for (const char* name : {"", "z.1", base_name})
+    expect_error<ValueError>([&] { rename_adapter(*model, "z", name); }, "cannot be the name of an adapter");
   EXPECT_EQ(adapter_names(*model), (Names{"z", "b"}));
 }
 
@@ -136,7 +140,11 @@ TEST(AdaptedModel, OnlyOneTrainedCopyOfAModuleIsInPlace) {
   model.norm->weight.fill_(3);
   set_adapter(model, {"a"});
   EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 2);
-  expect_error<ValueError>([&] { set_adapter(model, {"a", "b"}); }, "model.norm.weight: adapters 'a' and 'b' both have a trained copy of it");
+  expect_error<ValueError>(
+      [&] {
+        set_adapter(model, {"a", "b"});
+      },
+      "model.norm.weight: adapters 'a' and 'b' both have a trained copy of it");
   for_each_layer(model, [](const std::string&, AdapterLayer& layer) { EXPECT_EQ(layer.active_adapters(), Names{"a"}); });
   EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 2);
   delete_adapter(model, "a");
@@ -190,9 +198,11 @@ TEST(Routing, MethodsAndRanksMixInOneBatch) {
     SCOPED_TRACE(format);
     test::Model model(format);
     inject(model, LoraConfig{.r = 4, .target_modules = {"q_proj"}}, {.adapter_name = "lora"});
-    inject(model, LoraConfig{.r = 8, .lora_alpha = 4, .target_modules = {"q_proj", "down_proj"}, .use_rslora = true}, {.adapter_name = "wide"});
+    inject(model, LoraConfig{.r = 8, .lora_alpha = 4, .target_modules = {"q_proj", "down_proj"}, .use_rslora = true},
+           {.adapter_name = "wide"});
     inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"q_proj"}}, {.adapter_name = "turned"});
-    inject(model, AdaLoraConfig{.target_r = 1, .init_r = 3, .total_step = 9, .target_modules = {"v_proj"}}, {.adapter_name = "ranked"});
+    inject(model, AdaLoraConfig{.target_r = 1, .init_r = 3, .total_step = 9, .target_modules = {"v_proj"}},
+           {.adapter_name = "ranked"});
     const Names names = {"turned", "lora", base_name, "ranked", "wide", "lora", "turned"};
     for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
       for (const auto& name : layer.adapter_names()) test::randomise(layer, name, 7 + name.size());

@@ -4,10 +4,11 @@
 
 #include <cmath>
 
-#include "../support/errors.h"
 #include "graft/adapters/warning.h"
 #include "graft/autograd/gradcheck.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -38,7 +39,8 @@ Tensor generator_of(const OFTRotation& r, std::int64_t i) {
   std::vector<double> q(static_cast<std::size_t>(b * b));
   std::size_t next = 0;
   for (std::int64_t row = 0; row < b; ++row)
-    for (std::int64_t column = row + 1; column < b; ++column, ++next) q[row * b + column] = packed[next], q[column * b + row] = -packed[next];
+    for (std::int64_t column = row + 1; column < b; ++column, ++next)
+      q[row * b + column] = packed[next], q[column * b + row] = -packed[next];
   return Tensor::from(q, {b, b});
 }
 
@@ -119,7 +121,11 @@ TEST(OFT, EveryFormHasTheGradientsOfFiniteDifferences) {
   for (const bool share : {false, true}) {
     for (const std::int64_t terms : {0, 2, 4, 6}) {  // 0: exact
       SCOPED_TRACE(fmt::format("{} terms, {}", terms, share ? "shared" : "separate"));
-      OFTRotation r = rotation({.r = 0, .oft_block_size = 4, .block_share = share, .use_cayley_neumann = terms > 0, .num_cayley_neumann_terms = terms});
+      OFTRotation r = rotation({.r = 0,
+                                .oft_block_size = 4,
+                                .block_share = share,
+                                .use_cayley_neumann = terms > 0,
+                                .num_cayley_neumann_terms = terms});
       Tensor weight = r.weight, wide = test::random({2, 64}, 6, DType::f64);
       weight.set_requires_grad();
       wide.set_requires_grad();
@@ -190,7 +196,8 @@ TEST(COFT, OnlyTrainingWritesTheProjection) {
   EXPECT_EQ(r.weight.to_vector<float>(), inside);
   const std::uint64_t written = r.weight.version();
   layer->forward(x);
-  EXPECT_EQ(r.weight.version(), written) << "a parameter that is inside is not written, so that a backward that waits still works";
+  EXPECT_EQ(r.weight.version(), written)
+      << "a parameter that is inside is not written, so that a backward that waits still works";
 }
 
 TEST(COFT, GradientsAreThoseAtTheProjectedPoint) {
@@ -201,7 +208,8 @@ TEST(COFT, GradientsAreThoseAtTheProjectedPoint) {
   const auto constrained = layer_with(bound), plain = layer_with(free);
   adapter_of(*plain).rotation().weight.copy_(adapter_of(*constrained).rotation().projected());
   for (AdapterLayer* layer : {constrained.get(), plain.get()}) sum(tanh(layer->forward(x))).backward();
-  EXPECT_EQ(adapter_of(*constrained).rotation().weight.grad().to_vector<float>(), adapter_of(*plain).rotation().weight.grad().to_vector<float>());
+  EXPECT_EQ(adapter_of(*constrained).rotation().weight.grad().to_vector<float>(),
+            adapter_of(*plain).rotation().weight.grad().to_vector<float>());
 }
 
 // ---- merging, casts, refusals ----
@@ -242,14 +250,17 @@ TEST(OFT, QuantizedBasesComputeInTheAdaptersDtypeOrInTheInputs) {
     const Tensor turned = adapter.input(half, {*layer.base_layer(), false});
     EXPECT_EQ(turned.dtype(), casts == Casts::wide ? DType::f32 : DType::bf16);
     EXPECT_EQ(layer.forward(half).dtype(), DType::bf16);
-    EXPECT_EQ(distance(to(layer.forward(half), DType::f32), to(to(layer.base_layer()->forward(turned), DType::bf16), DType::f32)), 0);
+    EXPECT_EQ(distance(to(layer.forward(half), DType::f32), to(to(layer.base_layer()->forward(turned), DType::bf16), DType::f32)),
+              0);
   }
 }
 
 TEST(OFT, RefusesWhatMakesNoSense) {
-  expect_error<ValueError>([] { layer_with({.r = 0, .oft_block_size = 8, .coft = true, .eps = 0}); }, "eps, the radius of COFT, is 0");
+  expect_error<ValueError>([] { layer_with({.r = 0, .oft_block_size = 8, .coft = true, .eps = 0}); },
+                           "eps, the radius of COFT, is 0");
   expect_error<ValueError>([] { layer_with({.fan_in_fan_out = true}); }, "fan_in_fan_out is true");
-  expect_error<ValueError>([] { layer_with({.init_weights = std::string("gaussian")}); }, "OFT's init_weights is true or false, not 'gaussian'");
+  expect_error<ValueError>([] { layer_with({.init_weights = std::string("gaussian")}); },
+                           "OFT's init_weights is true or false, not 'gaussian'");
   const auto layer = layer_with(blocks_of_8);
   expect_error<AttributeError>([&] { layer->set_scale("default", 2); }, "oft: this method has no scaling");
   const adapters::WarningScope warnings;

@@ -4,10 +4,11 @@
 
 #include <fstream>
 
-#include "../support/errors.h"
 #include "graft/adapters/model.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/safetensors.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adapters {
@@ -19,7 +20,8 @@ using test::expect_error;
 using Tensors = std::vector<NamedTensor>;
 
 const Tensor x = test::random({3, 64}, 5);
-const LoraConfig with_bias_and_norm{.r = 4, .target_modules = {"q_proj"}, .bias = "lora_only", .init_lora_weights = false, .modules_to_save = {"norm"}};
+const LoraConfig with_bias_and_norm{
+    .r = 4, .target_modules = {"q_proj"}, .bias = "lora_only", .init_lora_weights = false, .modules_to_save = {"norm"}};
 constexpr const char* first_A = "base_model.model.model.layers.0.q_proj.lora_A.weight";
 
 /// A saved adapter with biases and a norm of its own, and a way to write variations of it.
@@ -33,7 +35,8 @@ struct Folder {
   Folder() {
     test::Model model("gptq", true);
     inject(model, with_bias_and_norm);
-    for (const auto& [name, tensor] : trainable(model)) tensor.copy_(tensor.detach() + test::random(tensor.shape(), 8, tensor.dtype(), 0.1));
+    for (const auto& [name, tensor] : trainable(model))
+      tensor.copy_(tensor.detach() + test::random(tensor.shape(), 8, tensor.dtype(), 0.1));
     y = model.forward(x).to_vector<float>();
     save_pretrained(model, path);
     const auto file = safetensors::File::open(path / "adapter_model.safetensors");
@@ -58,7 +61,8 @@ std::string picture(Module& model) {
 }
 
 template <class E>
-void refused(const Folder& folder, const std::string& words, const LoadOptions& options = {}, const std::string& format = "gptq") {
+void refused(const Folder& folder, const std::string& words, const LoadOptions& options = {},
+             const std::string& format = "gptq") {
   SCOPED_TRACE(words);
   test::Model model(format, true);
   const std::string before = picture(model);
@@ -70,9 +74,12 @@ TEST(PeftIo, WhatWasSavedComesBack) {
   const Folder folder;
   std::vector<std::string> names;
   for (const auto& [name, tensor] : folder.tensors) names.push_back(name);
-  EXPECT_EQ(names, (std::vector<std::string>{"base_model.model.model.layers.0.q_proj.base_layer.bias", first_A, "base_model.model.model.layers.0.q_proj.lora_B.weight",
-                                             "base_model.model.model.layers.1.q_proj.base_layer.bias", "base_model.model.model.layers.1.q_proj.lora_A.weight",
-                                             "base_model.model.model.layers.1.q_proj.lora_B.weight", "base_model.model.model.norm.weight"}));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{
+                "base_model.model.model.layers.0.q_proj.base_layer.bias", first_A,
+                "base_model.model.model.layers.0.q_proj.lora_B.weight", "base_model.model.model.layers.1.q_proj.base_layer.bias",
+                "base_model.model.model.layers.1.q_proj.lora_A.weight", "base_model.model.model.layers.1.q_proj.lora_B.weight",
+                "base_model.model.model.norm.weight"}));
   for (const bool is_trainable : {false, true}) {
     test::Model model("gptq", true);
     const auto report = load_pretrained(model, folder.path, {.is_trainable = is_trainable});
@@ -100,7 +107,9 @@ TEST(PeftIo, RefusesTensorsThatBelongNowhere) {
   Folder folder;
   folder.tensors.push_back({"base_model.model.model.layers.7.q_proj.lora_A.weight", Tensor::zeros({4, 64})});
   folder.write();
-  refused<ValueError>(folder, "these tensors belong to nothing that the configuration and the model have: base_model.model.model.layers.7.q_proj.lora_A.weight");
+  refused<ValueError>(folder,
+                      "these tensors belong to nothing that the configuration and the model have: "
+                      "base_model.model.model.layers.7.q_proj.lora_A.weight");
   test::Model model("gptq", true);
   const auto report = load_pretrained(model, folder.path, {.strict = false});
   EXPECT_EQ(report.unused, std::vector<std::string>{"base_model.model.model.layers.7.q_proj.lora_A.weight"});
@@ -109,15 +118,20 @@ TEST(PeftIo, RefusesTensorsThatBelongNowhere) {
 
 TEST(PeftIo, RefusesTargetsThatNothingFills) {
   Folder folder;
-  std::erase_if(folder.tensors, [](const NamedTensor& named) { return named.name == first_A || named.name.ends_with("norm.weight"); });
+  std::erase_if(folder.tensors,
+                [](const NamedTensor& named) { return named.name == first_A || named.name.ends_with("norm.weight"); });
   folder.write();
-  refused<ValueError>(folder, fmt::format("the adapter's tensors are incomplete, these are missing: {}, base_model.model.model.norm.weight", first_A));
+  refused<ValueError>(
+      folder,
+      fmt::format("the adapter's tensors are incomplete, these are missing: {}, base_model.model.model.norm.weight", first_A));
   test::Model model("gptq", true);
-  EXPECT_EQ(load_pretrained(model, folder.path, {.strict = false}).unfilled, (std::vector<std::string>{first_A, "base_model.model.model.norm.weight"}));
+  EXPECT_EQ(load_pretrained(model, folder.path, {.strict = false}).unfilled,
+            (std::vector<std::string>{first_A, "base_model.model.model.norm.weight"}));
 }
 
 TEST(PeftIo, RefusesShapesAndTypesThatDoNotFit) {
-  for (const char* name : {first_A, "base_model.model.model.norm.weight", "base_model.model.model.layers.1.q_proj.base_layer.bias"}) {
+  for (const char* name :
+       {first_A, "base_model.model.model.norm.weight", "base_model.model.model.layers.1.q_proj.base_layer.bias"}) {
     Folder folder;
     Tensor& tensor = folder.at(name);
     const Shape right = tensor.shape();
@@ -198,13 +212,15 @@ TEST(PeftIo, RefusesToSaveWhatIsNotThere) {
   const test::TemporaryFolder folder;
   expect_error<ValueError>([&] { save_pretrained(model, folder.path()); }, "the model has no adapter to save");
   inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}});
-  expect_error<ValueError>([&] { save_pretrained(model, folder.path(), {.adapter_names = {"other"}}); }, "there is no adapter 'other' to save, only default");
+  expect_error<ValueError>([&] { save_pretrained(model, folder.path(), {.adapter_names = {"other"}}); },
+                           "there is no adapter 'other' to save, only default");
   EXPECT_TRUE(fs::is_empty(folder.path()));
   std::ofstream(folder.path() + "/file") << "in the way";
   expect_error<FileError>([&] { save_pretrained(model, folder.path() + "/file"); }, "/file: cannot be made");
 
   for_each_layer(model, [](const std::string&, AdapterLayer& layer) { layer.add_adapter("by hand", layer.adapter("default")); });
-  expect_error<ValueError>([&] { save_pretrained(model, folder.path(), {.adapter_names = {"by hand"}}); }, "adapter 'by hand' was added by hand and has no configuration");
+  expect_error<ValueError>([&] { save_pretrained(model, folder.path(), {.adapter_names = {"by hand"}}); },
+                           "adapter 'by hand' was added by hand and has no configuration");
 }
 
 TEST(PeftIo, NamesInFilesAreWithoutTheAdapters) {

@@ -4,13 +4,14 @@
 
 #include <cstring>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/rules.h"
 #include "graft/autograd/ops.h"
 #include "graft/quant/pack_checkpoint.h"
 #include "graft/quant/round_to_nearest.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adapters {
@@ -39,11 +40,14 @@ std::shared_ptr<LinearBase> base_of(const std::string& format) {
 }
 
 /// A model of one such layer with a QA-LoRA adapter, which does something unless it is fresh.
-std::unique_ptr<Box> adapted(const std::string& format, std::int64_t pool = 16, QALoraScale scale = QALoraScale::peft, bool fresh = false) {
+std::unique_ptr<Box> adapted(const std::string& format, std::int64_t pool = 16, QALoraScale scale = QALoraScale::peft,
+                             bool fresh = false) {
   auto model = std::make_unique<Box>(base_of(format));
   auto registry = Registry::builtin();
   registry.prepend(rules::quantized_qalora());
-  inject(*model, LoraConfig{.r = 4, .target_modules = {"linear"}, .use_qalora = true, .qalora_group_size = pool, .qalora_scale = scale}, {.registry = registry});
+  inject(*model,
+         LoraConfig{.r = 4, .target_modules = {"linear"}, .use_qalora = true, .qalora_group_size = pool, .qalora_scale = scale},
+         {.registry = registry});
   if (!fresh) test::randomise(dynamic_cast<AdapterLayer&>(*model->linear), "default", 1);
   return model;
 }
@@ -54,7 +58,8 @@ std::shared_ptr<quant::QuantLinear> quantized(const Box& model) {
   return std::dynamic_pointer_cast<quant::QuantLinear>(layer);
 }
 Tensor shift_of(const Box& model) {
-  return std::dynamic_pointer_cast<lora::QALoraLinearVariant>(dynamic_cast<AdapterLayer&>(*model.linear).adapter("default"))->group_delta();
+  return std::dynamic_pointer_cast<lora::QALoraLinearVariant>(dynamic_cast<AdapterLayer&>(*model.linear).adapter("default"))
+      ->group_delta();
 }
 
 class QALoraMerge : public testing::TestWithParam<std::string> {};
@@ -97,9 +102,11 @@ TEST_P(QALoraMerge, ShiftsInAFileMakeTheMergedModel) {
   EXPECT_EQ(other.linear->forward(x).to_vector<float>(), model->linear->forward(x).to_vector<float>());
 
   test::Model another;
-  expect_error<ValueError>([&] { load_zero_shifts(another, folder.path() + "/shifts.safetensors"); }, "the model has no layer linear");
+  expect_error<ValueError>([&] { load_zero_shifts(another, folder.path() + "/shifts.safetensors"); },
+                           "the model has no layer linear");
   Box dense(test::make_base("dense", 64, 32));
-  expect_error<ValueError>([&] { load_zero_shifts(dense, folder.path() + "/shifts.safetensors"); }, "linear: zero points can be shifted in a quantized layer, and this is a Linear");
+  expect_error<ValueError>([&] { load_zero_shifts(dense, folder.path() + "/shifts.safetensors"); },
+                           "linear: zero points can be shifted in a quantized layer, and this is a Linear");
   expect_error<FileError>([&] { load_zero_shifts(other, folder.path() + "/nowhere"); }, "nowhere");
 }
 
@@ -109,10 +116,12 @@ INSTANTIATE_TEST_SUITE_P(Formats, QALoraMerge, testing::Values("gptq", "act-orde
 TEST(QALoraMergeModel, OtherAdaptersStay) {
   test::Model model("gptq");
   inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj", "v_proj"}, .init_lora_weights = false}, {.adapter_name = "lora"});
-  inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false, .use_qalora = true}, {.adapter_name = "qa"});
+  inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false, .use_qalora = true},
+         {.adapter_name = "qa"});
   set_adapter(model, {"lora", "qa"});
   const Tensor input = test::random({3, 64}, 5), y = model.forward(input);
-  expect_error<ValueError>([&] { merge_qalora(model, "lora"); }, "adapter 'lora' is of method lora; only QA-LoRA can be merged into zero points");
+  expect_error<ValueError>([&] { merge_qalora(model, "lora"); },
+                           "adapter 'lora' is of method lora; only QA-LoRA can be merged into zero points");
   expect_error<ValueError>([&] { merge_qalora(model, "nobody"); }, "no layer has a QA-LoRA adapter 'nobody'");
   EXPECT_EQ(distance(model.forward(input), y), 0);
   merge_qalora(model, "qa");
@@ -124,7 +133,11 @@ TEST(ZeroShift, RefusesShiftsThatDoNotFit) {
   const auto layer = quantized(Box(base_of("gptq")));
   expect_error<TypeError>([&] { with_shifted_zeros(layer, {}); }, "must be a floating tensor");
   expect_error<TypeError>([&] { with_shifted_zeros(layer, Tensor::zeros({32, 4}, DType::i32)); }, "must be a floating tensor");
-  expect_error<ValueError>([&] { with_shifted_zeros(layer, Tensor::zeros({31, 4})); }, "has the shape [31, 4]; wanted [32, a divisor of 64]");
+  expect_error<ValueError>(
+      [&] {
+        with_shifted_zeros(layer, Tensor::zeros({31, 4}));
+      },
+      "has the shape [31, 4]; wanted [32, a divisor of 64]");
   expect_error<ValueError>([&] { with_shifted_zeros(layer, Tensor::zeros({32, 5})); }, "has the shape [32, 5]");
   expect_error<ValueError>([&] { with_shifted_zeros(layer, Tensor::full({32, 4}, NAN)); }, "is not finite");
   const auto merged = with_shifted_zeros(layer, Tensor::ones({32, 4}));
@@ -141,7 +154,8 @@ TEST(PackedExport, ReportsHowFarTheIntegersAreOff) {
       const auto layer = quantized(*model);
       const Tensor shift = shift_of(*model);
       const auto exported = export_packed(*layer, shift);
-      const Tensor wanted = with_shifted_zeros(layer, shift)->dequantize(0, 32), got = quant::make_layer(exported.layer)->dequantize(0, 32);
+      const Tensor wanted = with_shifted_zeros(layer, shift)->dequantize(0, 32),
+                   got = quant::make_layer(exported.layer)->dequantize(0, 32);
       EXPECT_NEAR(exported.worst_error, distance(got, wanted) / largest(wanted), 1e-6);
       EXPECT_GT(exported.worst_error, 0);
       if (exported.clipped == 0) {
@@ -171,9 +185,21 @@ TEST(PackedExport, WholeStepsAreExactAndZeroShiftsGiveTheLayer) {
 }
 
 TEST(PackedExport, RefusesWhatIntegersCannotHold) {
-  expect_error<ValueError>([] { export_packed(*quantized(Box(base_of("eetq"))), Tensor::zeros({32, 2})); }, "a layer of format eetq has no integer zero points");
-  expect_error<ValueError>([] { export_packed(*quantized(Box(base_of("act-order"))), Tensor::zeros({32, 2})); }, "are not in order (act-order)");
-  expect_error<ValueError>([] { export_packed(*quantized(Box(base_of("gptq"))), Tensor::zeros({32, 4})); }, "the pooling groups of 16 channels");
+  expect_error<ValueError>(
+      [] {
+        export_packed(*quantized(Box(base_of("eetq"))), Tensor::zeros({32, 2}));
+      },
+      "a layer of format eetq has no integer zero points");
+  expect_error<ValueError>(
+      [] {
+        export_packed(*quantized(Box(base_of("act-order"))), Tensor::zeros({32, 2}));
+      },
+      "are not in order (act-order)");
+  expect_error<ValueError>(
+      [] {
+        export_packed(*quantized(Box(base_of("gptq"))), Tensor::zeros({32, 4}));
+      },
+      "the pooling groups of 16 channels");
 }
 
 }  // namespace

@@ -4,13 +4,14 @@
 
 #include <cmath>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
 #include "graft/autograd/checkpoint.h"
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adalora {
@@ -22,7 +23,14 @@ const Tensor x = test::random({8, 64}, 5), target = test::random({8, 32}, 6);
 
 /// Two layers of rank 4 of which 2 each are wanted, in twelve steps: two without masking at the start, three after the last one.
 AdaLoraConfig twelve_steps() {
-  return {.target_r = 2, .init_r = 4, .tinit = 2, .tfinal = 3, .deltaT = 2, .total_step = 12, .target_modules = {"q_proj"}, .lora_dropout = 0.1};
+  return {.target_r = 2,
+          .init_r = 4,
+          .tinit = 2,
+          .tfinal = 3,
+          .deltaT = 2,
+          .total_step = 12,
+          .target_modules = {"q_proj"},
+          .lora_dropout = 0.1};
 }
 
 /// A model in training with its optimizer and allocator.
@@ -208,7 +216,8 @@ TEST(RankAllocator, RefusesAStateThatIsNotItsOwn) {
 TEST(RankAllocator, RefusesStepsOutOfOrder) {
   Training run(twelve_steps());
   expect_error<TypeError>([&] { run.allocator.update_and_allocate(0); }, "has no gradient to tell its importance from");
-  expect_error<ValueError>([&] { run.allocator.update_and_allocate(10); }, "step 10 is beyond the final allocation at step 9, which never took place");
+  expect_error<ValueError>([&] { run.allocator.update_and_allocate(10); },
+                           "step 10 is beyond the final allocation at step 9, which never took place");
   test::Model plain;
   expect_error<ValueError>([&] { RankAllocator{plain}; }, "the model has no AdaLoRA adapter 'default'");
   adapters::inject(plain, LoraConfig{.target_modules = {"q_proj"}});

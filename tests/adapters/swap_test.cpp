@@ -9,7 +9,6 @@
 #include <mutex>
 #include <thread>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/oft.h"
@@ -18,6 +17,8 @@
 #include "graft/adapters/warning.h"
 #include "graft/adapters/wrappers.h"
 #include "graft/autograd/tape.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -60,7 +61,9 @@ class Stopwatch {
   }
   std::string to_string() {
     std::sort(microseconds_.begin(), microseconds_.end());
-    const auto share = [&](double p) { return microseconds_[static_cast<std::size_t>(p * static_cast<double>(microseconds_.size() - 1))]; };
+    const auto share = [&](double p) {
+      return microseconds_[static_cast<std::size_t>(p * static_cast<double>(microseconds_.size() - 1))];
+    };
     return fmt::format("{} times, median {:.2f} us, 99 % within {:.1f} us", microseconds_.size(), share(0.5), share(0.99));
   }
 
@@ -87,8 +90,10 @@ struct Served {
       : layer(std::make_shared<AdapterLayer>(test::make_base(format, 64, 32, true), "Served")), model(layer) {
     LinearBase& base = *layer->base_layer();
     layer->add_adapter("a", std::make_shared<lora::LoraAdapter>(base, lora::Options{.r = 4, .seed = 1}, Rounding::once));
-    layer->add_adapter("b", std::make_shared<oft::OFTAdapter>(base, oft::Options{.r = 0, .oft_block_size = 16, .coft = true, .eps = 0.5}, oft::Casts::wide));
-    layer->add_adapter("guest", std::make_shared<lora::DoraLinearVariant>(base, lora::Options{.r = 2, .seed = 3}, Rounding::once));
+    layer->add_adapter("b", std::make_shared<oft::OFTAdapter>(
+                                base, oft::Options{.r = 0, .oft_block_size = 16, .coft = true, .eps = 0.5}, oft::Casts::wide));
+    layer->add_adapter("guest",
+                       std::make_shared<lora::DoraLinearVariant>(base, lora::Options{.r = 2, .seed = 3}, Rounding::once));
     for (const char* name : {"a", "b", "guest"}) test::randomise(*layer, name, 50 + name[0]);
     guest = layer->adapter("guest");
   }
@@ -109,7 +114,8 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
   AdapterLayer& layer = *served.layer;
   const Names a = {"a"}, b = {"b"}, both = {"a", "b"}, none = {}, guest = {"guest"};
   const Names rows = {"b", adapters::base_name, "a", "b"}, rows_with_guest = {"guest", "a", "guest", adapters::base_name};
-  const std::map<Names, Bits> chosen = {{a, served.with(a)}, {b, served.with(b)}, {both, served.with(both)}, {none, served.with(none)}};
+  const std::map<Names, Bits> chosen = {
+      {a, served.with(a)}, {b, served.with(b)}, {both, served.with(both)}, {none, served.with(none)}};
   const Bits y_guest = served.with(guest), y_rows = served.mixed(rows), y_rows_with = served.mixed(rows_with_guest);
   layer.delete_adapter("guest");
   const Bits y_rows_without = served.mixed(rows_with_guest);
@@ -160,24 +166,36 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
     follow(i);
     switching.time([&] {
       switch (i % 6) {
-        case 0: return layer.set_adapter(a);
-        case 1: return layer.set_adapter(guest);
-        case 2: return layer.set_adapter(both);
-        case 3: return layer.enable_adapters(false);
-        case 4: return layer.set_adapter(b);
-        default: return layer.enable_adapters(true);
+        case 0:
+          return layer.set_adapter(a);
+        case 1:
+          return layer.set_adapter(guest);
+        case 2:
+          return layer.set_adapter(both);
+        case 3:
+          return layer.enable_adapters(false);
+        case 4:
+          return layer.set_adapter(b);
+        default:
+          return layer.enable_adapters(true);
       }
     });
   };
   const auto come_and_go = [&](int i) {
     follow(i);
     swapping.time([&] {
-      if (i % 2) layer.delete_adapter("guest");
-      else layer.add_adapter("guest", served.guest);
+      if (i % 2)
+        layer.delete_adapter("guest");
+      else
+        layer.add_adapter("guest", served.guest);
     });
   };
   constexpr int operations = 100'000 / 2, threads = 8;  // for each of the two formats
-  run_together({[&](int i) { const NoGrad no_grad; choose(i); }, choose_recording, choose_recording, choose_rows, choose_guest, follow, switch_around, come_and_go},
+  run_together({[&](int i) {
+                  const NoGrad no_grad;
+                  choose(i);
+                },
+                choose_recording, choose_recording, choose_rows, choose_guest, follow, switch_around, come_and_go},
                operations / threads);
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(with_guest, 0);
@@ -221,7 +239,8 @@ TEST_P(SwapThreads, WholeModelsServeWhileAdaptersAreInjectedAndDeleted) {
   EXPECT_EQ(adapters::adapter_names(model), (Names{"a", "b"}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, SwapThreads, testing::Values("dense", "gptq"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Formats, SwapThreads, testing::Values("dense", "gptq"),
+                         [](const auto& info) { return std::string(info.param); });
 
 /// As many layers as a model of seven billion parameters has, all around one small base.
 struct Tower final : Module {
@@ -245,7 +264,8 @@ TEST(Swap, OfAWholeModelIsTimed) {
   for (auto& slot : model.layers) EXPECT_EQ(dynamic_cast<AdapterLayer&>(*slot).active_adapters(), Names{"a"});
   removing.time([&] { adapters::delete_adapter(model, "b"); });
   EXPECT_EQ(adapters::adapter_names(model), Names{"a"});
-  fmt::print("{} layers: switching {}; choosing per call {}; removing {}\n", model.layers.size(), switching.to_string(), choosing.to_string(), removing.to_string());
+  fmt::print("{} layers: switching {}; choosing per call {}; removing {}\n", model.layers.size(), switching.to_string(),
+             choosing.to_string(), removing.to_string());
 }
 
 TEST(Swap, AWarningHandlerMayAskTheLayerThatWarns) {

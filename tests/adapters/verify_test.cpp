@@ -4,10 +4,11 @@
 
 #include <set>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adapters {
@@ -29,7 +30,8 @@ TEST(Verify, TellsSilentLayersFromThoseThatChange) {
     for_each_layer(model, [](const std::string& path, AdapterLayer& layer) {
       if (path == "model.layers.1.q_proj") test::randomise(layer, "default", 1);
     });
-    for (const auto& change : verify(model)) EXPECT_EQ(change.relative > 1e-3, change.path == "model.layers.1.q_proj") << change.path;
+    for (const auto& change : verify(model))
+      EXPECT_EQ(change.relative > 1e-3, change.path == "model.layers.1.q_proj") << change.path;
   }
 }
 
@@ -41,7 +43,9 @@ TEST(Verify, IsTheRelativeChangeOfTheOutput) {
     if (path != "model.layers.0.q_proj") return;
     struct Filler final : Visitor {
       Tensor weight;
-      void parameter(std::string_view name, Tensor& tensor) override { tensor = name.starts_with("lora_A") ? weight.clone() : Tensor::eye(64); }
+      void parameter(std::string_view name, Tensor& tensor) override {
+        tensor = name.starts_with("lora_A") ? weight.clone() : Tensor::eye(64);
+      }
     } filler;
     filler.weight = layer.weight() * 2.0;  // scaling is 8 / 4
     layer.adapter("default")->visit(filler, "default");
@@ -100,7 +104,8 @@ TEST(Fingerprint, TheDtypeThatACheckpointIsLoadedInMakesNoDifference) {
   for (auto* model : {&wide, &half})
     for_each_slot(*model, [&](const std::string&, SlotBase& slot) {
       const auto layer = std::dynamic_pointer_cast<LinearBase>(slot.module());
-      if (layer) slot.replace(std::make_shared<Linear>(to(to(layer->weight(), DType::bf16), model == &half ? DType::bf16 : DType::f32)));
+      if (layer)
+        slot.replace(std::make_shared<Linear>(to(to(layer->weight(), DType::bf16), model == &half ? DType::bf16 : DType::f32)));
     });
   EXPECT_EQ(fingerprint(wide), fingerprint(half));
 }

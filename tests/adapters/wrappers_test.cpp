@@ -2,10 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/adapters/adalora.h"
 #include "graft/adapters/oft.h"
 #include "graft/quant/format.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -62,10 +63,13 @@ TEST(Dispatch, AutoGptqLayersBelongToTheConfigThatDescribesThem) {
 }
 
 TEST(Dispatch, AwqAsksForThePackersVersion) {
-  const auto dispatched = [](const std::shared_ptr<LinearBase>& layer, const std::string& version) { return lora::dispatch_awq(layer, "a", {.r = 2}, {.auto_awq_version = version}); };
+  const auto dispatched = [](const std::shared_ptr<LinearBase>& layer, const std::string& version) {
+    return lora::dispatch_awq(layer, "a", {.r = 2}, {.auto_awq_version = version});
+  };
   const auto plain = written_by("awq", "");
   for (const char* version : {"", "0.2.0", "0.2.9", "1.0"}) EXPECT_NE(dispatched(plain, version), nullptr) << version;
-  expect_error<ImportError>([&] { dispatched(plain, "0.1.8"); }, "this layer was packed by AutoAWQ 0.1.8; 0.2.0 is the first version that is supported");
+  expect_error<ImportError>([&] { dispatched(plain, "0.1.8"); },
+                            "this layer was packed by AutoAWQ 0.1.8; 0.2.0 is the first version that is supported");
   expect_error<ImportError>([&] { dispatched(written_by("awq", "autoawq", "0.1.6"), ""); }, "packed by AutoAWQ 0.1.6");
   expect_error<ImportError>([&] { oft::dispatch_awq(plain, "a", {}, "0.1.8"); }, "packed by AutoAWQ 0.1.8");
   expect_error<ValueError>([&] { dispatched(plain, "new"); }, "'new' is no version of AutoAWQ");
@@ -75,7 +79,8 @@ TEST(Dispatch, AwqAsksForThePackersVersion) {
 
 TEST(Wrappers, EachTakesTheVariantsOfItsPolicy) {
   const auto refused = [](auto make, const std::string& type, const std::string& variant, bool dora) {
-    expect_error<ValueError>([&] { make(lora::Options{.r = 2, .use_dora = dora, .use_qalora = !dora}); }, fmt::format("{} does not support {}", type, variant));
+    expect_error<ValueError>([&] { make(lora::Options{.r = 2, .use_dora = dora, .use_qalora = !dora}); },
+                             fmt::format("{} does not support {}", type, variant));
   };
   const auto dense = [](const lora::Options& o) { lora::Linear(make_base("dense", 64, 32), "a", o); };
   const auto gptq = [](const lora::Options& o) { lora::GPTQLoraLinear(make_base("gptq", 64, 32), "a", o); };
@@ -92,7 +97,8 @@ TEST(Wrappers, EachTakesTheVariantsOfItsPolicy) {
   // Both at once: the constructor names DoRA first, a further adapter the combination.
   expect_error<ValueError>([&] { gptq({.r = 2, .use_dora = true, .use_qalora = true}); }, "does not support DoRA");
   lora::GPTQLoraLinear layer(make_base("gptq", 64, 32), "a", {.r = 2});
-  expect_error<NotImplementedError>([&] { layer.update_layer("b", {.r = 2, .use_dora = true, .use_qalora = true}); }, "cannot be combined");
+  expect_error<NotImplementedError>([&] { layer.update_layer("b", {.r = 2, .use_dora = true, .use_qalora = true}); },
+                                    "cannot be combined");
   expect_error<ValueError>([&] { layer.update_layer("b", {.r = 2, .use_dora = true}); }, "does not support DoRA");
   EXPECT_EQ(layer.adapter_names(), std::vector<std::string>{"a"});
 }

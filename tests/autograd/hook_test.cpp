@@ -2,9 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/autograd/checkpoint.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
@@ -61,7 +62,9 @@ TEST_F(Hook, IsDifferentiatedItself) {
 
 TEST_F(Hook, WorksWithinACheckpoint) {
   int calls = 0;
-  const auto f = [&](std::span<const Tensor> in) { return hook(in[0] * in[0], [&](const Tensor& dy) { return ++calls, dy * 2.0; }); };
+  const auto f = [&](std::span<const Tensor> in) {
+    return hook(in[0] * in[0], [&](const Tensor& dy) { return ++calls, dy * 2.0; });
+  };
   sum(checkpoint(f, {&x, 1})).backward();
   EXPECT_EQ(calls, 1);
   EXPECT_EQ(gradient(), (Values{4, 8, 12}));
