@@ -93,8 +93,8 @@ void AdapterLayer::add_adapter(const std::string& name, std::shared_ptr<Adapter>
         "'{}' cannot be the name of an adapter: it must not be empty, hold a dot, or be {}", name, adapters::base_name);
   change([&](State& s) {
     check(!s.find(name), "{}: there is an adapter '{}' already", type_name_, name);
+    if (s.entries.empty() && s.active.empty()) s.active = {name};
     s.entries.push_back({name, std::move(adapter)});
-    if (s.active.empty()) s.active = {name};
     freeze_or_train(s);
   });
 }
@@ -110,6 +110,7 @@ void AdapterLayer::adopt(const std::string& name, std::shared_ptr<AdapterRecord>
 
 void AdapterLayer::delete_adapter(const std::string& name) {
   static_cast<void>(this->adapter(name));
+  std::string successor;
   change([&](State& s) {
     check(!contains(s.merged, name), "{}: adapter '{}' is merged; unmerge it before deleting it", type_name_, name);
     std::erase_if(s.entries, [&](const Entry& e) { return e.name == name; });
@@ -117,10 +118,12 @@ void AdapterLayer::delete_adapter(const std::string& name) {
     if (s.active.empty() && !s.entries.empty()) {
       const auto first = std::min_element(s.entries.begin(), s.entries.end(), [](auto& a, auto& b) { return a.name < b.name; });
       s.active = {first->name};
-      adapters::warn("{}: adapter '{}' was active and is gone; '{}' is active now", type_name_, name, first->name);
+      successor = first->name;
     }
     freeze_or_train(s);
   });
+  // Only now, so that the host's handler may ask this layer about its adapters.
+  if (!successor.empty()) adapters::warn("{}: adapter '{}' was active and is gone; '{}' is active now", type_name_, name, successor);
 }
 
 void AdapterLayer::rename_adapter(const std::string& from, const std::string& to) {

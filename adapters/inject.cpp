@@ -219,15 +219,18 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
 InjectionReport commit_injection(Module& model, Injection injection) {
   const std::string& name = injection.report.adapter_name;
   std::vector<std::string> active = {name};
-  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) { active = layer.active_adapters(); });
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    if (!layer.adapter_names().empty()) active = layer.active_adapters();
+  });
   for_each_base_parameter(model, [](const std::string&, Tensor& tensor) {
     if (tensor.requires_grad()) tensor.set_requires_grad(false);
   });
   for (auto& placed : injection.placed) {
-    if (placed.existing) placed.existing->add_adapter(name, placed.fresh->adapter(name));
     AdapterLayer& layer = placed.existing ? *placed.existing : *placed.fresh;
+    const bool beside_others = placed.existing && !layer.adapter_names().empty();
+    if (placed.existing) layer.add_adapter(name, placed.fresh->adapter(name));
     layer.adopt(name, injection.record, inference_mode_of(injection.record->config));
-    layer.set_adapter(active);
+    if (!beside_others) layer.set_adapter(active);  // else what is active there stays so, and another thread may be changing it
     if (placed.existing) continue;
     layer.set_training(model.training());
     placed.slot->replace(placed.fresh);

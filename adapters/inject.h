@@ -58,7 +58,8 @@ struct InjectOptions {
 
 /// Wraps every linear layer that the configuration means and adds the adapter; layers that are wrapped already get it as a further
 /// one. The first adapter of a model is active and trainable; from then on nothing else requires a gradient but what `bias` and
-/// modules_to_save ask for.
+/// modules_to_save ask for. Other threads may run forward meanwhile if all targets are wrapped already and nothing outside of them is
+/// trained.
 ///
 /// ValueError when nothing matches (saying whether targets were missing, unknown or all excluded), when a target is no linear layer or
 /// all rules decline (with each rule's reason), when the name is taken, or when a second adapter with bias ≠ "none" or a second

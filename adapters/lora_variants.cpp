@@ -13,15 +13,15 @@ constexpr int last[] = {-1};
 
 Tensor row_sum(const Tensor& x) { return sum(x, last); }
 
-/// ‖W‖² by row of a packed weight, a block of rows at a time.
-Tensor row_squares(const quant::QuantLinear& base, DType dtype, Device device) {
+/// ‖W‖² [out] by row of a packed weight, in f64, a block of rows at a time.
+Tensor row_squares(const quant::QuantLinear& base, Device device) {
   constexpr std::int64_t block = 64;
   std::vector<Tensor> parts;
   for (std::int64_t begin = 0; begin < base.out_features(); begin += block) {
-    const Tensor rows = base.dequantize(begin, std::min(begin + block, base.out_features()));
+    const Tensor rows = to(base.dequantize(begin, std::min(begin + block, base.out_features())), DType::f64);
     parts.push_back(row_sum(rows * rows));
   }
-  return to(to(concat(parts, 0), dtype), device);
+  return to(concat(parts, 0), device);
 }
 
 }  // namespace
@@ -32,7 +32,7 @@ DoraLinearVariant::DoraLinearVariant(LinearBase& base, const Options& options, R
   check(!options.lora_bias, "lora_bias cannot be combined with use_dora");
   const NoGrad no_grad;
   if (const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&base))
-    base_square_ = row_squares(*quantized, A.dtype(), A.device());
+    base_square_ = row_squares(*quantized, A.device());
   else
     check<AttributeError>(dense_weight(base).defined(), "DoRA needs the norms of a weight, which {} does not have", base.type_name());
   magnitude = norms(base);
@@ -54,7 +54,7 @@ Tensor DoraLinearVariant::norms(const LinearBase& base) const {
   if (bias.defined()) product = product - to(bias, dtype);
   const Tensor cross = row_sum(B * product.t());
   const Tensor own = row_sum(matmul(B, matmul(A, A.t())) * B);
-  return sqrt(maximum(base_square_ + cross * (2 * s) + own * (s * s), Tensor::zeros({}, dtype, A.device())));
+  return to(sqrt(maximum(base_square_ + cross * (2 * s) + own * (s * s), Tensor::zeros({}, DType::f64, A.device()))), dtype);
 }
 
 Tensor DoraLinearVariant::output(const Tensor& y, const Tensor& x, const AdapterCall& call) const {

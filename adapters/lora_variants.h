@@ -30,7 +30,7 @@ class DoraLinearVariant final : public LoraAdapter {
  private:
   /// ν [out] of the base with its change, in the adapter's dtype; not recorded.
   Tensor norms(const LinearBase& base) const;
-  Tensor base_square_;   // ‖W‖² by row, of a quantized base
+  Tensor base_square_;   // ‖W‖² by row in f64, of a quantized base
   Tensor merged_scale_;  // m/ν [out, 1] at the time of merging
 };
 

@@ -27,7 +27,7 @@ struct BaseWalker : Visitor {
     in_layer = outer;
   }
   void parameter(std::string_view name, Tensor& tensor) override {
-    if (!in_layer) parameter_found(join(prefix, name), tensor);
+    if (!in_layer) parameter_found(name, tensor);
   }
   void child(std::string_view name, SlotBase& slot) override {
     const auto module = slot.module();
@@ -39,7 +39,7 @@ struct BaseWalker : Visitor {
   }
   /// Whether to enter its base.
   virtual bool layer_found(AdapterLayer&) { return true; }
-  virtual void parameter_found(const std::string&, Tensor&) {}
+  virtual void parameter_found(std::string_view, Tensor&) {}
 };
 
 void check_known(Module& model, const std::vector<std::string>& names) {
@@ -58,6 +58,35 @@ void check_mergeable(Module& model) {
     if (method == "eetq") refuse_eetq_merge();
     fail<NotImplementedError>("{}: adapters cannot be merged into packed {} weights", path, method);
   });
+}
+
+/// What belongs in place of a parameter that some adapter has a trained copy of: the original, or the copy of an adapter in use.
+struct Place {
+  Tensor tensor;
+  std::string adapter = {};
+  bool trainable = false;
+};
+using Places = std::map<std::string, Place>;
+
+/// ValueError if two adapters in use have a copy of the same parameter. In use are the active ones, or those that are `chosen` instead.
+Places places(Module& model, const std::vector<std::string>* chosen = nullptr) {
+  Places wanted;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    const auto in_use = chosen ? *chosen : layer.disable_adapters() ? std::vector<std::string>() : layer.active_adapters();
+    for (const auto& name : layer.adapter_names()) {
+      const auto record = layer.record(name);
+      if (!record) continue;
+      for (const auto& saved : record->saved) {
+        Place& place = wanted[saved.path];
+        if (!place.tensor.defined()) place.tensor = saved.original;
+        if (std::find(in_use.begin(), in_use.end(), name) == in_use.end()) continue;
+        check(place.adapter.empty() || place.adapter == name, "{}: adapters '{}' and '{}' both have a trained copy of it; only one can be active",
+              saved.path, place.adapter, name);
+        place = {saved.copy, name, layer.trainable(name)};
+      }
+    }
+  });
+  return wanted;
 }
 
 void restore_base_layers(Module& model) {
@@ -82,7 +111,7 @@ void for_each_layer(Module& model, const std::function<void(const std::string&, 
 void for_each_base_parameter(Module& model, const std::function<void(const std::string&, Tensor&)>& f) {
   struct Parameters final : BaseWalker {
     const std::function<void(const std::string&, Tensor&)>* f;
-    void parameter_found(const std::string& path, Tensor& tensor) override { (*f)(path, tensor); }
+    void parameter_found(std::string_view name, Tensor& tensor) override { (*f)(join(prefix, name), tensor); }
   } walker;
   walker.f = &f;
   walker.enter(model);
@@ -99,6 +128,7 @@ std::vector<std::string> adapter_names(Module& model) {
 
 void set_adapter(Module& model, const std::vector<std::string>& names, std::optional<bool> inference_mode) {
   check_known(model, names);
+  static_cast<void>(places(model, &names));  // refuses before anything is changed
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
     if (!layer.merged_adapters().empty()) {
       warn("{}: merged adapters are taken out before others become active", path);
@@ -180,28 +210,7 @@ void unload(Module& model) {
 }
 
 void place_saved_modules(Module& model) {
-  struct Place {
-    Tensor tensor;
-    std::string adapter;
-    bool trainable = false;
-  };
-  std::map<std::string, Place> wanted;
-  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
-    const auto active = layer.active_adapters();
-    for (const auto& name : layer.adapter_names()) {
-      const auto record = layer.record(name);
-      if (!record) continue;
-      const bool in_use = !layer.disable_adapters() && std::find(active.begin(), active.end(), name) != active.end();
-      for (const auto& saved : record->saved) {
-        Place& place = wanted[saved.path];
-        if (!place.tensor.defined()) place.tensor = saved.original;
-        if (!in_use) continue;
-        check(place.adapter.empty() || place.adapter == name, "{}: adapters '{}' and '{}' both have a trained copy of it; only one can be active",
-              saved.path, place.adapter, name);
-        place = {saved.copy, name, layer.trainable(name)};
-      }
-    }
-  });
+  const Places wanted = places(model);
   if (wanted.empty()) return;
   for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
     const auto found = wanted.find(path);

@@ -1,4 +1,6 @@
-// What is done with adapters throughout a model: listing, choosing, switching off, renaming, deleting, merging.
+// What is done with adapters throughout a model: listing, choosing, switching off, renaming, deleting, merging. Each layer changes at
+// once, one after the other, and other threads may run forward meanwhile; but not while adapters are merged or taken out of the model,
+// nor where one has a trained copy of a whole module, which takes the place of the original.
 #pragma once
 
 #include <functional>

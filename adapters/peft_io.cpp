@@ -83,10 +83,9 @@ std::map<std::string, Tensor> places(const Injection& injection) {
   return found;
 }
 
-void fill(const Tensor& place, const Tensor& tensor, const std::string& name) {
+void check_fits(const Tensor& place, const Tensor& tensor, const std::string& name, const char* wanted) {
   check<TypeError>(is_floating(tensor.dtype()), "{}: has elements of type {}, not floating ones", name, tensor.dtype());
-  check(tensor.shape() == place.shape(), "{}: has the shape {}, and the configuration says {}", name, tensor.shape(), place.shape());
-  place.copy_(tensor);
+  check(tensor.shape() == place.shape(), "{}: has the shape {}, and {} {}", name, tensor.shape(), wanted, place.shape());
 }
 
 }  // namespace
@@ -150,7 +149,9 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
   for (const auto& [name, entry] : file.entries()) {
     check(!name.ends_with(".oft_r") && !name.ends_with(".oft_s"), "{}: a tensor of OFT as it was before PEFT 0.14, which is not read", name);
     if (const auto place = wanted.find(name); place != wanted.end()) {
-      fill(place->second, file.tensor(name), name);
+      const Tensor tensor = file.tensor(name);
+      check_fits(place->second, tensor, name, "the configuration says");
+      place->second.copy_(tensor);
       continue;
     }
     if (bias_of(config) != "none" && name.starts_with(prefix) && name.ends_with(".bias")) {
@@ -161,8 +162,7 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
       }
       if (const auto found = base.find(path); found != base.end()) {
         const Tensor tensor = file.tensor(name);
-        check(tensor.shape() == found->second.shape(), "{}: has the shape {}, and the model's is {}", name, tensor.shape(),
-              found->second.shape());
+        check_fits(found->second, tensor, name, "the model's is");
         biases.emplace(path, tensor);
         continue;
       }

@@ -165,25 +165,30 @@ PackedExport export_packed(const quant::QuantLinear& layer, const Tensor& shift)
   q.scale = Tensor::empty({decoded.out, groups});
   q.zero = Tensor::empty({decoded.out, groups}, DType::u8);
   q.g_idx = Tensor::empty({decoded.in}, DType::i32);
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * decoded.out));
-  decoded.codes(0, decoded.in, 0, decoded.out, codes.data());
-  for (std::int64_t k = 0; k < decoded.in; ++k) {
-    q.g_idx.data<std::int32_t>()[k] = decoded.groups[k];
-    for (std::int64_t n = 0; n < decoded.out; ++n) q.codes.data<std::uint8_t>()[n * decoded.in + k] = codes[k * decoded.out + n];
-  }
   PackedExport result;
-  double largest = 0;
   for (std::int64_t g = 0; g < groups; ++g) {
     for (std::int64_t n = 0; n < decoded.out; ++n) {
       const double scale = decoded.scales.data<float>()[g * decoded.out + n], zero = decoded.zeros.data<float>()[g * decoded.out + n];
-      const double moved = s.at(n, g * decoded.group_size / s.length);
-      const double wanted = scale != 0 ? zero - moved / scale : zero;
-      const double fits = std::clamp(std::nearbyint(wanted), 0.0, static_cast<double>(q.grid.max_code()));
-      if (std::nearbyint(wanted) != fits) ++result.clipped;
+      const double nearest = std::nearbyint(scale != 0 ? zero - s.at(n, g * decoded.group_size / s.length) / scale : zero);
+      const double fits = std::clamp(nearest, 0.0, static_cast<double>(q.grid.max_code()));
+      if (nearest != fits) ++result.clipped;
       q.scale.data<float>()[n * groups + g] = static_cast<float>(scale);
       q.zero.data<std::uint8_t>()[n * groups + g] = static_cast<std::uint8_t>(fits);
-      result.worst_error = std::max(result.worst_error, scale != 0 ? std::abs(scale * (fits - wanted)) : std::abs(moved));
-      largest = std::max({largest, std::abs(scale * (0 - wanted)), std::abs(scale * (q.grid.max_code() - wanted))});
+    }
+  }
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(decoded.in * decoded.out));
+  decoded.codes(0, decoded.in, 0, decoded.out, codes.data());
+  double largest = 0;
+  for (std::int64_t k = 0; k < decoded.in; ++k) {
+    const std::int64_t g = decoded.groups[k];
+    q.g_idx.data<std::int32_t>()[k] = decoded.groups[k];
+    for (std::int64_t n = 0; n < decoded.out; ++n) {
+      const std::uint8_t code = codes[k * decoded.out + n];
+      q.codes.data<std::uint8_t>()[n * decoded.in + k] = code;
+      const double scale = decoded.scales.data<float>()[g * decoded.out + n], zero = decoded.zeros.data<float>()[g * decoded.out + n];
+      const double wanted = scale * (code - zero) + s.at(n, k / s.length), got = scale * (code - q.zero.data<std::uint8_t>()[n * groups + g]);
+      result.worst_error = std::max(result.worst_error, std::abs(got - wanted));
+      largest = std::max(largest, std::abs(wanted));
     }
   }
   if (largest > 0) result.worst_error /= largest;

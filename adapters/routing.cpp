@@ -1,7 +1,5 @@
 #include "graft/adapters/routing.h"
 
-#include <algorithm>
-
 #include "graft/adapters/adapter.h"
 
 namespace graft::adapters {
@@ -10,15 +8,13 @@ namespace {
 thread_local const Routing* innermost = nullptr;
 
 Routing checked(Module& model, std::vector<std::string> names, bool by_row) {
-  std::vector<std::string> known;
+  std::vector<bool> known;
+  for (const auto& name : names) known.push_back(by_row && name == base_name);
   for_each_module(model, [&](const std::string&, Module& module) {
-    if (auto* layer = dynamic_cast<AdapterLayer*>(&module))
-      for (auto& name : layer->adapter_names()) known.push_back(std::move(name));
+    const auto* layer = dynamic_cast<const AdapterLayer*>(&module);
+    for (std::size_t i = 0; layer && i < names.size(); ++i) known[i] = known[i] || layer->has_adapter(names[i]);
   });
-  for (const auto& name : names) {
-    if (by_row && name == base_name) continue;
-    check(std::find(known.begin(), known.end(), name) != known.end(), "no layer of the model has an adapter '{}'", name);
-  }
+  for (std::size_t i = 0; i < names.size(); ++i) check(known[i], "no layer of the model has an adapter '{}'", names[i]);
   if (by_row) check(!model.training(), "adapters can be chosen per row for inference only, and the model is in training mode");
   return {std::move(names), by_row};
 }

@@ -32,6 +32,18 @@ void add_sample(Hash& hash, const Tensor& tensor) {
   hash.add(sample.view().data, static_cast<std::size_t>(sample.count() * size_of(sample.dtype())));
 }
 
+/// Takes a layer out of training mode for a scope. One that is not in it is not written: other threads may be reading.
+struct Inference {
+  Module& module;
+  const bool training = module.training();
+  explicit Inference(Module& module) : module(module) {
+    if (training) module.set_training(false);
+  }
+  ~Inference() {
+    if (training) module.set_training(true);
+  }
+};
+
 }  // namespace
 
 std::string fingerprint(Module& model) {
@@ -65,11 +77,9 @@ std::vector<LayerChange> verify(Module& model, const std::string& adapter_name) 
     const Tensor weight = dense_weight(base);
     const DType dtype = weight.defined() ? weight.dtype() : DType::f32;
     const Tensor x = normal({16, layer.in_features()}, 0, 1, generator, dtype);
-    const bool training = layer.training();
-    layer.set_training(false);
+    const Inference inference(layer);
     const RoutingGuard only({{adapter_name}, false});
     const Tensor y = to(layer.forward(x), DType::f32), y0 = to(base.forward(x), DType::f32);
-    layer.set_training(training);
     const double size = norm(y0).item();
     changes.push_back({path, norm(y - y0).item() / (size > 0 ? size : 1)});
   });

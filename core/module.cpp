@@ -29,8 +29,8 @@ class Walker : public Visitor {
     module.visit(*this);
     left();
   }
-  void parameter(std::string_view name, Tensor& tensor) override { tensor_found(join(prefix_, name), tensor, true); }
-  void buffer(std::string_view name, Tensor& tensor) override { tensor_found(join(prefix_, name), tensor, false); }
+  void parameter(std::string_view name, Tensor& tensor) override { tensor_found(name, tensor, true); }
+  void buffer(std::string_view name, Tensor& tensor) override { tensor_found(name, tensor, false); }
   void child(std::string_view name, SlotBase& slot) override {
     const std::string outer = prefix_;
     prefix_ = join(outer, name);
@@ -42,9 +42,11 @@ class Walker : public Visitor {
  protected:
   virtual void entered(const std::string& /*name*/, Module& /*module*/) {}
   virtual void left() {}
-  virtual void tensor_found(const std::string& /*name*/, Tensor& /*tensor*/, bool /*is_parameter*/) {}
+  virtual void tensor_found(std::string_view /*name*/, Tensor& /*tensor*/, bool /*is_parameter*/) {}
   /// Whether to descend.
   virtual bool slot_found(const std::string& /*name*/, SlotBase& /*slot*/) { return true; }
+  /// The dotted name of something in the module that is being visited.
+  std::string path(std::string_view name) const { return join(prefix_, name); }
 
  private:
   std::string prefix_;
@@ -55,8 +57,8 @@ std::vector<NamedTensor> collect(Module& root, bool parameters) {
     bool parameters;
     std::vector<NamedTensor> found;
     std::set<Identity> seen;
-    void tensor_found(const std::string& name, Tensor& tensor, bool is_parameter) override {
-      if (is_parameter == parameters && seen.insert(identity(tensor)).second) found.push_back({name, tensor});
+    void tensor_found(std::string_view name, Tensor& tensor, bool is_parameter) override {
+      if (is_parameter == parameters && seen.insert(identity(tensor)).second) found.push_back({path(name), tensor});
     }
   } collector;
   collector.parameters = parameters;
@@ -110,7 +112,7 @@ void to(Module& root, Device device) {
   struct Mover final : Walker {
     Device device;
     std::map<Identity, Tensor> moved;
-    void tensor_found(const std::string&, Tensor& tensor, bool) override {
+    void tensor_found(std::string_view, Tensor& tensor, bool) override {
       if (tensor.device() == device) return;
       Tensor& there = moved[identity(tensor)];
       if (!there.defined()) {

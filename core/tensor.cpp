@@ -1,6 +1,7 @@
 #include "graft/core/tensor.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "graft/core/kernels.h"
 
@@ -12,7 +13,10 @@ struct Tensor::Impl {
   Shape shape;
   Strides strides;
   DType dtype = DType::f32;
-  bool requires_grad = false;  // of a leaf; a recorded result has a node instead
+  // What the tape thinks of it. A leaf may be frozen and trained again while other threads record operations on it, so that its node,
+  // once made, stays.
+  enum Role { constant, frozen, trained, recorded };
+  std::atomic<Role> role{constant};
   std::shared_ptr<Node> node;
   Tensor grad;
 };
@@ -187,16 +191,15 @@ void Tensor::bump_version() const { storage()->bump_version(); }
 // ---- differentiation ----
 
 bool Tensor::requires_grad() const {
-  const Impl& t = impl("requires_grad");
-  return t.requires_grad || t.node != nullptr;
+  const Impl::Role role = impl("requires_grad").role.load(std::memory_order_relaxed);
+  return role == Impl::trained || role == Impl::recorded;
 }
 
 Tensor& Tensor::set_requires_grad(bool requires_grad) {
   check<TypeError>(!requires_grad || is_floating(dtype()), "set_requires_grad: elements of type {} cannot be differentiated", dtype());
-  // A leaf's own node is made by the tape at first use; a node without requires_grad belongs to a recorded result.
-  check(impl_->requires_grad || !impl_->node, "set_requires_grad: this tensor is the result of recorded operations; detach() it first");
-  impl_->requires_grad = requires_grad;
-  if (!requires_grad) impl_->node = nullptr;
+  const Impl::Role role = impl("set_requires_grad").role.load(std::memory_order_relaxed);
+  check(role != Impl::recorded, "set_requires_grad: this tensor is the result of recorded operations; detach() it first");
+  if (requires_grad || role == Impl::trained) impl_->role.store(requires_grad ? Impl::trained : Impl::frozen, std::memory_order_relaxed);
   return *this;
 }
 
@@ -210,7 +213,11 @@ void Tensor::set_grad(Tensor grad) const {
 }
 
 const std::shared_ptr<Node>& Tensor::node() const { return impl("node").node; }
-void Tensor::set_node(std::shared_ptr<Node> node) const { impl_->node = std::move(node); }
+void Tensor::set_node(std::shared_ptr<Node> node) const {
+  impl_->node = std::move(node);
+  Impl::Role unknown = Impl::constant;  // a leaf keeps its role
+  impl_->role.compare_exchange_strong(unknown, Impl::recorded, std::memory_order_relaxed);
+}
 
 std::string to_string(const Tensor& tensor) {
   if (!tensor.defined()) return "undefined";

@@ -38,6 +38,17 @@ TEST(AdapterLayer, TheFirstIsActiveAndTrainableTheOthersWait) {
   EXPECT_TRUE(trainable(*layer).empty());
 }
 
+TEST(AdapterLayer, AFurtherOneWaitsEvenIfNoneIsActive) {
+  const auto layer = layer_with({"a"});
+  layer->set_adapter({});
+  layer->update_layer("b", {.r = 2, .init_lora_weights = false});
+  EXPECT_TRUE(layer->active_adapters().empty());
+  EXPECT_EQ(distance(layer->forward(x), layer->base_layer()->forward(x)), 0);
+  for (const char* name : {"a", "b"}) layer->delete_adapter(name);
+  layer->update_layer("c", {.r = 2});
+  EXPECT_EQ(layer->active_adapters(), std::vector<std::string>{"c"});
+}
+
 TEST(AdapterLayer, ActiveAdaptersAddUp) {
   const auto layer = layer_with({"a", "b"});
   const Tensor y0 = layer->base_layer()->forward(x);

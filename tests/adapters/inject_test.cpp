@@ -110,6 +110,15 @@ TEST(Inject, FurtherAdaptersWaitFrozen) {
   EXPECT_EQ(trainable_names(model).size(), 8u);
 }
 
+TEST(Inject, TheFirstAfterAllWereDeletedIsActiveAgain) {
+  Model model("gptq");
+  inject(model, on_q());
+  delete_adapter(model, "default");
+  inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj", "v_proj"}}, {.adapter_name = "second"});
+  EXPECT_EQ(trainable_names(model).size(), 8u);
+  for_each_layer(model, [](const std::string&, AdapterLayer& layer) { EXPECT_EQ(layer.active_adapters(), std::vector<std::string>{"second"}); });
+}
+
 TEST(Inject, BiasAndModulesToSave) {
   Model all("dense", true), own("gptq", true);
   inject(all, LoraConfig{.r = 2, .target_modules = {"layers.0.q_proj"}, .bias = "all"});

@@ -123,6 +123,7 @@ void add_norm_rows(std::vector<Row>& rows);
 void add_attention_rows(std::vector<Row>& rows);
 void add_loss_rows(std::vector<Row>& rows);
 void add_random_rows(std::vector<Row>& rows);
+void add_tape_rows(std::vector<Row>& rows);
 void add_linalg_rows(std::vector<Row>& rows);
 
 }  // namespace graft::test

@@ -158,6 +158,7 @@ const std::vector<Row>& op_table() {
     add_attention_rows(rows);
     add_loss_rows(rows);
     add_random_rows(rows);
+    add_tape_rows(rows);
     add_linalg_rows(rows);
     return rows;
   }();

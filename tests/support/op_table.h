@@ -1,4 +1,4 @@
-// One row per public operation of autograd/ops.h: how to make its inputs, and what it must compute. tests/autograd/op_table_test.cpp
+// One row per public operation of autograd/ops.h, hook.h and checkpoint.h: how to make its inputs, and what it must compute. tests/autograd/op_table_test.cpp
 // derives from a row its value, gradients, layouts, dtypes, captures and thread checks.
 #pragma once
 
@@ -61,6 +61,7 @@ struct Row {
   /// Row-major elements of the result, from f64 inputs, computed in a plain way.
   std::function<Array(const std::vector<Array>&)> reference;
   bool differentiable = true;
+  bool twice = true;         // has derivatives of derivatives
   bool halves = true;        // takes f16 and bf16; otherwise they must be refused with TypeError
   bool floating_only = true; // refuses i64 in place of its real inputs with TypeError
   double slack = 1;          // times the tolerance of the dtype checks, for ill-conditioned functions

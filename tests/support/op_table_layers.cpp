@@ -1,6 +1,8 @@
-// The rows of attention, losses, random numbers and dense linear algebra.
+// The rows of attention, losses, random numbers, what concerns the tape alone, and dense linear algebra.
 #include <numbers>
 
+#include "graft/autograd/checkpoint.h"
+#include "graft/autograd/hook.h"
 #include "op_rows.h"
 
 namespace graft::test {
@@ -151,6 +153,19 @@ void add_random_rows(std::vector<Row>& rows) {
         const double u = 1 - drawn_uniform(i & ~std::uint64_t{1}), angle = 2 * std::numbers::pi * drawn_uniform(i | 1);
         return 1 + 2 * std::sqrt(-2 * std::log(u)) * (i % 2 == 0 ? std::cos(angle) : std::sin(angle));
       }));
+}
+
+void add_tape_rows(std::vector<Row>& rows) {
+  rows.push_back({.name = "hook",
+                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}}}; },
+                  .op = [](Tensors x) { return hook(x[0], [](const Tensor& dy) { return dy * 1.0; }); },
+                  .reference = [](const Arrays& x) { return x[0]; },
+                  .floating_only = false});
+  rows.push_back({.name = "checkpoint",
+                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}}, {{5}}}; },
+                  .op = [](Tensors x) { return checkpoint([](Tensors in) { return silu(in[0]) * in[1]; }, x); },
+                  .reference = [](const Arrays& x) { return broadcast_map(x[0], x[1], [](double a, double b) { return a * sigmoid_of(a) * b; }); },
+                  .twice = false});
 }
 
 void add_linalg_rows(std::vector<Row>& rows) {

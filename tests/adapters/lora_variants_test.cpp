@@ -1,0 +1,166 @@
+#include "graft/adapters/lora_variants.h"
+
+#include <gtest/gtest.h>
+
+#include "graft/adapters/warning.h"
+#include "graft/autograd/ops.h"
+#include "graft/quant/quant_linear.h"
+
+#include "../support/errors.h"
+#include "layers.h"
+
+namespace graft {
+namespace {
+
+using lora::DoraLinearVariant;
+using lora::Options;
+using lora::QALoraLinearVariant;
+using test::distance;
+using test::expect_error;
+using test::make_base;
+
+constexpr int last[] = {-1};
+const Tensor x = test::random({3, 64}, 5);
+
+double largest(const Tensor& t) { return distance(t, Tensor::zeros(t.shape(), t.dtype())); }
+
+/// A layer with one variant, which does something unless it is fresh.
+template <class Variant>
+struct Layer {
+  std::shared_ptr<AdapterLayer> layer;
+  std::shared_ptr<Variant> adapter;
+  Layer(const std::string& format, const Options& options, bool fresh = false)
+      : layer(std::make_shared<AdapterLayer>(make_base(format, 64, 32, true), "test")),
+        adapter(std::make_shared<Variant>(*layer->base_layer(), options, Rounding::per_adapter)) {
+    layer->add_adapter("default", adapter);
+    if (!fresh) test::randomise(*layer, "default", 1);
+  }
+  Tensor weight() const {
+    const LinearBase& base = *layer->base_layer();
+    const Tensor dense = dense_weight(base);
+    return dense.defined() ? dense : dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 32);
+  }
+};
+
+// ---- DoRA ----
+
+TEST(Dora, IsItsDefinitionOnEveryFormat) {
+  for (const auto& format : test::formats) {
+    SCOPED_TRACE(format);
+    const Layer<DoraLinearVariant> l(format, {.r = 4, .lora_alpha = 8});
+    const Tensor changed = l.weight() + matmul(l.adapter->B, l.adapter->A) * 2.0;
+    const Tensor scale = l.adapter->magnitude / norm(changed, last);
+    const Tensor wanted = matmul(x, changed.t()) * scale + l.layer->bias();
+    EXPECT_LT(distance(l.layer->forward(x), wanted), 1e-5 * largest(wanted));
+  }
+}
+
+TEST(Dora, MagnitudeStartsAsTheNormsOfTheWeight) {
+  for (const auto& format : test::formats) {
+    const Layer<DoraLinearVariant> l(format, {.r = 4}, true);
+    const Tensor norms = norm(l.weight(), last);
+    EXPECT_LT(distance(l.adapter->magnitude, norms), 1e-6 * largest(norms)) << format;
+    EXPECT_EQ(distance(l.layer->forward(x), l.layer->base_layer()->forward(x)), 0) << format;
+  }
+}
+
+TEST(Dora, DropoutReachesTheChangeAndLeavesTheBaseAlone) {
+  for (const auto& format : test::formats) {
+    SCOPED_TRACE(format);
+    const Layer<DoraLinearVariant> l(format, {.r = 4, .lora_alpha = 8, .lora_dropout = 0.5, .seed = 9});
+    Generator random{9, 1};  // initial values took the first stream
+    const Tensor dropped = dropout(x, 0.5, random), weight = l.weight();
+    const Tensor change = matmul(l.adapter->B, l.adapter->A) * 2.0;
+    const Tensor g = l.adapter->magnitude / norm(weight + change, last);
+    const Tensor wanted =
+        matmul(x, weight.t()) + (g - 1) * matmul(dropped, weight.t()) + g * matmul(dropped, change.t()) + l.layer->bias();
+    l.layer->set_training(true);
+    EXPECT_LT(distance(l.layer->forward(x), wanted), 1e-5 * largest(wanted));
+  }
+}
+
+TEST(Dora, MergesWithItsMagnitudeAndComesOutAgain) {
+  const Layer<DoraLinearVariant> l("dense", {.r = 4});
+  const Tensor y = l.layer->forward(x), before = l.layer->weight().clone();
+  expect_error<ValueError>([&] { l.adapter->unmerged(before); }, "dora: this adapter was not merged, or not by this process");
+  l.layer->merge();
+  EXPECT_LT(distance(l.layer->base_layer()->forward(x), y), 1e-5 * largest(y));
+  EXPECT_LT(distance(norm(l.layer->weight(), last), l.adapter->magnitude), 1e-5);
+  l.adapter->magnitude.fill_(7);  // what is taken out is what was put in
+  l.layer->unmerge();
+  EXPECT_LT(distance(l.layer->weight(), before), 1e-6);
+}
+
+TEST(Dora, GradientsPassTheNormsBy) {
+  const Layer<DoraLinearVariant> l("gptq", {.r = 4});
+  l.adapter->A.set_grad({});
+  sum(l.layer->forward(x)).backward();
+  const auto& [A, B, m] = std::tie(l.adapter->A, l.adapter->B, l.adapter->magnitude);
+  // With ν a constant, ∂/∂m is (y − b)/m, summed over rows.
+  const Tensor wanted = sum(l.layer->forward(x).detach() - l.layer->bias(), std::vector<int>{0}) / m.detach();
+  EXPECT_LT(distance(m.grad(), wanted), 1e-4 * largest(wanted));
+  EXPECT_TRUE(A.grad().defined() && B.grad().defined());
+}
+
+TEST(Dora, NeedsTheNormsOfAWeight) {
+  const auto wrapped = std::make_shared<AdapterLayer>(make_base("gptq", 64, 32), "outer");
+  expect_error<AttributeError>([&] { DoraLinearVariant(*wrapped, {.r = 2}, Rounding::once); },
+                               "DoRA needs the norms of a weight, which outer does not have");
+}
+
+// ---- QA-LoRA ----
+
+TEST(QALora, SeesPooledInputsInThreeScales) {
+  for (const auto& [scale, factor] :
+       {std::pair{QALoraScale::peft, 4.0}, {QALoraScale::paper, 16.0}, {QALoraScale::authors, 1.0}}) {
+    const Layer<QALoraLinearVariant> l("gptq", {.r = 4, .lora_alpha = 8, .qalora_group_size = 16, .qalora_scale = scale});
+    ASSERT_EQ(l.adapter->A.shape(), (Shape{4, 4}));
+    const Tensor pooled = mean(reshape(x, {3, 4, 16}), last) * factor;
+    const Tensor change = matmul(matmul(pooled, l.adapter->A.t()), l.adapter->B.t()) * 2.0;
+    EXPECT_LT(distance(l.layer->forward(x), l.layer->base_layer()->forward(x) + change), 1e-5 * largest(change));
+
+    // The same as one number per output and group.
+    const Tensor per_feature = reshape(expand(unsqueeze(l.adapter->group_delta(), 2), {32, 4, 16}), {32, 64});
+    EXPECT_LT(distance(matmul(x, per_feature.t()), change), 1e-5 * largest(change));
+  }
+}
+
+TEST(QALora, DropsFeaturesBeforePooling) {
+  const Layer<QALoraLinearVariant> l("gptq", {.r = 4, .lora_alpha = 4, .lora_dropout = 0.5, .seed = 9});
+  Generator random{9, 1};
+  const Tensor pooled = mean(reshape(dropout(x, 0.5, random), {3, 2, 32}), last) * 2.0;
+  const Tensor change = matmul(matmul(pooled, l.adapter->A.t()), l.adapter->B.t());
+  l.layer->set_training(true);
+  EXPECT_LT(distance(l.layer->forward(x), l.layer->base_layer()->forward(x) + change), 1e-5 * largest(change));
+}
+
+TEST(QALora, RefusesWhatItCannotDo) {
+  const auto made = [](const Options& options) { return [options] { Layer<QALoraLinearVariant>("gptq", options); }; };
+  expect_error<ValueError>(made({.r = 2, .qalora_group_size = 24}), "qalora_group_size (24) must divide in_features (64)");
+  expect_error<ValueError>(made({.r = 2, .qalora_group_size = 0}), "qalora_group_size (0) must divide in_features (64)");
+  expect_error<ValueError>(made({.r = 2, .init_lora_weights = std::string("pissa")}),
+                           "use_qalora takes init_lora_weights true, false or 'gaussian', not 'pissa'");
+  const Layer<QALoraLinearVariant> l("dense", {.r = 2});
+  expect_error<NotImplementedError>([&] { l.layer->merge(); }, "qalora: merge into a dense weight is not offered");
+  expect_error<NotImplementedError>([&] { l.layer->merge(true); }, "qalora: safe_merge into a dense weight is not offered");
+  expect_error<NotImplementedError>([&] { l.adapter->unmerged(l.weight()); },
+                                    "qalora: unmerge from a dense weight is not offered");
+  expect_error<NotImplementedError>([&] { l.adapter->delta_weight(); }, "see group_delta()");
+
+  const adapters::WarningScope warnings;
+  const Layer<QALoraLinearVariant> biased("gptq", {.r = 2, .lora_bias = true}), plain("gptq", {.r = 2});
+  ASSERT_EQ(warnings.messages().size(), 1u);
+  EXPECT_NE(warnings.messages()[0].find("the bias of lora_B is kept but not applied"), std::string::npos);
+  EXPECT_EQ(distance(biased.adapter->A, plain.adapter->A), 0);
+}
+
+TEST(Variants, AreResolvedByTheirFlags) {
+  const auto base = make_base("gptq", 64, 32);
+  EXPECT_EQ(lora::resolve_lora_variant(false, false), nullptr);
+  EXPECT_EQ(lora::resolve_lora_variant(true, false)(*base, {.r = 2}, Rounding::once)->method(), "dora");
+  EXPECT_EQ(lora::resolve_lora_variant(false, true)(*base, {.r = 2}, Rounding::once)->method(), "qalora");
+  expect_error<NotImplementedError>([] { lora::resolve_lora_variant(true, true); }, "use_dora and use_qalora cannot be combined");
+}
+
+}  // namespace
+}  // namespace graft

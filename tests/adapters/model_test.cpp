@@ -1,0 +1,223 @@
+#include "graft/adapters/model.h"
+
+#include <gtest/gtest.h>
+
+#include "graft/adapters/inject.h"
+#include "graft/adapters/lora.h"
+#include "graft/adapters/routing.h"
+#include "graft/adapters/warning.h"
+#include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
+#include "layers.h"
+
+namespace graft::adapters {
+namespace {
+
+using test::distance;
+using test::expect_error;
+
+using Names = std::vector<std::string>;
+
+const Tensor x = test::random({3, 64}, 5);
+
+/// "a" on q_proj, "b" on q_proj and v_proj; both do something, and "a" is active.
+std::unique_ptr<test::Model> model_with_two(const std::string& format = "dense") {
+  auto model = std::make_unique<test::Model>(format);
+  inject(*model, LoraConfig{.r = 4, .target_modules = {"q_proj"}, .init_lora_weights = false}, {.adapter_name = "a"});
+  inject(*model, LoraConfig{.r = 2, .target_modules = {"q_proj", "v_proj"}, .init_lora_weights = false}, {.adapter_name = "b"});
+  return model;
+}
+
+std::vector<float> bits(const Tensor& t) { return t.to_vector<float>(); }
+
+Names paths(Module& model) {
+  Names found;
+  for_each_layer(model, [&](const std::string& path, AdapterLayer&) { found.push_back(path); });
+  return found;
+}
+
+TEST(AdaptedModel, ListsAdaptersLayersAndTheParametersOfTheBase) {
+  const auto model = model_with_two();
+  EXPECT_EQ(adapter_names(*model), (Names{"a", "b"}));
+  EXPECT_EQ(paths(*model),
+            (Names{"model.layers.0.q_proj", "model.layers.0.v_proj", "model.layers.1.q_proj", "model.layers.1.v_proj"}));
+  Names base;
+  for_each_base_parameter(*model, [&](const std::string& path, Tensor&) { base.push_back(path); });
+  EXPECT_EQ(base, (Names{"model.layers.0.q_proj.base_layer.weight", "model.layers.0.v_proj.base_layer.weight",
+                         "model.layers.0.down_proj.weight", "model.layers.1.q_proj.base_layer.weight",
+                         "model.layers.1.v_proj.base_layer.weight", "model.layers.1.down_proj.weight", "model.norm.weight",
+                         "lm_head.weight"}));
+}
+
+TEST(AdaptedModel, RenamingChangesNothingElse) {
+  const auto model = model_with_two("gptq");
+  const auto y = bits(model->forward(x));
+  rename_adapter(*model, "a", "z");
+  EXPECT_EQ(adapter_names(*model), (Names{"z", "b"}));
+  EXPECT_EQ(bits(model->forward(x)), y);
+  for (const auto& [name, tensor] : trainable(*model)) EXPECT_NE(name.find(".z."), std::string::npos) << name;
+  rename_adapter(*model, "z", "z");
+  expect_error<ValueError>([&] { rename_adapter(*model, "z", "b"); }, "there is an adapter 'b' already");
+  expect_error<ValueError>([&] { rename_adapter(*model, "a", "c"); }, "there is no adapter 'a' in this model, only z, b");
+  for (const char* name : {"", "z.1", base_name})
+    expect_error<ValueError>([&] { rename_adapter(*model, "z", name); }, "cannot be the name of an adapter");
+  EXPECT_EQ(adapter_names(*model), (Names{"z", "b"}));
+}
+
+TEST(AdaptedModel, DeletingTakesOneAwayEverywhere) {
+  const auto model = model_with_two("awq");
+  test::Model bare("awq");
+  const NoGrad no_grad;
+  set_adapter(*model, {"b"});
+  const auto with_b = bits(model->forward(x));
+  set_adapter(*model, {"a"});
+  WarningScope warnings;
+  delete_adapter(*model, "a");
+  EXPECT_EQ(adapter_names(*model), Names{"b"});
+  EXPECT_EQ(warnings.messages().size(), 2u) << "in the two layers where it was active";
+  set_adapter(*model, {"b"});
+  EXPECT_EQ(bits(model->forward(x)), with_b);
+  expect_error<ValueError>([&] { delete_adapter(*model, "a"); }, "there is no adapter 'a' in this model, only b");
+  delete_adapter(*model, "b");
+  EXPECT_EQ(bits(model->forward(x)), bits(bare.forward(x)));
+}
+
+TEST(AdaptedModel, AMergedAdapterIsNotDeletedAnywhere) {
+  const auto model = model_with_two();
+  set_adapter(*model, {"b"});
+  for_each_layer(*model, [](const std::string& path, AdapterLayer& layer) {
+    if (path == "model.layers.1.v_proj") layer.merge();
+  });
+  expect_error<ValueError>([&] { delete_adapter(*model, "b"); }, "model.layers.1.v_proj: adapter 'b' is merged");
+  for_each_layer(*model, [](const std::string&, AdapterLayer& layer) { EXPECT_TRUE(layer.has_adapter("b")); });
+}
+
+TEST(AdaptedModel, SwitchesAdaptersAndSwitchesThemOff) {
+  const auto model = model_with_two();
+  test::Model bare;
+  const auto y0 = bits(bare.forward(x)), with_a = bits(model->forward(x));
+  set_adapter(*model, {"b"});
+  const auto with_b = bits(model->forward(x));
+  set_adapter(*model, {"b", "a"});
+  const auto with_both = bits(model->forward(x));
+  EXPECT_NE(with_a, with_b);
+  EXPECT_NE(with_both, with_b);
+  EXPECT_EQ(trainable(*model).size(), 4u + 8u);
+  enable_adapters(*model, false);
+  EXPECT_EQ(bits(model->forward(x)), y0);
+  enable_adapters(*model, true);
+  EXPECT_EQ(bits(model->forward(x)), with_both);
+  set_adapter(*model, {});
+  EXPECT_EQ(bits(model->forward(x)), y0);
+  set_adapter(*model, {"a"}, true);
+  EXPECT_EQ(bits(model->forward(x)), with_a);
+  EXPECT_TRUE(trainable(*model).empty()) << "for inference";
+  expect_error<ValueError>([&] { set_adapter(*model, {"a", "c"}); }, "there is no adapter 'c' in this model, only a, b");
+  EXPECT_EQ(bits(model->forward(x)), with_a);
+}
+
+TEST(AdaptedModel, MergedAdaptersAreTakenOutBeforeOthersBecomeActive) {
+  const auto model = model_with_two();
+  set_adapter(*model, {"b"});
+  const Tensor with_b = model->forward(x);
+  set_adapter(*model, {"a"});
+  merge_adapter(*model);
+  const WarningScope warnings;
+  set_adapter(*model, {"b"});
+  EXPECT_EQ(warnings.messages().size(), 2u);
+  EXPECT_LT(distance(model->forward(x), with_b), 1e-4);
+}
+
+TEST(AdaptedModel, OnlyOneTrainedCopyOfAModuleIsInPlace) {
+  test::Model model;
+  const LoraConfig config{.r = 2, .target_modules = {"q_proj"}, .modules_to_save = {"norm"}};
+  inject(model, config, {.adapter_name = "a"});
+  inject(model, config, {.adapter_name = "b"});
+  model.norm->weight.fill_(2);
+  set_adapter(model, {"b"});
+  EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 1);
+  model.norm->weight.fill_(3);
+  set_adapter(model, {"a"});
+  EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 2);
+  expect_error<ValueError>(
+      [&] {
+        set_adapter(model, {"a", "b"});
+      },
+      "model.norm.weight: adapters 'a' and 'b' both have a trained copy of it");
+  for_each_layer(model, [](const std::string&, AdapterLayer& layer) { EXPECT_EQ(layer.active_adapters(), Names{"a"}); });
+  EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 2);
+  delete_adapter(model, "a");
+  delete_adapter(model, "b");
+  EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 1);
+}
+
+// ---- per call ----
+
+TEST(Routing, GuardsNestAndEnd) {
+  const auto model = model_with_two();
+  const NoGrad no_grad;
+  const auto with_a = bits(model->forward(x));
+  {
+    const UseAdapters none(*model, {});
+    const auto y0 = bits(model->forward(x));
+    EXPECT_NE(y0, with_a);
+    {
+      const MixedBatch mixed(*model, {"a", "b", base_name});
+      const auto y = bits(model->forward(x));
+      EXPECT_NE(y, y0);
+    }
+    EXPECT_EQ(bits(model->forward(x)), y0);
+  }
+  EXPECT_EQ(bits(model->forward(x)), with_a);
+  EXPECT_EQ(routing(), nullptr);
+}
+
+TEST(Routing, RefusesNamesRowsModesAndMergedLayers) {
+  const auto model = model_with_two();
+  expect_error<ValueError>([&] { UseAdapters(*model, {"c"}); }, "no layer of the model has an adapter 'c'");
+  expect_error<ValueError>([&] { UseAdapters(*model, {base_name}); }, "no layer of the model has an adapter '__base__'");
+  expect_error<ValueError>([&] { MixedBatch(*model, {"a", "c", "a"}); }, "no layer of the model has an adapter 'c'");
+  EXPECT_EQ(routing(), nullptr) << "a guard that was refused leaves nothing behind";
+  {
+    const MixedBatch two(*model, {"a", "b"});
+    expect_error<ValueError>([&] { model->forward(x); }, "2 adapter names are given for an input of shape [3, 64]");
+  }
+  set_training(*model, true);
+  expect_error<ValueError>([&] { MixedBatch(*model, {"a", "b", "a"}); }, "the model is in training mode");
+  set_training(*model, false);
+  merge_adapter(*model);
+  const MixedBatch mixed(*model, {"a", "b", "a"});
+  expect_error<ValueError>([&] { model->forward(x); }, "while some are merged (a); unmerge first");
+  const UseAdapters use(*model, {"b"});
+  expect_error<ValueError>([&] { model->forward(x); }, "while some are merged (a); unmerge first");
+}
+
+TEST(Routing, MethodsAndRanksMixInOneBatch) {
+  for (const auto& format : test::formats) {
+    SCOPED_TRACE(format);
+    test::Model model(format);
+    inject(model, LoraConfig{.r = 4, .target_modules = {"q_proj"}}, {.adapter_name = "lora"});
+    inject(model, LoraConfig{.r = 8, .lora_alpha = 4, .target_modules = {"q_proj", "down_proj"}, .use_rslora = true},
+           {.adapter_name = "wide"});
+    inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"q_proj"}}, {.adapter_name = "turned"});
+    inject(model, AdaLoraConfig{.target_r = 1, .init_r = 3, .total_step = 9, .target_modules = {"v_proj"}},
+           {.adapter_name = "ranked"});
+    const Names names = {"turned", "lora", base_name, "ranked", "wide", "lora", "turned"};
+    for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+      for (const auto& name : layer.adapter_names()) test::randomise(layer, name, 7 + name.size());
+    });
+    const NoGrad no_grad;
+    const Tensor input = test::random({7, 2, 64}, 6);
+    const MixedBatch mixed(model, names);
+    const Tensor y = model.forward(input);
+    const double size = 1e-5 * distance(y, Tensor::zeros(y.shape()));
+    for (int row = 0; row < 7; ++row) {
+      const UseAdapters use(model, names[row] == base_name ? Names{} : Names{names[row]});
+      EXPECT_LT(distance(slice(y, 0, row, row + 1), model.forward(slice(input, 0, row, row + 1))), size) << names[row];
+    }
+  }
+}
+
+}  // namespace
+}  // namespace graft::adapters

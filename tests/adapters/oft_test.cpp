@@ -1,0 +1,290 @@
+#include "graft/adapters/oft.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "graft/adapters/warning.h"
+#include "graft/autograd/gradcheck.h"
+#include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
+#include "layers.h"
+
+namespace graft {
+namespace {
+
+using oft::Casts;
+using oft::OFTAdapter;
+using oft::OFTRotation;
+using oft::Options;
+using test::distance;
+using test::expect_error;
+using test::make_base;
+
+const Tensor x = test::random({3, 64}, 5);
+const Options blocks_of_8{.r = 0, .oft_block_size = 8};
+
+OFTRotation rotation(const Options& options, double deviation = 0.1, DType dtype = DType::f64) {
+  Generator generator{1, 0};
+  OFTRotation made(64, options, dtype, Device::cpu(), generator);
+  made.weight = test::random(made.weight.shape(), 3, dtype, deviation);
+  return made;
+}
+
+/// The skew-symmetric Q of block i, entry by entry.
+Tensor generator_of(const OFTRotation& r, std::int64_t i) {
+  const std::int64_t b = r.block_size();
+  const auto packed = slice(r.weight, 0, i, i + 1).to_vector<double>();
+  std::vector<double> q(static_cast<std::size_t>(b * b));
+  std::size_t next = 0;
+  for (std::int64_t row = 0; row < b; ++row)
+    for (std::int64_t column = row + 1; column < b; ++column, ++next)
+      q[row * b + column] = packed[next], q[column * b + row] = -packed[next];
+  return Tensor::from(q, {b, b});
+}
+
+Tensor block(const Tensor& blocks, std::int64_t i) { return squeeze(slice(blocks, 0, i, i + 1), 0); }
+
+std::shared_ptr<AdapterLayer> layer_with(const Options& options, const std::string& format = "dense") {
+  auto layer = std::make_shared<AdapterLayer>(make_base(format, 64, 32), "oft");
+  layer->add_adapter("default", std::make_shared<OFTAdapter>(*layer->base_layer(), options, Casts::wide));
+  test::randomise(*layer, "default", 4);
+  return layer;
+}
+OFTAdapter& adapter_of(AdapterLayer& layer) { return dynamic_cast<OFTAdapter&>(*layer.adapter("default")); }
+
+TEST(OFT, ResolvesBlocks) {
+  const auto pair = [](const oft::Blocks& b) { return std::pair(b.count, b.size); };
+  const adapters::WarningScope warnings;
+  EXPECT_EQ(pair(oft::resolve_blocks(64, 8, 0)), std::pair(std::int64_t{8}, std::int64_t{8}));
+  EXPECT_EQ(pair(oft::resolve_blocks(64, 0, 16)), std::pair(std::int64_t{4}, std::int64_t{16}));
+  EXPECT_TRUE(warnings.messages().empty());
+  EXPECT_EQ(oft::resolve_blocks(64, 0, 12).size, 8) << "8 and 16 are as near; ties go down";
+  EXPECT_EQ(oft::resolve_blocks(64, 0, 100).size, 64);
+  EXPECT_EQ(oft::resolve_blocks(60, 7, 0).count, 6);
+  ASSERT_EQ(warnings.messages().size(), 3u);
+  EXPECT_EQ(warnings.messages()[0], "oft_block_size = 12 does not divide the 64 input features; 8 is used");
+  for (const auto& [r, size] : {std::pair{8, 8}, {0, 0}, {-1, 0}, {0, -8}})
+    expect_error<ValueError>([&] { oft::resolve_blocks(64, r, size); }, fmt::format("they are {} and {}", r, size));
+}
+
+TEST(OFT, ExactCayleyIsOrthogonalAndAsDefined) {
+  const OFTRotation r = rotation(blocks_of_8);
+  const Tensor R = r.matrix(r.weight), I = Tensor::eye(8, DType::f64);
+  EXPECT_EQ(R.shape(), (Shape{8, 8, 8}));
+  for (std::int64_t i = 0; i < 8; ++i) {
+    const Tensor Q = generator_of(r, i), B = block(R, i);
+    EXPECT_LT(distance(matmul(B, B.t()), I), 1e-14);
+    EXPECT_LT(distance(matmul(B, I + Q), I - Q), 1e-14);
+  }
+}
+
+TEST(OFT, SeriesHasPeftsTermsAndConvergesToTheInverse) {
+  const auto series = [](std::int64_t terms) {
+    const OFTRotation r = rotation({.r = 0, .oft_block_size = 8, .use_cayley_neumann = true, .num_cayley_neumann_terms = terms});
+    return r.matrix(r.weight);
+  };
+  const OFTRotation r = rotation(blocks_of_8);
+  const Tensor I = Tensor::eye(8, DType::f64), exact = r.matrix(r.weight), many = series(60);
+  for (std::int64_t i = 0; i < 8; ++i) {
+    const Tensor Q = generator_of(r, i), Q2 = matmul(Q, Q), Q3 = matmul(Q2, Q), Q4 = matmul(Q3, Q);
+    EXPECT_EQ(distance(block(series(1), i), I), 0);
+    EXPECT_LT(distance(block(series(2), i), I + Q * 2), 1e-15);
+    EXPECT_LT(distance(block(series(4), i), I + Q * 2 + Q2 * 2 + Q3), 1e-15);
+    EXPECT_LT(distance(block(series(5), i), I + Q * 2 + Q2 * 2 + Q3 * 2 + Q4), 1e-15);
+    EXPECT_LT(distance(matmul(block(many, i), block(exact, i)), I), 1e-12);
+  }
+  EXPECT_EQ(distance(series(3), series(4)), 0);
+  EXPECT_GT(distance(many, exact), 0.1);
+}
+
+TEST(OFT, TurnsBlockByBlock) {
+  const OFTRotation r = rotation(blocks_of_8);
+  const Tensor wide = to(x, DType::f64), y = r.forward(wide), R = r.matrix(r.weight);
+  for (std::int64_t i = 0; i < 8; ++i)
+    EXPECT_LT(distance(slice(y, 1, 8 * i, 8 * i + 8), matmul(slice(wide, 1, 8 * i, 8 * i + 8), block(R, i))), 1e-14);
+  EXPECT_EQ(r.forward(x).dtype(), DType::f32) << "the result has the input's dtype";
+}
+
+TEST(OFT, ASharedBlockIsUsedEverywhere) {
+  const OFTRotation shared = rotation({.r = 0, .oft_block_size = 8, .block_share = true});
+  OFTRotation separate = rotation(blocks_of_8);
+  EXPECT_EQ(shared.weight.shape(), (Shape{1, 28}));
+  EXPECT_EQ(shared.blocks(), 8);
+  separate.weight = contiguous(expand(shared.weight, {8, 28}));
+  const Tensor wide = to(x, DType::f64);
+  EXPECT_LT(distance(shared.forward(wide), separate.forward(wide)), 1e-14);
+}
+
+TEST(OFT, EveryFormHasTheGradientsOfFiniteDifferences) {
+  for (const bool share : {false, true}) {
+    for (const std::int64_t terms : {0, 2, 4, 6}) {  // 0: exact
+      SCOPED_TRACE(fmt::format("{} terms, {}", terms, share ? "shared" : "separate"));
+      OFTRotation r = rotation({.r = 0,
+                                .oft_block_size = 4,
+                                .block_share = share,
+                                .use_cayley_neumann = terms > 0,
+                                .num_cayley_neumann_terms = terms});
+      Tensor weight = r.weight, wide = test::random({2, 64}, 6, DType::f64);
+      weight.set_requires_grad();
+      wide.set_requires_grad();
+      const Tensor inputs[] = {wide, weight};
+      const auto f = [&](std::span<const Tensor> in) { return r.weight = in[1], r.forward(in[0]); };
+      const auto result = gradcheck(f, inputs);
+      EXPECT_TRUE(result) << result.message;
+    }
+  }
+}
+
+TEST(OFT, AsManyBlocksAsModuleDropoutSaysAreLeftOut) {
+  const auto layer = layer_with({.r = 0, .oft_block_size = 8, .module_dropout = 0.3});
+  const OFTAdapter& adapter = adapter_of(*layer);
+  const auto turned_blocks = [&](bool training) {
+    const Tensor y = adapter.input(x, {*layer->base_layer(), training});
+    int turned = 0;
+    for (std::int64_t i = 0; i < 8; ++i) turned += distance(slice(y, 1, 8 * i, 8 * i + 8), slice(x, 1, 8 * i, 8 * i + 8)) > 0;
+    return turned;
+  };
+  EXPECT_EQ(turned_blocks(false), 8);
+  for (int call = 0; call < 5; ++call) EXPECT_EQ(turned_blocks(true), 6);  // 8 - floor(2.4)
+  layer->set_training(true);
+  EXPECT_GT(distance(layer->forward(x), layer->forward(x)), 0) << "each call chooses anew";
+  const auto shared = layer_with({.r = 0, .oft_block_size = 8, .module_dropout = 0.9, .block_share = true});
+  const Tensor y = shared->forward(x);
+  shared->set_training(true);
+  EXPECT_EQ(distance(shared->forward(x), y), 0) << "a single block is never left out";
+  expect_error<ValueError>([] { layer_with({.module_dropout = 1}); }, "module_dropout is 1, not a probability in [0, 1)");
+}
+
+// ---- COFT ----
+
+double generator_norm(const OFTRotation& r, std::int64_t i) { return norm(generator_of(r, i)).item(); }
+
+TEST(COFT, ProjectsOntoTheBallAndLeavesWhatIsInside) {
+  OFTRotation r = rotation({.r = 0, .oft_block_size = 8, .coft = true, .eps = 1});
+  const double radius = 1 / std::sqrt(8.0);
+  r.weight = contiguous(r.weight * Tensor::from(std::vector<double>{1, 0.1, 1, 2, 1e-3, 1, 0, 5}, {8, 1}));
+  OFTRotation inside = r;
+  inside.weight = r.projected();
+  for (std::int64_t i = 0; i < 8; ++i) {
+    const double before = generator_norm(r, i);
+    if (before <= radius) {
+      EXPECT_EQ(distance(generator_of(inside, i), generator_of(r, i)), 0);
+    } else {
+      EXPECT_NEAR(generator_norm(inside, i), radius, 1e-12);
+      EXPECT_LT(distance(generator_of(inside, i) * (before / radius), generator_of(r, i)), 1e-12) << "the direction stays";
+    }
+  }
+  EXPECT_EQ(inside.projected().to_vector<double>(), inside.weight.to_vector<double>()) << "what is inside is not moved again";
+}
+
+TEST(COFT, OnlyTrainingWritesTheProjection) {
+  const Options options{.r = 0, .oft_block_size = 8, .coft = true, .eps = 0.5};
+  const auto layer = layer_with(options);
+  OFTRotation& r = adapter_of(*layer).rotation();
+  const auto before = r.weight.to_vector<float>(), inside = r.projected().to_vector<float>();
+  const std::uint64_t version = r.weight.version();
+  ASSERT_NE(before, inside);
+  const Tensor y = layer->forward(x);
+  EXPECT_EQ(r.weight.to_vector<float>(), before);
+  EXPECT_EQ(r.weight.version(), version);
+
+  layer->set_training(true);
+  const Tensor trained = layer->forward(x);
+  EXPECT_EQ(trained.to_vector<float>(), y.to_vector<float>());
+  EXPECT_EQ(r.weight.to_vector<float>(), inside);
+  const std::uint64_t written = r.weight.version();
+  layer->forward(x);
+  EXPECT_EQ(r.weight.version(), written)
+      << "a parameter that is inside is not written, so that a backward that waits still works";
+}
+
+TEST(COFT, GradientsAreThoseAtTheProjectedPoint) {
+  const Options free{.r = 0, .oft_block_size = 8};
+  Options bound = free;
+  bound.coft = true;
+  bound.eps = 0.5;
+  const auto constrained = layer_with(bound), plain = layer_with(free);
+  adapter_of(*plain).rotation().weight.copy_(adapter_of(*constrained).rotation().projected());
+  for (AdapterLayer* layer : {constrained.get(), plain.get()}) sum(tanh(layer->forward(x))).backward();
+  EXPECT_EQ(adapter_of(*constrained).rotation().weight.grad().to_vector<float>(),
+            adapter_of(*plain).rotation().weight.grad().to_vector<float>());
+}
+
+// ---- merging, casts, refusals ----
+
+TEST(OFT, MergesAndComesOutAgain) {
+  for (const bool series : {false, true}) {
+    for (const bool share : {false, true}) {
+      const auto layer = layer_with({.r = 0, .oft_block_size = 8, .block_share = share, .use_cayley_neumann = series});
+      const Tensor y = layer->forward(x), before = layer->weight().clone();
+      layer->merge();
+      EXPECT_GT(distance(layer->weight(), before), 0.01);
+      EXPECT_LT(distance(layer->forward(x), y), 1e-5);
+      layer->unmerge();
+      EXPECT_LT(distance(layer->weight(), before), 1e-6);
+    }
+  }
+}
+
+TEST(OFT, TwoRotationsMergeInTheOrderInWhichTheyApply) {
+  const auto layer = layer_with(blocks_of_8);
+  layer->add_adapter("second", std::make_shared<OFTAdapter>(*layer->base_layer(), Options{.r = 4}, Casts::wide));
+  test::randomise(*layer, "second", 9);
+  layer->set_adapter({"second", "default"});
+  const Tensor y = layer->forward(x);
+  layer->set_adapter({"default", "second"});
+  EXPECT_GT(distance(layer->forward(x), y), 1e-3) << "rotations do not commute";
+  layer->set_adapter({"second", "default"});
+  layer->merge();
+  EXPECT_LT(distance(layer->forward(x), y), 1e-5);
+}
+
+TEST(OFT, QuantizedBasesComputeInTheAdaptersDtypeOrInTheInputs) {
+  const Tensor half = to(x, DType::bf16);
+  for (const Casts casts : {Casts::wide, Casts::per_rotation}) {
+    oft::GPTQOFTLinear layer(make_base("gptq", 64, 32), "default", {.r = 8}, casts);
+    test::randomise(layer, "default", 4);
+    const OFTAdapter& adapter = dynamic_cast<OFTAdapter&>(*layer.adapter("default"));
+    const Tensor turned = adapter.input(half, {*layer.base_layer(), false});
+    EXPECT_EQ(turned.dtype(), casts == Casts::wide ? DType::f32 : DType::bf16);
+    EXPECT_EQ(layer.forward(half).dtype(), DType::bf16);
+    EXPECT_EQ(distance(to(layer.forward(half), DType::f32), to(to(layer.base_layer()->forward(turned), DType::bf16), DType::f32)),
+              0);
+  }
+}
+
+TEST(OFT, RefusesWhatMakesNoSense) {
+  expect_error<ValueError>([] { layer_with({.r = 0, .oft_block_size = 8, .coft = true, .eps = 0}); },
+                           "eps, the radius of COFT, is 0");
+  expect_error<ValueError>([] { layer_with({.fan_in_fan_out = true}); }, "fan_in_fan_out is true");
+  expect_error<ValueError>([] { layer_with({.init_weights = std::string("gaussian")}); },
+                           "OFT's init_weights is true or false, not 'gaussian'");
+  const auto layer = layer_with(blocks_of_8);
+  expect_error<AttributeError>([&] { layer->set_scale("default", 2); }, "oft: this method has no scaling");
+  const adapters::WarningScope warnings;
+  const Tensor y = layer->forward(x);
+  layer->scale_layer(2);
+  layer->unscale_layer();
+  EXPECT_EQ(warnings.messages().size(), 2u);
+  EXPECT_EQ(distance(layer->forward(x), y), 0);
+  oft::EetqOFTLinear eetq(make_base("eetq", 64, 32), "default", {.r = 8});
+  expect_error<AttributeError>([&] { eetq.merge(); }, "Merging LoRA layers is not supported for Eetq layers.");
+  expect_error<AttributeError>([&] { eetq.unmerge(); }, "Unmerging LoRA layers is not supported for Eetq layers.");
+}
+
+TEST(OFT, RandomInitialValuesFollowFromTheSeed) {
+  const auto first = [](std::uint64_t seed) {
+    const auto base = make_base("dense", 64, 32);
+    return OFTAdapter(*base, {.init_weights = false, .seed = seed}, Casts::wide).rotation().weight.to_vector<float>();
+  };
+  EXPECT_EQ(first(1), first(1));
+  EXPECT_NE(first(1), first(2));
+  double square = 0;
+  for (const float v : first(1)) square += v * v;
+  EXPECT_NEAR(std::sqrt(square / 224), 0.1, 0.02);
+}
+
+}  // namespace
+}  // namespace graft
