@@ -173,7 +173,14 @@ void read_codes(const Word* words, const Layout& layout, std::int64_t out, std::
 void read_groups(const Stored& stored, std::int64_t groups, std::int64_t length, Decoded& decoded) {
   decoded.groups = groups_in_order(stored.in, length);
   decoded.group_size = length;
-  if (!find(stored, "g_idx").defined()) return;
+  // Without them act-order's groups cannot be known; in order, every weight would be scaled, and almost every one wrongly.
+  const auto check_in_order = [&](std::string_view what) {
+    require(!stored.description.desc_act || groups == 1, stored,
+            "{}, though desc_act says that its {} groups are scattered over the input channels; where they do run in order, as with "
+            "static_groups, set desc_act to false in the config",
+            what, groups);
+  };
+  if (!find(stored, "g_idx").defined()) return check_in_order("has no g_idx");
   const Tensor g_idx = checked(stored, "g_idx", {DType::i32, DType::i64}, {stored.in});
   const std::vector<std::int64_t> values = g_idx.to_vector<std::int64_t>();
   for (std::int64_t k = 0; k < stored.in; ++k) {
@@ -182,7 +189,8 @@ void read_groups(const Stored& stored, std::int64_t groups, std::int64_t length,
   }
   // Nothing but zeros is how files without act-order were once written; taken by the letter it would leave all other groups
   // unused.
-  if (std::all_of(values.begin(), values.end(), [](std::int64_t g) { return g == 0; })) return;
+  if (std::all_of(values.begin(), values.end(), [](std::int64_t g) { return g == 0; }))
+    return check_in_order("has nothing but 0 in g_idx");
   if (std::equal(values.begin(), values.end(), decoded.groups.begin())) return;
   decoded.groups.assign(values.begin(), values.end());
   decoded.group_size = 0;

@@ -76,6 +76,43 @@ TEST_F(CheckpointFolder, GivesEachModuleTheLayerThatTheFileHolds) {
   EXPECT_EQ(checkpoint.tensor("norm.weight", {8}, DType::f32).to_vector<float>(), std::vector<float>(8, 2));
 }
 
+TEST_F(CheckpointFolder, TheTensorsOfAModuleSayWhetherItIsQuantized) {
+  const Integers integers = reference::draw(64, 32, 4, 32, false, false, 1);
+  for (const char* lm_head : {"", R"(, "lm_head": false)", R"(, "lm_head": true)"}) {
+    const std::string config = std::string(gptq_config, std::string(gptq_config).size() - 1) + lm_head + "}";
+    tensors_.clear();
+    add("lm_head", reference::gptq(integers, ZeroWriter::as_is));
+    write(config);
+    EXPECT_EQ(open().linear("lm_head", 64, 32, DType::f32)->type_name(), "QuantLinear") << config;
+    EXPECT_EQ(open().features("lm_head"), std::pair(std::int64_t{64}, std::int64_t{32}));
+    tensors_.clear();
+    add("lm_head.weight", Tensor::ones({32, 64}, DType::f16));
+    write(config);
+    EXPECT_EQ(open().linear("lm_head", 64, 32, DType::f32)->type_name(), "Linear") << config;
+  }
+}
+
+TEST_F(CheckpointFolder, TheOriginalTensorsMakeTheSameFileAgain) {
+  const auto bytes = [](const fs::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const Stored& stored : reference::one_of_each(256, 128)) {
+    const Description& d = stored.description;
+    SCOPED_TRACE(fmt::format("{} {} {} bits", d.method, d.layout, d.bits));
+    tensors_.clear();
+    add("a.b", stored);
+    write(fmt::format(R"({{"quant_method": "{}", "bits": {}, "group_size": {}, "sym": {}, {}"desc_act": false}})", d.method, d.bits,
+                      d.group_size, d.sym, d.method == "eetq" ? "" : fmt::format(R"("format": "{}", )", d.layout)));
+    const auto layer = std::dynamic_pointer_cast<QuantLinear>(open().linear("a.b", 256, 128, DType::f32));
+    std::vector<NamedTensor> originals;
+    for (const auto& [part, tensor] : layer->original()) originals.push_back({"a.b." + part, tensor});
+    safetensors::save(folder_ / "again", originals);
+    EXPECT_TRUE(bytes(folder_ / "again") == bytes(folder_ / "model.safetensors"));
+    fs::remove(folder_ / "again");
+  }
+}
+
 TEST_F(CheckpointFolder, OverridesReachTheirModules) {
   add("a.down", reference::gptq(reference::draw(64, 32, 8, -1, true, false, 1), ZeroWriter::as_is));
   add("a.up", reference::gptq(reference::draw(64, 32, 4, 32, false, false, 1), ZeroWriter::as_is));
