@@ -167,6 +167,7 @@ struct TemporaryFolder {
 void report_generated(const char* program) {
   const quant::Grid gptq{.bits = 4, .group_size = 128, .sym = true};
   const quant::Grid gptq3{.bits = 3, .group_size = 32, .sym = false};
+  const quant::Grid gptq6{.bits = 6, .group_size = 64, .sym = false};
   const quant::Grid awq{.bits = 4, .group_size = 128, .sym = false, .rule = quant::GridRule::awq};
   const struct {
     const char* label;
@@ -176,6 +177,7 @@ void report_generated(const char* program) {
   } rows[] = {
       {"gptq 4 g128", gptq, R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": true, "format": "gptq"})", 32},
       {"gptq 3 g32", gptq3, R"({"quant_method": "gptq", "bits": 3, "group_size": 32, "sym": false, "format": "gptq_v2"})", 32},
+      {"gptq 6 g64", gptq6, R"({"quant_method": "gptq", "bits": 6, "group_size": 64, "sym": false, "format": "gptq_p"})", 20},
       {"awq 4 g128", awq, R"({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "gemm"})", 32},
       {"eetq", quant::eetq_grid(), R"({"quant_method": "eetq", "weights": "int8"})", 16}};
   for (const auto& row : rows) {
