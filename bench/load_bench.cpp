@@ -2,7 +2,7 @@
 // and how fast this disk reads the same files in the same run. Each load is a fresh process, so that its peak is its own.
 //
 //   load_bench                  folders of one shape in each method, made in a temporary place
-//   load_bench FOLDER           a folder of yours
+//   load_bench FOLDER           a folder of yours; below some 100 MB the program's own pages count for more than its weights
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
