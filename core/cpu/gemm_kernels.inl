@@ -14,9 +14,13 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
              int columns, bool accumulate) {
   typename V::Reg sums[Rows][Vectors];
   for (int i = 0; i < Rows; ++i)
-    for (int j = 0; j < Vectors; ++j) sums[i][j] = V::zero();
+    for (int j = 0; j < Vectors; ++j) {
+      sums[i][j] = V::zero();
+      __builtin_prefetch(c + i * ldc + j * V::width, 1);  // of a wide matrix; it will be there when the sums are
+    }
 #pragma GCC unroll 4
   for (std::int64_t d = 0; d < depth; ++d) {
+    __builtin_prefetch(a + 32 * MaxRows);
     typename V::Reg w[Vectors];
     for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
     for (int i = 0; i < Rows; ++i) {
@@ -69,11 +73,14 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
   constexpr int width = V::width;
   const typename V::Element* end = panel + depth * lanes;
   if (lane_stride == 1) {
-    for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes)
+    constexpr int ahead = 16;  // rows that lie pages apart are out of reach of the processor's own prefetching
+    for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes) {
+      __builtin_prefetch(source + ahead * depth_stride);
       for (int l = 0; l < lanes; l += width) {
         const int left = valid - l < width ? (valid - l > 0 ? valid - l : 0) : width;
         store_row<V>(panel + l, left == width ? V::load(source + l) : V::load(source + l, left), lanes - l < width ? lanes - l : width, end);
       }
+    }
     return;
   }
   if (depth_stride == 1) {  // width × width blocks, transposed in registers

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "graft/adapters/peft_io.h"
+#include "graft/core/parallel.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/methods.h"
 
@@ -69,6 +70,19 @@ TEST_P(EveryMethod, AResumedRunEqualsAnUninterruptedOneInEveryByte) {
     second.steps(8 - stop);
     EXPECT_EQ(second.saved(folder), whole.saved(folder)) << "stopped after step " << stop;
   }
+}
+
+TEST_P(EveryMethod, LearnsTheSameBitsOnAnyNumberOfThreads) {
+  const fs::path folder = scratch(std::string(GetParam()) + "_threads");
+  std::vector<std::string> saved;
+  for (const int threads : {1, 2, 3, 7}) {
+    set_thread_pool(make_thread_pool(threads));
+    Training run(find_method(GetParam()), {.steps = 2, .batch = 5});
+    run.steps(2);
+    saved.push_back(run.saved(folder));
+  }
+  set_thread_pool(nullptr);
+  for (const std::string& bytes : saved) EXPECT_TRUE(bytes == saved[0]);
 }
 
 TEST_P(EveryMethod, Learns) {

@@ -22,7 +22,7 @@ for shared in ON OFF; do
   # One build folder for both: the objects are the same, so that only the library is linked anew.
   step "add_subdirectory, BUILD_SHARED_LIBS=$shared"
   cmake -S "$source/examples/embed" -B "$work/subdirectory" -G Ninja -D GRAFT_SOURCE="$source" -D GRAFT_INSTALL=ON \
-    -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS=-O1 -D CMAKE_CXX_COMPILER_LAUNCHER="$launcher" -D BUILD_SHARED_LIBS=$shared \
+    -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS=-O0 -D CMAKE_CXX_COMPILER_LAUNCHER="$launcher" -D BUILD_SHARED_LIBS=$shared \
     >"$work/log" || { cat "$work/log"; exit 1; }
   cmake --build "$work/subdirectory" >"$work/log" || { cat "$work/log"; exit 1; }
   run_embed "$work/subdirectory/embed"
