@@ -42,8 +42,8 @@ double memory_line(const std::string& name) {
 
 struct Load {
   double seconds = 0;
-  double held = 0;   // bytes of repacked weights and dense tensors
-  double peak = 0;   // resident bytes beyond those of the bare program
+  double held = 0;  // bytes of repacked weights and dense tensors
+  double peak = 0;  // resident bytes beyond those of the bare program
 };
 
 /// Everything in the folder as a model would take it: packed layers repacked, other tensors copied as they are stored.
@@ -132,8 +132,8 @@ void report(const char* program, const std::string& label, const fs::path& folde
   const Load warm = load_in_a_new_process(program, folder);
   const double peak = std::max(cold.peak, warm.peak), bound = 1.05 * bytes + warm.held;
   constexpr double mb = 1e6;
-  fmt::print("{:12} {:8.1f} {:8.1f} | {:6.2f} {:6.2f} {:6.0f}% | {:6.2f} {:6.2f} {:6.0f}% | {:8.1f} {:8.1f} {:6.0f}%{}\n", label, bytes / mb,
-             warm.held / mb, cold_read, cold.seconds, 100 * cold_read / cold.seconds, warm_read, warm.seconds,
+  fmt::print("{:12} {:8.1f} {:8.1f} | {:6.2f} {:6.2f} {:6.0f}% | {:6.2f} {:6.2f} {:6.0f}% | {:8.1f} {:8.1f} {:6.0f}%{}\n", label,
+             bytes / mb, warm.held / mb, cold_read, cold.seconds, 100 * cold_read / cold.seconds, warm_read, warm.seconds,
              100 * warm_read / warm.seconds, peak / mb, bound / mb, 100 * peak / bound, peak <= bound ? "" : "  ABOVE");
   std::fflush(stdout);
 }
@@ -144,7 +144,8 @@ void report(const char* program, const std::string& label, const fs::path& folde
 void write_folder(const fs::path& folder, const quant::Grid& grid, std::string_view config, int layers) {
   constexpr std::int64_t width = 4096;
   Generator random{.seed = 1};
-  const auto stored = quant::to_stored(quant::round_to_nearest(normal({width, width}, 0, 0.02, random), grid), quant::usual_layout(grid));
+  const auto stored =
+      quant::to_stored(quant::round_to_nearest(normal({width, width}, 0, 0.02, random), grid), quant::usual_layout(grid));
   std::vector<NamedTensor> tensors;
   for (int i = 0; i < layers; ++i)
     for (const auto& [part, tensor] : stored.tensors) tensors.push_back({fmt::format("model.layers.{}.mlp.{}", i, part), tensor});
@@ -200,11 +201,12 @@ int main(int argc, char** argv) try {
     return 2;
   }
   const int threads = thread_pool()->size();
-  fmt::print("{} threads; memory reads {:.1f} GB/s. Times in seconds, sizes in MB; cold: the file is not in the page cache.\n"
-             "%: of what reading the file alone takes, and of 1.05 x file + held.\n"
-             "{:12} {:>8} {:>8} | {:>6} {:>6} {:>7} | {:>6} {:>6} {:>7} | {:>8} {:>8} {:>7}\n",
-             threads, bench::roofline(threads).bytes_per_second / 1e9, "", "file", "held", "read", "load", "cold", "read",
-             "load", "warm", "peak", "bound", "");
+  fmt::print(
+      "{} threads; memory reads {:.1f} GB/s. Times in seconds, sizes in MB; cold: the file is not in the page cache.\n"
+      "%: of what reading the file alone takes, and of 1.05 x file + held.\n"
+      "{:12} {:>8} {:>8} | {:>6} {:>6} {:>7} | {:>6} {:>6} {:>7} | {:>8} {:>8} {:>7}\n",
+      threads, bench::roofline(threads).bytes_per_second / 1e9, "", "file", "held", "read", "load", "cold", "read", "load",
+      "warm", "peak", "bound", "");
   if (argc == 2)
     report(argv[0], fs::path(argv[1]).filename().string(), argv[1]);
   else

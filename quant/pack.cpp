@@ -47,7 +47,8 @@ void arrange(const Decoded& layer, Packed& packed) {
 
 // One f32 table [groups, out] times a power of two, its rows filled up with zeros; the same memory where that changes nothing.
 std::shared_ptr<Storage> widened(const Tensor& table, float factor, const Packed& packed) {
-  if (factor == 1 && packed.columns == packed.out && table.count() * size_of(DType::f32) == table.storage()->bytes()) return table.storage();
+  const bool whole = table.count() * size_of(DType::f32) == table.storage()->bytes();
+  if (factor == 1 && packed.columns == packed.out && whole) return table.storage();
   auto storage = Storage::allocate(packed.groups * packed.columns * std::int64_t{sizeof(float)});
   auto* to = static_cast<float*>(storage->data());
   const float* from = table.data<float>();

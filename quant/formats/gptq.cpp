@@ -175,11 +175,11 @@ void read_codes(const Word* words, const Layout& layout, std::int64_t out, std::
 void read_groups(const Stored& stored, std::int64_t groups, std::int64_t length, Decoded& decoded) {
   decoded.groups = groups_in_order(stored.in, length);
   decoded.group_size = length;
-  // Without them act-order's groups cannot be known; in order, every weight would be scaled, and almost every one wrongly.
+  // Act-order's groups cannot be guessed: read in order, almost every weight would get another group's scale.
   const auto check_in_order = [&](std::string_view what) {
     require(!stored.description.desc_act || groups == 1, stored,
-            "{}, though desc_act says that its {} groups are scattered over the input channels; where they do run in order, as with "
-            "static_groups, set desc_act to false in the config",
+            "{}, though desc_act says that its {} groups are scattered over the input channels; where they do run in order, as "
+            "with static_groups, set desc_act to false in the config",
             what, groups);
   };
   if (!find(stored, "g_idx").defined()) return check_in_order("has no g_idx");

@@ -64,7 +64,8 @@ TEST(Dispatch, TheVersionOfAwqsPackerIsThatOfTheFileOrTheCallers) {
     EXPECT_NE(oft::dispatch_awq(layer, "default", {.r = 4}, version), nullptr);
   };
   const auto refuse = [](const std::shared_ptr<LinearBase>& layer, const std::string& version, const std::string& words) {
-    test::expect_error<ImportError>([&] { lora::dispatch_awq(layer, "default", {.r = 4}, {.auto_awq_version = version}); }, words);
+    test::expect_error<ImportError>([&] { lora::dispatch_awq(layer, "default", {.r = 4}, {.auto_awq_version = version}); },
+                                    words);
     test::expect_error<ImportError>([&] { oft::dispatch_awq(layer, "default", {.r = 4}, version); }, words);
   };
   take(written_by("awq", ""), "");
@@ -75,8 +76,9 @@ TEST(Dispatch, TheVersionOfAwqsPackerIsThatOfTheFileOrTheCallers) {
   const std::string words = "this layer was packed by AutoAWQ 0.1.8; 0.2.0 is the first version that is supported";
   refuse(written_by("awq", ""), "0.1.8", words);
   refuse(written_by("awq", "autoawq", "0.1.8"), "", words);
-  test::expect_error<ValueError>([&] { lora::dispatch_awq(written_by("awq", ""), "default", {.r = 4}, {.auto_awq_version = "new"}); },
-                                 "'new' is no version of AutoAWQ");
+  test::expect_error<ValueError>(
+      [&] { lora::dispatch_awq(written_by("awq", ""), "default", {.r = 4}, {.auto_awq_version = "new"}); },
+      "'new' is no version of AutoAWQ");
   EXPECT_EQ(lora::dispatch_awq(test::make_base("gptq", 64, 32), "default", {.r = 4}, {.auto_awq_version = "0.1.8"}), nullptr)
       << "not its layer, so not its refusal";
 }

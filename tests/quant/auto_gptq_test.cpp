@@ -17,7 +17,8 @@ TEST(AutoGptq, TheClassThatPeftAsksFor) {
   EXPECT_EQ(class_of(R"({"bits": 4, "group_size": 128, "use_exllama": false})"), "cuda_old");
   EXPECT_EQ(class_of(R"({"bits": 4, "group_size": 128, "disable_exllama": true, "exllama_config": {"version": 2}})"), "cuda_old");
   EXPECT_EQ(class_of(R"({"bits": 4, "group_size": 128, "desc_act": true, "disable_exllama": true})"), "cuda");
-  EXPECT_EQ(class_of(R"({"bits": 4, "group_size": 128, "use_exllama": true, "disable_exllama": true})"), "exllama") << "the newer name";
+  EXPECT_EQ(class_of(R"({"bits": 4, "group_size": 128, "use_exllama": true, "disable_exllama": true})"), "exllama")
+      << "the newer name";
   for (const char* bits : {"2", "3", "8"}) {
     SCOPED_TRACE(bits);
     const std::string start = R"({"bits": )" + std::string(bits);

@@ -265,7 +265,8 @@ TEST(GptqFormat, TwoLabelsAreSettledByTheMeanOfCodeLessZero) {
   stored.description.layout = "gptq or gptq_v2";
   test::expect_error<ValueError>([&] { decode(stored); },
                                  "is labelled gptq and gptq_v2, and its data do not tell: code less stored zero point is 4.");
-  test::expect_error<ValueError>([&] { decode(stored); }, "gptq_v2 would give 0 and gptq 1; set layout to one of them (of Choices, or of Description)");
+  test::expect_error<ValueError>(
+      [&] { decode(stored); }, "gptq_v2 would give 0 and gptq 1; set layout to one of them (of Choices, or of Description)");
 }
 
 TEST(GptqFormat, ReadsFilesWithoutZerosOrGroups) {
