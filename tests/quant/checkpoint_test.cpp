@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "graft/quant/inspect.h"
+#include "graft/quant/kernels.h"
 #include "graft/tests/support/errors.h"
 
 #include "reference.h"
@@ -110,6 +111,27 @@ TEST_F(CheckpointFolder, TheOriginalTensorsMakeTheSameFileAgain) {
     safetensors::save(folder_ / "again", originals);
     EXPECT_TRUE(bytes(folder_ / "again") == bytes(folder_ / "model.safetensors"));
     fs::remove(folder_ / "again");
+  }
+}
+
+TEST_F(CheckpointFolder, LoadingTakesNoMoreMemoryThanTheLayerKeeps) {
+  const Integers integers = reference::draw(512, 256, 4, 128, true, false, 1);
+  const struct {
+    Stored stored;
+    const char* config;
+  } cases[] = {{reference::gptq(integers, ZeroWriter::per_word), R"({"bits": 4, "group_size": 128, "sym": true})"},
+               {reference::awq_gemm(integers), R"({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"})"},
+               {reference::eetq(reference::draw_eetq(512, 256, 1), "sm80"), eetq_config}};
+  for (const auto& [stored, config] : cases) {
+    tensors_.clear();
+    add("a", stored);
+    write(config);
+    const Checkpoint checkpoint = open();
+    const std::int64_t before = memory::live_bytes();
+    memory::reset_peak();
+    const auto layer = std::dynamic_pointer_cast<QuantLinear>(checkpoint.linear("a", 512, 256, DType::f32));
+    EXPECT_EQ(memory::live_bytes() - before, layer->packed().bytes()) << config;
+    EXPECT_EQ(memory::peak_bytes() - before, layer->packed().bytes()) << config;
   }
 }
 
