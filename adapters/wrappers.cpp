@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "graft/quant/auto_gptq.h"
+
 namespace graft::adapters {
 
 const LinearBase& innermost(const LinearBase& layer) {
@@ -18,10 +20,11 @@ const quant::QuantLinear* quantized(const LinearBase& layer, std::string_view me
 const quant::QuantLinear* gptq_layer(const LinearBase& layer, const quant::Description* config) {
   const quant::QuantLinear* base = quantized(layer, "gptq");
   if (!base || base->format().producer != "auto_gptq" || !config) return base;
-  const quant::Description& own = base->format();
-  const bool owned = config->method == "gptq" && config->bits == own.bits && config->group_size == own.group_size &&
-                     config->desc_act == own.desc_act;
-  return owned ? base : nullptr;
+  // AutoGPTQ made the layer of the class that the layer's own settings ask for; the config's class owns no other.
+  quant::Description own = base->format();
+  own.exllama = config->exllama;
+  const std::string_view owner = quant::auto_gptq_class(*config);
+  return !owner.empty() && owner == quant::auto_gptq_class(own) ? base : nullptr;
 }
 
 void check_awq_packer(const quant::QuantLinear& layer, const std::string& version) {

@@ -98,8 +98,8 @@ namespace graft::adapters {
 const LinearBase& innermost(const LinearBase& layer);
 /// The quantized layer below all wrappers, if it has this method ("gptq", "awq", "eetq"); else null.
 const quant::QuantLinear* quantized(const LinearBase& layer, std::string_view method);
-/// The GPTQ layer below all wrappers: one that GPTQModel wrote (or nobody names), or else one that an AutoGPTQ class would own by the
-/// quantization config, for which a null `config` leaves the layer's own description. Null if there is none.
+/// The GPTQ layer below all wrappers: one that GPTQModel wrote (or nobody names), or else one of the class that the quantization config
+/// gives to AutoGPTQ (quant/auto_gptq.h); a null `config` stands for the one that the layer was read by. Null if there is none.
 const quant::QuantLinear* gptq_layer(const LinearBase& layer, const quant::Description* config);
 /// ImportError if AutoAWQ before 0.2.0 packed the layer, by its own word or the caller's.
 void check_awq_packer(const quant::QuantLinear& layer, const std::string& version);

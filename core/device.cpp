@@ -1,40 +1,43 @@
 #include "graft/core/device.h"
 
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <new>
 
-#include "graft/core/block_cache.h"
 #include "graft/core/kernels.h"
 
 namespace graft {
 namespace {
 
 // One cache line, and the widest vector register.
-constexpr std::align_val_t alignment{64};
+constexpr std::size_t alignment = 64;
 
-// Blocks from here on are kept when they are freed; smaller ones the C++ library keeps itself.
-constexpr std::size_t large = std::size_t{1} << 18;
+// Aligned allocation asks for more than it keeps, so that the hole that a block leaves is never large enough for the next of its
+// size. Where that is memory that counts, the block is aligned by hand; how far it was moved stands in the byte before it.
+constexpr std::size_t large = std::size_t{1} << 16;
 
-void* allocate(std::size_t bytes) { return ::operator new(bytes ? bytes : 1, alignment, std::nothrow); }
-void release(void* data, std::size_t) noexcept { ::operator delete(data, alignment); }
-
-class CpuRuntime final : public DeviceRuntime {
- public:
+struct CpuRuntime final : DeviceRuntime {
   void* allocate(std::size_t bytes) override {
-    void* data = bytes < large ? graft::allocate(bytes) : cache_.take(bytes);
-    check<OutOfMemoryError>(data != nullptr, "out of memory: {} bytes could not be allocated on the CPU", bytes);
-    return data;
+    if (bytes < large) return checked(::operator new(bytes ? bytes : 1, std::align_val_t{alignment}, std::nothrow), bytes);
+    auto* block = static_cast<std::byte*>(checked(::operator new(bytes + alignment, std::nothrow), bytes));
+    const std::size_t moved = alignment - reinterpret_cast<std::uintptr_t>(block) % alignment;
+    block[moved - 1] = static_cast<std::byte>(moved);
+    return block + moved;
   }
   void release(void* data, std::size_t bytes) noexcept override {
-    if (bytes < large) graft::release(data, bytes);
-    else cache_.give(data, bytes);
+    if (bytes < large) return ::operator delete(data, std::align_val_t{alignment});
+    auto* block = static_cast<std::byte*>(data);
+    ::operator delete(block - std::to_integer<std::size_t>(block[-1]));
   }
-  void release_unused() noexcept override { cache_.clear(); }
   void copy(void* to, Device, const void* from, Device, std::size_t bytes) override { std::memcpy(to, from, bytes); }
   const Kernels& kernels() const override { return cpu_kernels(); }
 
  private:
-  BlockCache cache_{{graft::allocate, graft::release}};
+  static void* checked(void* data, std::size_t bytes) {
+    check<OutOfMemoryError>(data != nullptr, "out of memory: {} bytes could not be allocated on the CPU", bytes);
+    return data;
+  }
 };
 
 }  // namespace
@@ -42,7 +45,7 @@ class CpuRuntime final : public DeviceRuntime {
 std::string to_string(Device device) { return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index); }
 
 DeviceRuntime& runtime(Device device) {
-  static CpuRuntime& cpu = *new CpuRuntime;  // outlives the tensors of other globals
+  static CpuRuntime cpu;
   return device.is_cpu() ? static_cast<DeviceRuntime&>(cpu) : cuda::runtime(device.index);
 }
 

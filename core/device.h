@@ -28,8 +28,6 @@ struct DeviceRuntime {
   virtual ~DeviceRuntime() = default;
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* data, std::size_t bytes) noexcept = 0;
-  /// Gives back to the system what release() kept for the next allocate().
-  virtual void release_unused() noexcept = 0;
   virtual void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) = 0;
   virtual const Kernels& kernels() const = 0;
 };

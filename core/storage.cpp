@@ -48,7 +48,5 @@ std::int64_t live_bytes() { return live.load(std::memory_order_relaxed); }
 std::int64_t peak_bytes() { return peak.load(std::memory_order_relaxed); }
 void reset_peak() { peak.store(live.load(std::memory_order_relaxed), std::memory_order_relaxed); }
 
-void release_unused(Device device) { runtime(device).release_unused(); }
-
 }  // namespace memory
 }  // namespace graft

@@ -44,8 +44,6 @@ namespace memory {
 std::int64_t live_bytes();
 std::int64_t peak_bytes();
 void reset_peak();
-/// Freed memory of `device` is kept for the next tensors; this gives it back to the system.
-void release_unused(Device device = {});
 }  // namespace memory
 
 }  // namespace graft

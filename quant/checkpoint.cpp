@@ -5,7 +5,6 @@
 #include <optional>
 #include <span>
 #include <string_view>
-#include <tuple>
 
 #include "graft/quant/config.h"
 #include "graft/quant/formats/eetq.h"
@@ -252,13 +251,19 @@ std::vector<std::string> Checkpoint::quantized_modules() const {
   return modules;
 }
 
-Decoded Checkpoint::decode(const std::string& module) const {
+std::pair<std::int64_t, std::int64_t> Checkpoint::features(const std::string& module) const {
   check(state_->quantized(module), "{}: holds no packed weights", module);
   Stored stored = state_->stored(module);
   // EETQ's layout is not known yet, but its shapes are the same in all.
-  Description description = stored.description;
-  if (description.method == "eetq" && description.layout.empty()) description.layout = "plain";
-  std::tie(stored.in, stored.out) = format_of(description).features(stored);
+  if (stored.description.method == "eetq" && stored.description.layout.empty()) stored.description.layout = "plain";
+  return format_of(stored.description).features(stored);
+}
+
+Decoded Checkpoint::decode(const std::string& module) const {
+  const auto [in, out] = features(module);
+  Stored stored = state_->stored(module);
+  stored.in = in;
+  stored.out = out;
   return state_->decode(std::move(stored));
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "graft/core/safetensors.h"
@@ -42,7 +43,9 @@ class Checkpoint {
 
   /// Every module that holds packed weights, in alphabetical order.
   std::vector<std::string> quantized_modules() const;
-  /// How linear() would read such a module, with sizes taken from the shapes of its tensors. The same errors.
+  /// in and out features of such a module, by the shapes of its tensors; ValueError if it holds no packed weights.
+  std::pair<std::int64_t, std::int64_t> features(const std::string& module) const;
+  /// How linear() would read such a module, with features() for its sizes. The same errors.
   Decoded decode(const std::string& module) const;
 
  private:

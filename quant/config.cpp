@@ -115,6 +115,14 @@ void read_producer(const Fields& fields, Description& description) {
   description.producer_version = colon == std::string::npos ? "" : entry.substr(colon + 1);
 }
 
+// The kernel that AutoGPTQ may take. A hint that says nothing about the file: what cannot be read is as if it were not there.
+int read_exllama(const Fields& fields) {
+  const Json *use = fields.find("use_exllama"), *disable = fields.find("disable_exllama"), *config = fields.find("exllama_config");
+  const bool wanted = use && use->is_boolean() ? use->get<bool>() : !(disable && disable->is_boolean() && disable->get<bool>());
+  if (!wanted) return 0;
+  return config && config->is_object() && config->value("version", Json()) == 2 ? 2 : 1;
+}
+
 // A layout in our spelling; the method decides what the others mean.
 std::string layout_of(const std::string& label, const std::string& method, const std::string& source) {
   const std::string layout = lower(label);
@@ -185,6 +193,7 @@ QuantConfig QuantConfig::parse(const std::string& text, const std::string& sourc
   base.sym = read_sym(fields).value_or(base.method == "gptq");
   base.desc_act = fields.get<bool>({"desc_act"}).value_or(false);
   base.pack_dtype = read_pack_dtype(fields, source).value_or("");
+  base.exllama = read_exllama(fields);
 
   if (const Json* dynamic = fields.find("dynamic")) {
     check(dynamic->is_object(), "{}: dynamic is not an object", source);

@@ -45,8 +45,10 @@ void arrange(const Decoded& layer, Packed& packed) {
   if (packed.rows % Packed::tile_rows != 0) packed.tiles.push_back(static_cast<std::int32_t>(packed.segments.size()));
 }
 
-// One f32 table [groups, out] times a power of two, its rows filled up with zeros.
+// One f32 table [groups, out] times a power of two, its rows filled up with zeros; the same memory where that changes nothing.
 std::shared_ptr<Storage> widened(const Tensor& table, float factor, const Packed& packed) {
+  const bool whole = table.count() * size_of(DType::f32) == table.storage()->bytes();
+  if (factor == 1 && packed.columns == packed.out && whole) return table.storage();
   auto storage = Storage::allocate(packed.groups * packed.columns * std::int64_t{sizeof(float)});
   auto* to = static_cast<float*>(storage->data());
   const float* from = table.data<float>();
@@ -71,20 +73,45 @@ void read_codes(const Decoded& layer, const Packed& packed, std::int64_t tile, s
   }
 }
 
-void write_tiles(const std::vector<std::uint8_t>& codes, const Packed& packed, std::int64_t tile) {
-  const std::int64_t per = Packed::rows_per_word(packed.bits), bytes = Packed::bytes_per_word(packed.bits);
-  auto* to = static_cast<std::uint8_t*>(packed.codes->data()) + tile * packed.column_tiles() * Packed::tile_bytes(packed.bits);
-  std::uint32_t words[Packed::tile_columns];
+// A row tile, [tile_rows][columns] codes, cut into words. Each byte of the words is made for all columns of a tile at once, from the
+// codes that have bits in it: then every loop over columns is one over neighbouring bytes.
+template <int bits>
+void write_tiles(const std::uint8_t* codes, const Packed& packed, std::uint8_t* to) {
+  constexpr int per = Packed::rows_per_word(bits), bytes = Packed::bytes_per_word(bits);
+  std::uint8_t words[bytes][Packed::tile_columns];
   for (std::int64_t column = 0; column < packed.columns; column += Packed::tile_columns)
     for (std::int64_t row = 0; row < Packed::tile_rows; row += per) {
-      std::fill(words, words + Packed::tile_columns, 0u);
-      for (std::int64_t i = 0; i < per; ++i) {
-        const std::uint8_t* from = codes.data() + (row + i) * packed.columns + column;
-        for (std::int64_t n = 0; n < Packed::tile_columns; ++n) words[n] |= static_cast<std::uint32_t>(from[n]) << (packed.bits * i + packed.shift);
+      for (int b = 0; b < bytes; ++b) {
+        std::uint8_t* byte = words[b];
+        std::fill(byte, byte + Packed::tile_columns, std::uint8_t{0});
+        for (int i = 0; i < per; ++i) {
+          const int at = bits * i - 8 * b;  // where the code begins in this byte
+          if (at <= -bits || at >= 8) continue;
+          const std::uint8_t* from = codes + (row + i) * packed.columns + column;
+          const auto factor = static_cast<std::uint8_t>(at >= 0 ? 1 << (at + packed.shift) : 0);
+          if (at >= 0)
+            for (std::int64_t n = 0; n < Packed::tile_columns; ++n) byte[n] |= static_cast<std::uint8_t>(from[n] * factor);
+          else
+            for (std::int64_t n = 0; n < Packed::tile_columns; ++n) byte[n] |= static_cast<std::uint8_t>(from[n] >> -at);
+        }
       }
-      for (std::int64_t n = 0; n < Packed::tile_columns; ++n, to += bytes)
-        for (std::int64_t b = 0; b < bytes; ++b) to[b] = static_cast<std::uint8_t>(words[n] >> (8 * b));
+      for (std::int64_t n = 0; n < Packed::tile_columns; ++n)
+        for (int b = 0; b < bytes; ++b) *to++ = words[b][n];
     }
+}
+
+void write_tiles(const std::vector<std::uint8_t>& codes, const Packed& packed, std::int64_t tile) {
+  auto* to = static_cast<std::uint8_t*>(packed.codes->data()) + tile * packed.column_tiles() * Packed::tile_bytes(packed.bits);
+  switch (packed.bits) {
+    case 2:
+      return write_tiles<2>(codes.data(), packed, to);
+    case 3:
+      return write_tiles<3>(codes.data(), packed, to);
+    case 4:
+      return write_tiles<4>(codes.data(), packed, to);
+    default:
+      return write_tiles<8>(codes.data(), packed, to);
+  }
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ struct Description {
   std::string zeros;              // GPTQ: how zero points are stored, "z", "z-1 per field", "z-1 per word" or "z-1 scrambled"; when
                                   // empty, settled by layout, producer and data as in formats/gptq.h
   std::string pack_dtype;         // GPTQ: "int32", "int16" or "int8", the words' size; empty: as the tensors are
+  int exllama = 1;                // GPTQ: the generation of the exllama kernel that the config allows AutoGPTQ, 0 for none (auto_gptq.h)
 };
 
 struct Packed;  // quant/kernels.h: the repacked weight that kernels read

@@ -75,9 +75,12 @@ double mean_size(const Stored& stored, std::uint8_t flip) {
   const auto* bytes = static_cast<const std::uint8_t*>(weight.view().data);
   std::vector<std::int64_t> sums(static_cast<std::size_t>(stored.in));
   parallel_ranges(stored.in, 64, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t k = begin; k < end; ++k)
-      for (std::int64_t n = 0; n < stored.out; ++n)
-        sums[static_cast<std::size_t>(k)] += std::abs((bytes[k * stored.out + n] ^ flip) - 128);
+    for (std::int64_t k = begin; k < end; ++k) {
+      const std::uint8_t* row = bytes + k * stored.out;
+      std::int64_t sum = 0;
+      for (std::int64_t n = 0; n < stored.out; ++n) sum += std::abs((row[n] ^ flip) - 128);
+      sums[static_cast<std::size_t>(k)] = sum;
+    }
   });
   return static_cast<double>(std::accumulate(sums.begin(), sums.end(), std::int64_t{0})) / static_cast<double>(weight.count());
 }

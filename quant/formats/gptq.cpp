@@ -55,25 +55,25 @@ std::uint32_t subtracted(std::string_view rule, const Layout& layout, std::int64
   return 0;
 }
 
-Tensor read_zeros(const Tensor& qzeros, const Layout& layout, std::int64_t out, std::string_view rule) {
+std::vector<float> read_zeros(const Tensor& qzeros, const Layout& layout, std::int64_t out, std::string_view rule) {
   const std::int64_t groups = qzeros.dim(0), row_words = qzeros.dim(1);
   const std::uint32_t word_mask = layout.word_bits == 32 ? ~0u : (1u << layout.word_bits) - 1;
   const std::uint32_t plus = rule == per_field ? 1 : 0, mask = (1u << layout.bits) - 1;
-  Tensor zeros = Tensor::empty({groups, out});
-  float* zero = zeros.data<float>();
-  with_words(qzeros, [&](const auto* row) {
-    for (std::int64_t g = 0; g < groups; ++g, row += row_words)
-      for (std::int64_t n = 0; n < out; ++n) {
-        const auto word = [&](std::int64_t i) { return (row[i] + subtracted(rule, layout, i)) & word_mask; };
-        *zero++ = static_cast<float>((field(layout.packing, layout.bits, layout.word_bits, n).gather(word) + plus) & mask);
+  std::vector<float> zeros(static_cast<std::size_t>(groups * out));
+  with_words(qzeros, [&](const auto* words) {
+    for (std::int64_t n = 0; n < out; ++n) {
+      const Field f = field(layout.packing, layout.bits, layout.word_bits, n);
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const auto word = [&](std::int64_t i) { return (words[g * row_words + i] + subtracted(rule, layout, i)) & word_mask; };
+        zeros[static_cast<std::size_t>(g * out + n)] = static_cast<float>((f.gather(word) + plus) & mask);
       }
+    }
   });
   return zeros;
 }
 
-bool all_equal(const Tensor& zeros, float value) {
-  const float* begin = zeros.data<float>();
-  return std::all_of(begin, begin + zeros.count(), [&](float zero) { return zero == value; });
+bool all_equal(const std::vector<float>& zeros, float value) {
+  return std::all_of(zeros.begin(), zeros.end(), [&](float zero) { return zero == value; });
 }
 
 // The reading that layout and producer call for.
@@ -88,7 +88,7 @@ std::string_view labelled_rule(const Stored& stored, const Layout& layout) {
   require(known, stored,
           "its 3-bit zero points may be stored '{}' (GPTQModel from 7.0.0 on) or '{}' (GPTQModel before), and the version '{}' "
           "does not say "
-          "which; set Description::zeros",
+          "which; set zeros to one of them (of Choices, or of Description)",
           per_field, scrambled, d.producer_version);
   return major >= 7 ? per_field : scrambled;
 }
@@ -96,11 +96,14 @@ std::string_view labelled_rule(const Stored& stored, const Layout& layout) {
 void settle_zeros(const Stored& stored, const Layout& layout, const Tensor& qzeros, Decoded& decoded) {
   Description& d = decoded.description;
   const float middle = static_cast<float>(1 << (layout.bits - 1));
+  const auto read = [&](std::string_view rule) {
+    return Tensor::from(read_zeros(qzeros, layout, decoded.out, rule), {qzeros.dim(0), decoded.out});
+  };
   const auto settle = [&](std::string_view rule, std::string reading) {
     d.zeros = rule;
     d.reading = std::move(reading);
     if (d.layout == undecided_layout) d.layout = rule == as_is ? "gptq_v2" : "gptq";
-    decoded.zeros = read_zeros(qzeros, layout, decoded.out, rule);
+    decoded.zeros = read(rule);
   };
 
   if (!d.zeros.empty()) {
@@ -127,12 +130,11 @@ void settle_zeros(const Stored& stored, const Layout& layout, const Tensor& qzer
   }
   if (d.layout == undecided_layout) {
     // Near 0 when the fields are the zero points, near 1 when they are less one.
-    decoded.zeros = read_zeros(qzeros, layout, decoded.out, as_is);
+    decoded.zeros = read(as_is);
     const double mean = mean_distance(decoded);
     require(std::abs(mean) < 0.25 || std::abs(mean - 1) < 0.25, stored,
             "is labelled gptq and gptq_v2, and its data do not tell: code less stored zero point is {:.3f} in the mean, where "
-            "gptq_v2 would "
-            "give 0 and gptq 1; set Description::layout",
+            "gptq_v2 would give 0 and gptq 1; set layout to one of them (of Choices, or of Description)",
             mean);
     d.layout = std::abs(mean) < 0.25 ? "gptq_v2" : "gptq";
     Stored as_settled = stored;
@@ -173,7 +175,14 @@ void read_codes(const Word* words, const Layout& layout, std::int64_t out, std::
 void read_groups(const Stored& stored, std::int64_t groups, std::int64_t length, Decoded& decoded) {
   decoded.groups = groups_in_order(stored.in, length);
   decoded.group_size = length;
-  if (!find(stored, "g_idx").defined()) return;
+  // Act-order's groups cannot be guessed: read in order, almost every weight would get another group's scale.
+  const auto check_in_order = [&](std::string_view what) {
+    require(!stored.description.desc_act || groups == 1, stored,
+            "{}, though desc_act says that its {} groups are scattered over the input channels; where they do run in order, as "
+            "with static_groups, set desc_act to false in the config",
+            what, groups);
+  };
+  if (!find(stored, "g_idx").defined()) return check_in_order("has no g_idx");
   const Tensor g_idx = checked(stored, "g_idx", {DType::i32, DType::i64}, {stored.in});
   const std::vector<std::int64_t> values = g_idx.to_vector<std::int64_t>();
   for (std::int64_t k = 0; k < stored.in; ++k) {
@@ -182,7 +191,8 @@ void read_groups(const Stored& stored, std::int64_t groups, std::int64_t length,
   }
   // Nothing but zeros is how files without act-order were once written; taken by the letter it would leave all other groups
   // unused.
-  if (std::all_of(values.begin(), values.end(), [](std::int64_t g) { return g == 0; })) return;
+  if (std::all_of(values.begin(), values.end(), [](std::int64_t g) { return g == 0; }))
+    return check_in_order("has nothing but 0 in g_idx");
   if (std::equal(values.begin(), values.end(), decoded.groups.begin())) return;
   decoded.groups.assign(values.begin(), values.end());
   decoded.group_size = 0;

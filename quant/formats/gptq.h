@@ -4,7 +4,7 @@
 //   qweight  [words(in), out]      i32; i16 or i8 for 2, 4 and 8 bits
 //   qzeros   [groups, words(out)]  as qweight; may be missing when sym
 //   scales   [groups, out]         f16, bf16 or f32
-//   g_idx    [in]                  i32; missing: channel k is in group k / group_size
+//   g_idx    [in]                  i32; missing or all 0: channel k is in group k / group_size, refused with desc_act
 //   bias     [out]                 optional
 //
 // Layouts: "gptq" (2, 3, 4, 8 bits; zero points stored less one), "gptq_v2" (the same, zero points as they are), "gptq_p" (2 to 8

@@ -18,15 +18,18 @@ void read(const Word* words, const Table& table, std::int64_t k0, std::int64_t k
   // that their words stay in the first cache over all channels.
   constexpr std::int64_t block = 64;
   const std::int64_t width = n1 - n0;
+  // By value: a byte that is written could be any of them, for all that the compiler knows.
+  const Place* outputs = table.outputs.data();
+  const std::uint32_t mask = table.mask;
+  const std::uint8_t flip = table.flip;
   for (std::int64_t begin = n0; begin < n1; begin += block) {
     const std::int64_t end = std::min(begin + block, n1);
     for (std::int64_t k = k0; k < k1; ++k) {
       const Place channel = table.channels[static_cast<std::size_t>(k)];
       std::uint8_t* to = codes + (k - k0) * width + begin - n0;
       for (std::int64_t n = begin; n < end; ++n) {
-        const Place output = table.outputs[static_cast<std::size_t>(n)];
-        const std::uint32_t word = words[channel.word + output.word];
-        *to++ = static_cast<std::uint8_t>(word >> (channel.shift + output.shift) & table.mask) ^ table.flip;
+        const std::uint32_t word = words[channel.word + outputs[n].word];
+        *to++ = static_cast<std::uint8_t>(word >> (channel.shift + outputs[n].shift) & mask) ^ flip;
       }
     }
   }

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "graft/quant/inspect.h"
+#include "graft/quant/kernels.h"
 #include "graft/tests/support/errors.h"
 
 #include "reference.h"
@@ -74,6 +75,64 @@ TEST_F(CheckpointFolder, GivesEachModuleTheLayerThatTheFileHolds) {
   EXPECT_EQ(dense->weight().dtype(), DType::f32);
   EXPECT_EQ(dense->bias().to_vector<float>(), std::vector<float>(16, 1));
   EXPECT_EQ(checkpoint.tensor("norm.weight", {8}, DType::f32).to_vector<float>(), std::vector<float>(8, 2));
+}
+
+TEST_F(CheckpointFolder, TheTensorsOfAModuleSayWhetherItIsQuantized) {
+  const Integers integers = reference::draw(64, 32, 4, 32, false, false, 1);
+  for (const char* lm_head : {"", R"(, "lm_head": false)", R"(, "lm_head": true)"}) {
+    const std::string config = std::string(gptq_config, std::string(gptq_config).size() - 1) + lm_head + "}";
+    tensors_.clear();
+    add("lm_head", reference::gptq(integers, ZeroWriter::as_is));
+    write(config);
+    EXPECT_EQ(open().linear("lm_head", 64, 32, DType::f32)->type_name(), "QuantLinear") << config;
+    EXPECT_EQ(open().features("lm_head"), std::pair(std::int64_t{64}, std::int64_t{32}));
+    tensors_.clear();
+    add("lm_head.weight", Tensor::ones({32, 64}, DType::f16));
+    write(config);
+    EXPECT_EQ(open().linear("lm_head", 64, 32, DType::f32)->type_name(), "Linear") << config;
+  }
+}
+
+TEST_F(CheckpointFolder, TheOriginalTensorsMakeTheSameFileAgain) {
+  const auto bytes = [](const fs::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const Stored& stored : reference::one_of_each(256, 128)) {
+    const Description& d = stored.description;
+    SCOPED_TRACE(fmt::format("{} {} {} bits", d.method, d.layout, d.bits));
+    tensors_.clear();
+    add("a.b", stored);
+    write(fmt::format(R"({{"quant_method": "{}", "bits": {}, "group_size": {}, "sym": {}, {}"desc_act": false}})", d.method, d.bits,
+                      d.group_size, d.sym, d.method == "eetq" ? "" : fmt::format(R"("format": "{}", )", d.layout)));
+    const auto layer = std::dynamic_pointer_cast<QuantLinear>(open().linear("a.b", 256, 128, DType::f32));
+    std::vector<NamedTensor> originals;
+    for (const auto& [part, tensor] : layer->original()) originals.push_back({"a.b." + part, tensor});
+    safetensors::save(folder_ / "again", originals);
+    EXPECT_TRUE(bytes(folder_ / "again") == bytes(folder_ / "model.safetensors"));
+    fs::remove(folder_ / "again");
+  }
+}
+
+TEST_F(CheckpointFolder, LoadingTakesNoMoreMemoryThanTheLayerKeeps) {
+  const Integers integers = reference::draw(512, 256, 4, 128, true, false, 1);
+  const struct {
+    Stored stored;
+    const char* config;
+  } cases[] = {{reference::gptq(integers, ZeroWriter::per_word), R"({"bits": 4, "group_size": 128, "sym": true})"},
+               {reference::awq_gemm(integers), R"({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"})"},
+               {reference::eetq(reference::draw_eetq(512, 256, 1), "sm80"), eetq_config}};
+  for (const auto& [stored, config] : cases) {
+    tensors_.clear();
+    add("a", stored);
+    write(config);
+    const Checkpoint checkpoint = open();
+    const std::int64_t before = memory::live_bytes();
+    memory::reset_peak();
+    const auto layer = std::dynamic_pointer_cast<QuantLinear>(checkpoint.linear("a", 512, 256, DType::f32));
+    EXPECT_EQ(memory::live_bytes() - before, layer->packed().bytes()) << config;
+    EXPECT_EQ(memory::peak_bytes() - before, layer->packed().bytes()) << config;
+  }
 }
 
 TEST_F(CheckpointFolder, OverridesReachTheirModules) {

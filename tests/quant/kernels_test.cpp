@@ -119,7 +119,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
           worst = std::isnan(error) ? INFINITY : std::max(worst, error);
         }
       EXPECT_LE(worst, tolerance(dtype, in)) << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
-      EXPECT_TRUE(b.y.intact() && b.x.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
+      EXPECT_TRUE(b.y.intact() && b.x.intact() && bias.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
     }
   }
 }
@@ -130,10 +130,21 @@ TEST(QuantKernels, EveryWidthAndGroupSize) {
       for (std::int64_t m : {1, 7}) expect_rows({300, 70, bits, group}, DType::f32, m);
 }
 
+// One, primes, a tile of 128 × 64 less and more one, and the smallest sizes that formats allow: 8, 16, 32 and 64.
+constexpr std::pair<int, int> ragged[] = {{1, 1},   {2, 3},    {7, 64},   {8, 4},    {15, 63},   {16, 65},   {17, 16},
+                                          {32, 32}, {64, 8},   {127, 31}, {128, 33}, {129, 127}, {257, 129}, {131, 191}};
+
 TEST(QuantKernels, RaggedShapes) {
-  for (int bits : {2, 3, 4, 8})
-    for (auto [in, out] : {std::pair{1, 1}, {2, 3}, {7, 64}, {15, 63}, {16, 65}, {17, 16}, {127, 31}, {128, 33}, {129, 127}, {257, 129}, {131, 191}})
+  for (int bits = 2; bits <= 8; ++bits)
+    for (auto [in, out] : ragged)
       for (std::int64_t m : {1, 2, 5}) expect_rows({in, out, bits, 32}, DType::f32, m);
+}
+
+TEST(QuantKernels, RaggedShapesOfTheOtherDtypes) {
+  for (DType dtype : {DType::f64, DType::f16, DType::bf16})
+    for (int bits : {2, 3, 4, 8})
+      for (auto [in, out] : ragged)
+        for (std::int64_t m : {1, 5}) expect_rows({in, out, bits, 32, Grouping::in_order, bits == 2}, dtype, m);
 }
 
 TEST(QuantKernels, EveryNumberOfRows) {

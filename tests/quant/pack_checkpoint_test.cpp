@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "graft/autograd/ops.h"
 #include "graft/quant/round_to_nearest.h"
 
 #include "../support/errors.h"
@@ -85,6 +89,52 @@ TEST(ToStored, KnownBytesOfEetq) {
   EXPECT_EQ(bytes("sm80", 0, 20), (std::vector<int>{128, 136, 129, 137, 130, 138, 131, 139, 132, 140,
                                                     133, 141, 134, 142, 135, 143, 144, 152, 145, 153}));
   EXPECT_EQ(bytes("sm80", 64, 8), (std::vector<int>{127, 119, 126, 118, 125, 117, 124, 116}));
+}
+
+// From the weight to the bytes by the published formulas, each in one line and none of them as the library has them.
+TEST(ToStored, EetqBytesFollowFromTheWeight) {
+  constexpr std::int64_t in = 192, out = 20;
+  Generator random{.seed = 5};
+  Tensor weight = normal({out, in}, 0, 0.02, random, DType::f16);
+  for (std::int64_t k = 0; k < in; ++k) weight.data<f16>()[3 * in + k] = f16(0.0f);  // an output of zeros
+  for (std::int64_t k = 0; k < in; ++k) weight.data<f16>()[4 * in + k] = f16(static_cast<float>(k % 9 - 4) / 512);
+  weight.data<f16>()[4 * in + 7] = f16(0.5f);  // its scale is 1/256: the rest are whole and half steps
+  const Quantized quantized = round_to_nearest(weight, eetq_grid());
+  const struct {
+    const char* layout;
+    std::int64_t (*offset)(std::int64_t k, std::int64_t n);
+    int bias;
+  } cases[] = {{"sm80",
+                [](std::int64_t k, std::int64_t n) {
+                  return (n >> 1) * 2 * in + (k >> 6) * 128 + (n & 1) * 64 + ((k >> 4) & 3) * 16 + 2 * (k & 7) + ((k >> 3) & 1);
+                },
+                128},
+               {"sm70",
+                [](std::int64_t k, std::int64_t n) {
+                  const std::int64_t i = k * out + n;
+                  return (i & ~std::int64_t{3}) | (i & 1) << 1 | (i >> 1 & 1);
+                },
+                128},
+               {"plain", [](std::int64_t k, std::int64_t n) { return k * out + n; }, 0}};
+  for (const auto& [layout, offset, bias] : cases) {
+    SCOPED_TRACE(layout);
+    std::vector<std::int8_t> bytes(in * out);
+    std::vector<float> scales;
+    for (std::int64_t n = 0; n < out; ++n) {
+      const auto w = [&](std::int64_t k) { return static_cast<float>(weight.data<f16>()[n * in + k]); };
+      float largest = 0;
+      for (std::int64_t k = 0; k < in; ++k) largest = std::max(largest, std::abs(w(k)));
+      const float scale = largest / 128;
+      scales.push_back(static_cast<float>(f16(scale)));
+      for (std::int64_t k = 0; k < in; ++k) {
+        const float code = scale == 0 ? 127 : std::clamp(std::round(w(k) / scale), -128.0f, 127.0f);  // 0 / 0 ends as 127
+        bytes[static_cast<std::size_t>(offset(k, n))] = static_cast<std::int8_t>(static_cast<int>(code) + bias);
+      }
+    }
+    const Stored stored = to_stored(quantized, layout);
+    EXPECT_EQ(stored.tensors.at("weight").to_vector<std::int8_t>(), bytes);
+    EXPECT_EQ(stored.tensors.at("weight_scales").to_vector<float>(), scales);
+  }
 }
 
 TEST(ToStored, KnownWordsOfGptqAndAwq) {

@@ -99,7 +99,8 @@ Stored start(const Integers& layer, const std::string& method, const std::string
 
 }  // namespace
 
-Integers draw(std::int64_t in, std::int64_t out, int bits, std::int64_t group_size, bool sym, bool act_order, unsigned seed) {
+Integers draw(std::int64_t in, std::int64_t out, int bits, std::int64_t group_size, bool sym, bool act_order, unsigned seed,
+              DType scale_dtype) {
   std::mt19937 random(seed);
   Integers layer;
   layer.in = in;
@@ -115,8 +116,9 @@ Integers draw(std::int64_t in, std::int64_t out, int bits, std::int64_t group_si
     const unsigned chance = static_cast<unsigned>(random() % 4);
     const unsigned zero = chance == 0 ? 0 : chance == 1 ? codes - 1 : static_cast<unsigned>(random() % codes);
     layer.zeros.push_back(static_cast<std::uint8_t>(sym ? codes / 2 : zero));
-    layer.scales.push_back(static_cast<float>(f16(static_cast<float>(random() % 1000 + 1) * 1e-4f)));
+    layer.scales.push_back(static_cast<float>(random() % 1000 + 1) * 1e-4f);
   }
+  layer.scales = scales(layer, scale_dtype).to_vector<float>();
   for (std::int64_t k = 0; k < in; ++k) layer.g_idx.push_back(static_cast<std::int32_t>(k / length));
   if (act_order) std::shuffle(layer.g_idx.begin(), layer.g_idx.end(), random);
   return layer;
@@ -152,13 +154,13 @@ Stored gptq(const Integers& layer, ZeroWriter writer, int word_bits, DType scale
   return stored;
 }
 
-Stored gptq_planar(const Integers& layer) {
+Stored gptq_planar(const Integers& layer, DType scale_dtype) {
   Stored stored = start(layer, "gptq", "gptq_p");
   stored.tensors["qweight"] = transposed(
       pack_rows(layer.out, layer.in, layer.bits, 32, planar, [&](std::int64_t n, std::int64_t k) { return layer.code(k, n); }));
   stored.tensors["qzeros"] = pack_rows(layer.groups, layer.out, layer.bits, 32, planar,
                                        [&](std::int64_t g, std::int64_t n) { return layer.zero(g, n); });
-  stored.tensors["scales"] = scales(layer, DType::f16);
+  stored.tensors["scales"] = scales(layer, scale_dtype);
   stored.tensors["g_idx"] = Tensor::from(layer.g_idx, {layer.in});
   return stored;
 }

@@ -18,7 +18,7 @@ struct Integers {
   bool sym = false;
   std::vector<std::uint8_t> codes;  // [in, out]
   std::vector<std::uint8_t> zeros;  // [groups, out]
-  std::vector<float> scales;        // [groups, out], exact in f16
+  std::vector<float> scales;        // [groups, out], exact in the dtype that they were drawn for
   std::vector<std::int32_t> g_idx;  // [in]
 
   std::uint8_t code(std::int64_t k, std::int64_t n) const { return codes[static_cast<std::size_t>(k * out + n)]; }
@@ -31,7 +31,8 @@ struct Integers {
 };
 
 /// Zero points 0 and 2^bits − 1 among them, unless symmetric. With `act_order` channels are scattered over the groups.
-Integers draw(std::int64_t in, std::int64_t out, int bits, std::int64_t group_size, bool sym, bool act_order, unsigned seed);
+Integers draw(std::int64_t in, std::int64_t out, int bits, std::int64_t group_size, bool sym, bool act_order, unsigned seed,
+              DType scale_dtype = DType::f16);
 
 /// Scales as a tensor of this dtype.
 Tensor scales(const Integers& layer, DType dtype);
@@ -41,7 +42,7 @@ enum class ZeroWriter { as_is, per_field, per_word, scrambled };
 /// GPTQ in the stream of bits, or in planes, words of 8, 16 or 32 bits. The description names a producer that writes zero points
 /// this way.
 Stored gptq(const Integers& layer, ZeroWriter writer, int word_bits = 32, DType scale_dtype = DType::f16);
-Stored gptq_planar(const Integers& layer);
+Stored gptq_planar(const Integers& layer, DType scale_dtype = DType::f16);
 Stored awq_gemm(const Integers& layer);
 Stored awq_gemv(const Integers& layer);
 /// `layout` is "gemv_fast" or "llm-awq".

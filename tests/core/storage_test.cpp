@@ -1,0 +1,35 @@
+#include "graft/core/storage.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace graft {
+namespace {
+
+TEST(Storage, IsAlignedAndItsOwnAtEverySize) {
+  std::vector<std::shared_ptr<Storage>> blocks;
+  const std::int64_t before = memory::live_bytes();
+  std::int64_t total = 0;
+  for (std::int64_t bytes : {0, 1, 63, 64, 4096, 65535, 65536, 65537, 131072, 1 << 20, (64 << 20) + 1}) {
+    blocks.push_back(Storage::allocate(bytes));
+    EXPECT_EQ(blocks.back()->bytes(), bytes);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(blocks.back()->data()) % 64, 0u) << bytes;
+    std::memset(blocks.back()->data(), static_cast<int>(blocks.size()), static_cast<std::size_t>(bytes));
+    total += bytes;
+  }
+  EXPECT_EQ(memory::live_bytes(), before + total);
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const auto* data = static_cast<const unsigned char*>(blocks[i]->data());
+    const auto size = static_cast<std::size_t>(blocks[i]->bytes());
+    EXPECT_EQ(std::vector<unsigned char>(data, data + size), std::vector<unsigned char>(size, static_cast<unsigned char>(i + 1)));
+  }
+  blocks.clear();
+  EXPECT_EQ(memory::live_bytes(), before);
+}
+
+}  // namespace
+}  // namespace graft
