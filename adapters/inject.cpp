@@ -101,7 +101,8 @@ void place(const std::string& path, SlotBase& slot, const Config& config, const 
   while (const auto wrapper = std::dynamic_pointer_cast<AdapterLayer>(base)) base = wrapper->base_layer();
 
   if constexpr (std::is_same_v<Config, LoraConfig>)
-    if (const Tensor weight = dense_weight(*base); weight.defined() && lora::takes_from_weight(config.init_lora_weights)) injection.taken->keep(weight);
+    if (const Tensor weight = dense_weight(*base); weight.defined() && lora::takes_from_weight(config.init_lora_weights))
+      injection.taken->keep(weight);
   std::shared_ptr<AdapterLayer> fresh;
   for (const auto& rule : options.registry.rules<Config>()) {
     if (const Verdict verdict = rule.accepts(*base, config); !verdict) {

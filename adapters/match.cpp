@@ -95,7 +95,8 @@ Match match(const Selection& s, const std::string& path) {
   return verdict(index && std::find(s.layers_to_transform.begin(), s.layers_to_transform.end(), *index) != s.layers_to_transform.end());
 }
 
-std::vector<std::string> unmatched(const AdapterConfig& config, const std::vector<std::string>& paths, const std::vector<std::string>& targets) {
+std::vector<std::string> unmatched(const AdapterConfig& config, const std::vector<std::string>& paths,
+                                   const std::vector<std::string>& targets) {
   std::vector<std::string> found;
   const Selection s = selection(config);
   const auto want = [&](const char* field, const auto& entry, const std::vector<std::string>& among, auto matches) {

@@ -14,7 +14,8 @@ Tensor flat_rows(const Tensor& x) { return reshape(x, {compute::leading(x.shape(
 
 /// result + term, whose own memory takes the sum where nobody differentiates: it is fresh, and as large as the layer's result.
 Tensor added(const Tensor& result, const Tensor& term) {
-  const bool in_place = !result.requires_grad() && !term.requires_grad() && result.dtype() == term.dtype() && result.shape() == term.shape();
+  const bool in_place = !result.requires_grad() && !term.requires_grad() && result.dtype() == term.dtype() &&
+                        result.shape() == term.shape();
   if (!in_place) return add(result, term);
   kernel(result.device(), &Kernels::binary, "add")(BinaryOp::add, result.view(), term.view(), term.view());
   return term;
@@ -45,7 +46,8 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
       own = casts ? to(own, term.A.dtype()) : own;
     else
       own = term.rows.defined() ? index_select(flat_rows(input), 0, term.rows) : input;
-    // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r], not [.., out].
+    // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r] instead of
+    // one over [.., out].
     const bool narrow = !lowered && !is_half(term.A.dtype()) && !term.bias.defined() &&
                         (term.rounding != Rounding::before_scale || before == term.A.dtype());
     Tensor share = linear(own, term.A);

@@ -28,19 +28,21 @@ struct Format {
   int bits;
   std::int64_t group_size;
 };
-constexpr Format formats[] = {{"dense", "", 32, 0}, {"gptq4g128", "gptq", 4, 128}, {"awq4g128", "awq", 4, 128}, {"eetq8", "eetq", 8, features}};
+constexpr Format formats[] = {
+    {"dense", "", 32, 0}, {"gptq4g128", "gptq", 4, 128}, {"awq4g128", "awq", 4, 128}, {"eetq8", "eetq", 8, features}};
 
 struct Method {
   const char* name;
   AdapterConfig config;
 };
 const std::vector<Method>& methods() {
-  static const std::vector<Method> all = {{"lora16", LoraConfig{.r = 16, .target_modules = {"linear"}}},
-                                          {"lora64", LoraConfig{.r = 64, .target_modules = {"linear"}}},
-                                          {"dora16", LoraConfig{.r = 16, .target_modules = {"linear"}, .use_dora = true}},
-                                          {"qalora16", LoraConfig{.r = 16, .target_modules = {"linear"}, .use_qalora = true, .qalora_group_size = 128}},
-                                          {"adalora12", AdaLoraConfig{.total_step = 100, .target_modules = {"linear"}}},
-                                          {"oft32", OFTConfig{.oft_block_size = 32, .target_modules = {"linear"}}}};
+  static const std::vector<Method> all = {
+      {"lora16", LoraConfig{.r = 16, .target_modules = {"linear"}}},
+      {"lora64", LoraConfig{.r = 64, .target_modules = {"linear"}}},
+      {"dora16", LoraConfig{.r = 16, .target_modules = {"linear"}, .use_dora = true}},
+      {"qalora16", LoraConfig{.r = 16, .target_modules = {"linear"}, .use_qalora = true, .qalora_group_size = 128}},
+      {"adalora12", AdaLoraConfig{.total_step = 100, .target_modules = {"linear"}}},
+      {"oft32", OFTConfig{.oft_block_size = 32, .target_modules = {"linear"}}}};
   return all;
 }
 
@@ -59,8 +61,11 @@ std::shared_ptr<LinearBase> make_base(const Format& format, DType dtype) {
     for (std::int64_t i = 0; i < (k1 - k0) * (n1 - n0); ++i)
       codes[i] = static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
   };
-  return std::make_shared<quant::QuantLinear>(quant::Description{.method = format.method, .bits = format.bits, .group_size = format.group_size},
-                                              quant::pack(d));
+  quant::Description description;
+  description.method = format.method;
+  description.bits = format.bits;
+  description.group_size = format.group_size;
+  return std::make_shared<quant::QuantLinear>(description, quant::pack(d));
 }
 
 /// The base of a row; the last one is kept, since rows of one layer follow each other.
@@ -141,7 +146,8 @@ void register_rows() {
         for (const bool backward : {false, true})
           for (const std::int64_t m : {1, 4, 16, 64, 512}) {
             const auto name = fmt::format("{}/{}/{}/{}/M:{}", method.name, format.name, dtype, backward ? "bwd" : "fwd", m);
-            benchmark::RegisterBenchmark(name.c_str(), [=, &method, &format](benchmark::State& state) { run(state, method, format, dtype, backward, m); })
+            const auto row = [=, &method, &format](benchmark::State& state) { run(state, method, format, dtype, backward, m); };
+            benchmark::RegisterBenchmark(name.c_str(), row)
                 ->UseManualTime()
                 ->Unit(benchmark::kMicrosecond);
           }

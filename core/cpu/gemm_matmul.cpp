@@ -63,8 +63,8 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
 
 template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
-  // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once. Then y is
-  // written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for.
+  // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
+  // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for.
   if (b.columns < a.rows && b.columns <= kernels.columns && (a.columns >= least_depth || b.columns <= max_skinny)) {
     std::swap(a, b);
     a = a.transposed(), b = b.transposed(), y = y.transposed();
