@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <type_traits>
 
 #include "graft/adapters/match.h"
 #include "graft/adapters/model.h"
@@ -10,6 +11,22 @@
 #include "graft/adapters/wrappers.h"
 
 namespace graft::adapters {
+
+class TakenWeights {
+ public:
+  TakenWeights() = default;
+  TakenWeights(const TakenWeights&) = delete;
+  TakenWeights& operator=(const TakenWeights&) = delete;
+  ~TakenWeights() {
+    for (const auto& [weight, original] : kept_) weight.copy_(original);
+  }
+  void keep(const Tensor& weight) { kept_.emplace_back(weight, weight.clone()); }
+  void release() { kept_.clear(); }
+
+ private:
+  std::vector<std::pair<Tensor, Tensor>> kept_;
+};
+
 namespace {
 
 std::string last_component(const std::string& path) { return path.substr(path.rfind('.') + 1); }
@@ -83,6 +100,9 @@ void place(const std::string& path, SlotBase& slot, const Config& config, const 
   std::shared_ptr<LinearBase> base = layer;
   while (const auto wrapper = std::dynamic_pointer_cast<AdapterLayer>(base)) base = wrapper->base_layer();
 
+  if constexpr (std::is_same_v<Config, LoraConfig>)
+    if (const Tensor weight = dense_weight(*base); weight.defined() && lora::takes_from_weight(config.init_lora_weights))
+      injection.taken->keep(weight);
   std::shared_ptr<AdapterLayer> fresh;
   for (const auto& rule : options.registry.rules<Config>()) {
     if (const Verdict verdict = rule.accepts(*base, config); !verdict) {
@@ -187,6 +207,7 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
   check_beside_others(model, config, options.adapter_name);
   Injection injection;
   injection.report.adapter_name = options.adapter_name;
+  injection.taken = std::make_shared<TakenWeights>();
   injection.record = std::make_shared<AdapterRecord>(AdapterRecord{config, fingerprint(model)});
 
   Selection chosen = selection(config);
@@ -198,7 +219,10 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
       injection.record->config);
   chosen = selection(injection.record->config);
 
+  std::vector<std::pair<std::string, SlotBase*>> targets;
+  std::vector<std::string> paths, target_paths;
   for (const auto& [path, slot] : candidates(model)) {
+    paths.push_back(path);
     const Match answer = match(chosen, path);
     if (answer == Match::excluded) {
       Selection open = chosen;
@@ -206,10 +230,17 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
       open.modules_to_save = {};
       if (match(open, path) == Match::yes) injection.report.excluded.push_back(path);
     }
-    if (answer == Match::yes)
-      std::visit([&, &path = path, &slot = slot](const auto& c) { place(path, *slot, c, options, injection); }, injection.record->config);
+    if (answer != Match::yes) continue;
+    targets.emplace_back(path, slot);
+    target_paths.push_back(path);
   }
-  if (injection.placed.empty()) nothing_matched(chosen, injection.report);
+  if (targets.empty()) nothing_matched(chosen, injection.report);
+  for (const auto& what : unmatched(config, paths, target_paths)) {
+    check(!options.strict, "nothing in the model is meant by {}", what);
+    warn("nothing in the model is meant by {}", what);
+  }
+  for (const auto& [path, slot] : targets)
+    std::visit([&, &path = path, &slot = slot](const auto& c) { place(path, *slot, c, options, injection); }, injection.record->config);
   if (chosen.exclude_modules.given() && injection.report.excluded.empty()) warn("exclude_modules is given, but excludes nothing");
   copy_saved_modules(model, chosen, injection);
   injection.report.warnings = warnings.messages();
@@ -241,6 +272,7 @@ InjectionReport commit_injection(Module& model, Injection injection) {
     injection.report.all_parameters += p.tensor.count();
     if (p.tensor.requires_grad()) injection.report.trainable_parameters += p.tensor.count();
   }
+  injection.taken->release();
   return std::move(injection.report);
 }
 

@@ -54,6 +54,7 @@ struct InjectOptions {
   Registry registry = Registry::builtin();
   std::uint64_t seed = 0;           // every layer gets a seed of its own from this and its path
   std::string architecture = {};    // "llama", …: chooses targets where the configuration names none
+  bool strict = true;               // refuse names, layer numbers and keys of patterns that mean nothing; false: warn
 };
 
 /// Wraps every linear layer that the configuration means and adds the adapter; layers that are wrapped already get it as a further
@@ -61,12 +62,17 @@ struct InjectOptions {
 /// modules_to_save ask for. Other threads may run forward meanwhile if all targets are wrapped already and nothing outside of them is
 /// trained.
 ///
-/// ValueError when nothing matches (saying whether targets were missing, unknown or all excluded), when a target is no linear layer or
+/// ValueError when nothing matches (saying whether targets were missing, unknown or all excluded), when a part of the choice means
+/// nothing (see strict), when a target is no linear layer or
 /// all rules decline (with each rule's reason), when the name is taken, or when a second adapter with bias ≠ "none" or a second
 /// trainable AdaLoRA adapter is added; and whatever validate() and the layers refuse. The model is as before then.
 InjectionReport inject(Module& model, const AdapterConfig& config, const InjectOptions& options = {});
 
-// The three parts of inject(), for peft_io, which fills the tensors in between: nothing in the model changes before commit().
+/// Dense weights that an initial scheme takes its factors out of (olora, pissa).
+class TakenWeights;
+
+// The parts of inject(), for peft_io, which fills the tensors in between: the model is as before until commit_injection(), and again when
+// that is never reached.
 struct Injection {
   struct Placed {
     std::string path;
@@ -77,6 +83,7 @@ struct Injection {
   std::vector<Placed> placed;
   std::shared_ptr<AdapterRecord> record;
   InjectionReport report;
+  std::shared_ptr<TakenWeights> taken;  // puts them back unless the injection is committed
 };
 Injection prepare_injection(Module& model, const AdapterConfig& config, const InjectOptions& options);
 InjectionReport commit_injection(Module& model, Injection injection);

@@ -76,6 +76,9 @@ class LoraAdapter : public Adapter {
 /// NotImplementedError for PEFT's schemes that need data or another quantization ("eva", "corda", "loftq", "lora_ga", "mica").
 void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Tensor& A, Tensor& B, Tensor& bias, Generator& generator);
 
+/// Whether a scheme changes the base's weight ("olora", "pissa" and its like).
+bool takes_from_weight(const InitWeights& scheme);
+
 /// Where new parameters belong: on the base's device, in the base's dtype if that is floating, else in f32.
 struct Placement {
   Device device;

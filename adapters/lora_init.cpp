@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 
@@ -89,7 +90,18 @@ void take_from(LinearBase& base, const Tensor& weight, const Tensor& A, const Te
   base.weight().copy_(weight - matmul(to(B, weight.dtype()), to(A, weight.dtype())) * scaling);
 }
 
+std::string lower_case(std::string name) {
+  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name;
+}
+
 }  // namespace
+
+bool takes_from_weight(const InitWeights& scheme) {
+  const auto* given = std::get_if<std::string>(&scheme);
+  const std::string name = given ? lower_case(*given) : "";
+  return name == "olora" || name.starts_with("pissa");
+}
 
 void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Tensor& A, Tensor& B, Tensor& bias, Generator& generator) {
   const NoGrad no_grad;
@@ -107,8 +119,7 @@ void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Ten
     return;
   }
 
-  std::string name = std::get<std::string>(scheme);
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string name = lower_case(std::get<std::string>(scheme));
   constexpr std::array elsewhere = {"eva", "corda", "loftq", "lora_ga", "mica"};
   if (bias.defined()) bias.fill_(0);
   if (name == "gaussian") {

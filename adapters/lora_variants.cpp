@@ -119,6 +119,7 @@ QALoraLinearVariant::QALoraLinearVariant(LinearBase& base, const Options& option
       group_size_(options.qalora_group_size),
       pooling_(pooling(options.qalora_scale, groups(base, options), group_size_)) {
   if (options.lora_bias) adapters::warn("use_qalora: the bias of lora_B is kept but not applied");
+  if (!std::holds_alternative<bool>(options.init_lora_weights)) adapters::warn("use_qalora: lora_A is uniform at first, whatever the scheme");
 }
 
 std::string QALoraLinearVariant::description() const { return fmt::format("{}, group_size={}", LoraAdapter::description(), group_size_); }

@@ -36,7 +36,7 @@ class DoraLinearVariant final : public LoraAdapter {
 
 /// QA-LoRA (Xu et al., 2023): A [r, in / group] sees the input pooled over groups of neighbouring features, so that the change is
 /// constant within a group and can be merged into the zero points. PEFT scales the mean of a group by the number of groups.
-/// A's initial values are uniform whatever the scheme says. The bias of B is not applied (with a warning), as in PEFT.
+/// A's initial values are uniform whatever the scheme says, and the bias of B is not applied (with warnings), as in PEFT.
 class QALoraLinearVariant final : public LoraAdapter {
  public:
   /// ValueError unless the group size divides in_features.

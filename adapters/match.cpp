@@ -24,6 +24,9 @@ bool ends_with_component(const std::string& path, const std::string& name) {
   return path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.';
 }
 
+/// Whether a key of a pattern means the layer at `path`.
+bool matches_key(const std::string& path, const std::string& key) { return full_match(path, "(.*\\.)?(?:" + key + ")"); }
+
 bool is_excluded(const Selection& s, const std::string& path) {
   if (s.exclude_modules.is_pattern()) {
     if (full_match(path, s.exclude_modules.pattern())) return true;
@@ -92,6 +95,28 @@ Match match(const Selection& s, const std::string& path) {
   return verdict(index && std::find(s.layers_to_transform.begin(), s.layers_to_transform.end(), *index) != s.layers_to_transform.end());
 }
 
+std::vector<std::string> unmatched(const AdapterConfig& config, const std::vector<std::string>& paths,
+                                   const std::vector<std::string>& targets) {
+  std::vector<std::string> found;
+  const Selection s = selection(config);
+  const auto want = [&](const char* field, const auto& entry, const std::vector<std::string>& among, auto matches) {
+    if (std::none_of(among.begin(), among.end(), matches)) found.push_back(fmt::format("{}: {}", field, entry));
+  };
+  for (const auto& name : s.target_modules.names())
+    want("target_modules", name, paths, [&](const auto& path) { return ends_with_component(path, name); });
+  for (const std::int64_t layer : s.layers_to_transform)
+    want("layers_to_transform", layer, paths, [&](const auto& path) { return layer_index(s, path) == layer; });
+  if (const auto* lora = std::get_if<LoraConfig>(&config)) {
+    const auto keys = [&](const char* field, const auto& pattern) {
+      for (const auto& entry : pattern)
+        want(field, entry.first, targets, [&](const auto& path) { return matches_key(path, entry.first); });
+    };
+    keys("rank_pattern", lora->rank_pattern);
+    keys("alpha_pattern", lora->alpha_pattern);
+  }
+  return found;
+}
+
 std::vector<std::string> all_linear(Module& model, const std::string& task_type) {
   constexpr std::array outputs = {"lm_head", "embed_out", "output"};
   constexpr std::array classifiers = {"score", "classifier"};
@@ -126,7 +151,7 @@ bool is_saved_module(const Selection& s, const std::string& path) {
 template <class T>
 std::optional<T> look_up(const Pattern<T>& pattern, const std::string& path) {
   for (const auto& [key, value] : pattern)
-    if (full_match(path, "(.*\\.)?(?:" + key + ")")) return value;
+    if (matches_key(path, key)) return value;
   return {};
 }
 template std::optional<std::int64_t> look_up(const Pattern<std::int64_t>&, const std::string&);

@@ -27,6 +27,11 @@ enum class Match { no, yes, excluded };
 /// ValueError for a malformed regular expression.
 Match match(const Selection& selection, const std::string& path);
 
+/// What names nothing: entries of target_modules that no path of a model answers to, numbers of layers_to_transform that no path goes
+/// through, and keys of rank_pattern and alpha_pattern that match none of the targets; each as "target_modules: gate_proj".
+std::vector<std::string> unmatched(const AdapterConfig& config, const std::vector<std::string>& paths,
+                                   const std::vector<std::string>& targets);
+
 /// "all-linear" spelled out: the paths of all linear layers below `model`, dense or quantized or already wrapped, except the output
 /// embedding (named lm_head, embed_out or output) and, for task SEQ_CLS, the classifier (score, classifier) instead.
 std::vector<std::string> all_linear(Module& model, const std::string& task_type);

@@ -133,7 +133,8 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
                                           {.adapter_name = options.adapter_name,
                                            .registry = options.registry,
                                            .seed = options.seed,
-                                           .architecture = options.architecture});
+                                           .architecture = options.architecture,
+                                           .strict = false});
   const auto base_there = file.metadata().find(base_key);
   if (base_there != file.metadata().end() && base_there->second != injection.record->base_fingerprint) {
     const auto words = fmt::format("{}: the adapter was saved over another base (fingerprint {}) than this model ({})",

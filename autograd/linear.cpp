@@ -3,19 +3,26 @@
 #include "graft/autograd/compute.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+#include "graft/core/elementwise.h"
 
 namespace graft {
 namespace {
-
-// B (A x) + bias, not yet scaled: the term's rows, or all of them.
-Tensor delta(const LowRankTerm& term, const Tensor& x) { return linear(linear(x, term.A), term.B, term.bias); }
 
 Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : x * scale; }
 
 Tensor flat_rows(const Tensor& x) { return reshape(x, {compute::leading(x.shape(), 1).count(), x.dim(-1)}); }
 
+/// result + term, whose own memory takes the sum where nobody differentiates: it is fresh, and as large as the layer's result.
+Tensor added(const Tensor& result, const Tensor& term) {
+  const bool in_place = !result.requires_grad() && !term.requires_grad() && result.dtype() == term.dtype() &&
+                        result.shape() == term.shape();
+  if (!in_place) return add(result, term);
+  kernel(result.device(), &Kernels::binary, "add")(BinaryOp::add, result.view(), term.view(), term.view());
+  return term;
+}
+
 Tensor accumulate(const Tensor& result, const Tensor& term, const Tensor& rows) {
-  if (!rows.defined()) return add(result, term);
+  if (!rows.defined()) return added(result, term);
   return reshape(index_add(flat_rows(result), 0, rows, flat_rows(term)), result.shape());
 }
 
@@ -39,9 +46,14 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
       own = casts ? to(own, term.A.dtype()) : own;
     else
       own = term.rows.defined() ? index_select(flat_rows(input), 0, term.rows) : input;
-    Tensor share = delta(term, own);
+    // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r] instead of
+    // one over [.., out].
+    const bool narrow = !lowered && !is_half(term.A.dtype()) && !term.bias.defined() &&
+                        (term.rounding != Rounding::before_scale || before == term.A.dtype());
+    Tensor share = linear(own, term.A);
+    share = linear(narrow ? scaled(share, term.scale) : share, term.B, term.bias);
     if (term.rounding == Rounding::before_scale && casts) share = to(share, before);
-    share = scaled(share, term.scale);
+    if (!narrow) share = scaled(share, term.scale);
     if (term.rounding == Rounding::after_scale && casts) share = to(share, before);
     result = accumulate(result, share, term.rows);
     if (term.rounding == Rounding::per_adapter) result = to(result, before);

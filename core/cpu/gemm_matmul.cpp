@@ -12,6 +12,9 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 // Multiply-adds below which a product is not worth splitting: batches of small products are split between them instead.
 constexpr std::int64_t small_product = std::int64_t{1} << 20;
 
+// Depth from which a product of more than max_skinny columns is turned over.
+constexpr std::int64_t least_depth = 32;
+
 // One matrix of a batch.
 struct Matrix {
   char* data;
@@ -61,7 +64,8 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
 template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
-  if (b.columns < a.rows && b.columns <= kernels.columns) {
+  // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for.
+  if (b.columns < a.rows && b.columns <= kernels.columns && (a.columns >= least_depth || b.columns <= max_skinny)) {
     std::swap(a, b);
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }

@@ -163,6 +163,22 @@ TEST(Inject, RefusesAndLeavesTheModelAsItWas) {
   unchanged(on_q(), "there is an adapter 'default' already");
 }
 
+TEST(Inject, APartOfTheChoiceThatMeansNothingIsRefused) {
+  Model model("gptq");
+  const auto refuse = [&](const LoraConfig& config, const std::string& words) {
+    expect_error<ValueError>([&] { inject(model, config); }, "nothing in the model is meant by " + words);
+  };
+  refuse({.target_modules = {"q_proj", "gate_proj"}}, "target_modules: gate_proj");
+  refuse({.target_modules = {"q_proj"}, .layers_to_transform = {0, 7}}, "layers_to_transform: 7");
+  refuse({.target_modules = {"q_proj"}, .rank_pattern = {{"v_proj", 4}}}, "rank_pattern: v_proj");
+  refuse({.target_modules = {"q_proj"}, .alpha_pattern = {{"layers.0.q_proj", 4}, {"layers.0.down_proj", 4}}}, "alpha_pattern: layers.0.down_proj");
+  expect_error<ValueError>([&] { inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"o_proj", "q_proj"}}); }, "target_modules: o_proj");
+  EXPECT_TRUE(adapter_names(model).empty());
+  const auto report = inject(model, LoraConfig{.target_modules = {"q_proj", "gate_proj"}}, {.strict = false});
+  EXPECT_EQ(report.warnings, std::vector<std::string>{"nothing in the model is meant by target_modules: gate_proj"});
+  EXPECT_EQ(report.targets.size(), 2u);
+}
+
 TEST(Inject, OneAdapterWithBiasesAndOneTrainableAdaLora) {
   Model model("dense", true);
   inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = "all"});

@@ -126,7 +126,7 @@ TEST(Gemm, HalfResultsAreRoundedOnce) {
 TEST(Gemm, SameBitsForAnyNumberOfThreads) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
-    for (auto [m, n, k] : {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}}) {
+    for (auto [m, n, k] : {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}, {700, 5, 20}}) {
       Guarded a(DType::f32, {m, k}, {k, 1}), b(DType::f32, {k, n}, {1, k}), y(DType::f32, {m, n}, {n, 1});
       a.randomize(5);
       b.randomize(6);

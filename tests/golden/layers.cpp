@@ -183,7 +183,7 @@ Net net(const Tensors& tensors, const std::string& prefix) {
   config.orth_reg_weight = c.at("orth_reg_weight");
   config.total_step = c.at("total_step");
   config.lora_alpha = c.at("lora_alpha");
-  config.target_modules = {"0", "1", "2"};
+  config.target_modules = ".*[0-9]";
   graft::adapters::inject(net, config);
   for (auto& [name, tensor] : graft::trainable(net)) tensor.copy_(tensors[prefix + "." + name]);
   return net;

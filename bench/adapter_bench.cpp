@@ -1,0 +1,166 @@
+// What an adapter costs over the bare layer, 4096 × 4096: rows are <method><r>/<layer>/<activations>/<fwd|bwd>/M:<m>. Both are timed in
+// every iteration, by turns first and second, and overhead_pct is the median of their ratios less one, so that a machine that slows
+// down or speeds up in between does not show. fwd is an inference forward. bwd is the backward pass of a training step: the bare layer's
+// gives dx, the adapted one's dx and the gradients of the adapter's parameters.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "graft/adapters/inject.h"
+#include "graft/adapters/rules.h"
+#include "graft/autograd/ops.h"
+#include "graft/core/isa.h"
+#include "graft/quant/pack.h"
+#include "graft/quant/quant_linear.h"
+
+namespace graft::bench {
+namespace {
+
+constexpr std::int64_t features = 4096;  // in and out
+
+struct Format {
+  const char* name;
+  const char* method;  // empty: dense
+  int bits;
+  std::int64_t group_size;
+};
+constexpr Format formats[] = {
+    {"dense", "", 32, 0}, {"gptq4g128", "gptq", 4, 128}, {"awq4g128", "awq", 4, 128}, {"eetq8", "eetq", 8, features}};
+
+struct Method {
+  const char* name;
+  AdapterConfig config;
+};
+const std::vector<Method>& methods() {
+  static const std::vector<Method> all = {
+      {"lora16", LoraConfig{.r = 16, .target_modules = {"linear"}}},
+      {"lora64", LoraConfig{.r = 64, .target_modules = {"linear"}}},
+      {"dora16", LoraConfig{.r = 16, .target_modules = {"linear"}, .use_dora = true}},
+      {"qalora16", LoraConfig{.r = 16, .target_modules = {"linear"}, .use_qalora = true, .qalora_group_size = 128}},
+      {"adalora12", AdaLoraConfig{.total_step = 100, .target_modules = {"linear"}}},
+      {"oft32", OFTConfig{.oft_block_size = 32, .target_modules = {"linear"}}}};
+  return all;
+}
+
+std::shared_ptr<LinearBase> make_base(const Format& format, DType dtype) {
+  Generator random{.seed = 1};
+  if (format.method == std::string_view()) return std::make_shared<Linear>(normal({features, features}, 0, 0.02, random, dtype));
+  quant::Decoded d;
+  d.in = d.out = features;
+  d.bits = format.bits;
+  const std::int64_t groups = features / format.group_size;
+  for (std::int64_t k = 0; k < features; ++k) d.groups.push_back(static_cast<std::int32_t>(k / format.group_size));
+  d.group_size = format.group_size;
+  d.scales = uniform({groups, features}, 0.001, 0.01, random);
+  d.zeros = Tensor::full({groups, features}, std::exp2(format.bits - 1));
+  d.codes = [mask = (1u << format.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
+    for (std::int64_t i = 0; i < (k1 - k0) * (n1 - n0); ++i)
+      codes[i] = static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
+  };
+  quant::Description description;
+  description.method = format.method;
+  description.bits = format.bits;
+  description.group_size = format.group_size;
+  return std::make_shared<quant::QuantLinear>(description, quant::pack(d));
+}
+
+/// The base of a row; the last one is kept, since rows of one layer follow each other.
+std::shared_ptr<LinearBase> base_of(const Format& format, DType dtype) {
+  static std::string kept;
+  static std::shared_ptr<LinearBase> base;
+  const auto name = fmt::format("{}/{}", format.name, dtype);
+  if (kept != name) base = make_base(format, dtype), kept = name;
+  return base;
+}
+
+struct Box final : Module {
+  Slot<LinearBase> linear;
+  std::string type_name() const override { return "Box"; }
+  void visit(Visitor& visitor) override { visitor.child("linear", linear); }
+};
+
+double seconds(const auto& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// The time of one pass of `layer` over x, with the gradients of `wanted` where this is about the backward pass.
+double pass(const LinearBase& layer, const Tensor& x, const std::vector<Tensor>& wanted, const Tensor& dy) {
+  if (wanted.empty()) {
+    const NoGrad no_grad;
+    return seconds([&] { benchmark::DoNotOptimize(layer.forward(x).view().data); });
+  }
+  const Tensor y = layer.forward(x);
+  return seconds([&] { benchmark::DoNotOptimize(grad({&y, 1}, wanted, {&dy, 1})); });
+}
+
+void run(benchmark::State& state, const Method& method, const Format& format, DType dtype, bool backward, std::int64_t m) {
+  Box box;
+  box.linear = base_of(format, dtype);
+  const auto base = box.linear.pointer();
+  Registry registry = Registry::builtin();
+  registry.prepend(rules::quantized_dora());
+  registry.prepend(rules::quantized_qalora());
+  set_training(box, backward);
+  adapters::inject(box, method.config, {.registry = registry});
+
+  Generator random{.seed = 2};
+  Tensor x = normal({m, features}, 0, 1, random, dtype);
+  const Tensor dy = normal({m, features}, 0, 1, random, dtype);
+  std::vector<Tensor> bare, adapted;
+  if (backward) {
+    x.set_requires_grad();
+    bare = adapted = {x};
+    for (const auto& parameter : trainable(box)) adapted.push_back(parameter.tensor);
+  }
+  std::vector<double> ratios, times;
+  bool base_first = false;
+  for (auto _ : state) {
+    double of_base = 0, of_adapted = 0;
+    base_first = !base_first;
+    if (base_first) of_base = pass(*base, x, bare, dy);
+    of_adapted = pass(*box.linear, x, adapted, dy);
+    if (!base_first) of_base = pass(*base, x, bare, dy);
+    state.SetIterationTime(of_adapted);
+    ratios.push_back(of_adapted / of_base);
+    times.push_back(of_base);
+  }
+  const auto median = [](std::vector<double>& of) {
+    std::nth_element(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2), of.end());
+    return of[of.size() / 2];
+  };
+  state.counters["overhead_pct"] = 100 * (median(ratios) - 1);
+  state.counters["base_us"] = 1e6 * median(times);
+}
+
+void register_rows() {
+  for (const Format& format : formats)
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const Method& method : methods()) {
+        if (method.name == std::string_view("qalora16") && format.bits == 32) continue;  // there is none on dense layers
+        for (const bool backward : {false, true})
+          for (const std::int64_t m : {1, 4, 16, 64, 512}) {
+            const auto name = fmt::format("{}/{}/{}/{}/M:{}", method.name, format.name, dtype, backward ? "bwd" : "fwd", m);
+            const auto row = [=, &method, &format](benchmark::State& state) { run(state, method, format, dtype, backward, m); };
+            benchmark::RegisterBenchmark(name.c_str(), row)
+                ->UseManualTime()
+                ->Unit(benchmark::kMicrosecond);
+          }
+      }
+}
+
+}  // namespace
+}  // namespace graft::bench
+
+int main(int argc, char** argv) {
+  graft::bench::register_rows();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::AddCustomContext("isa", std::string(graft::name(graft::isa())));
+  benchmark::RunSpecifiedBenchmarks();
+}
