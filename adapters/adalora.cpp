@@ -36,8 +36,8 @@ Options options(const AdaLoraConfig& c, std::uint64_t seed) {
 AdaLoraAdapter::AdaLoraAdapter(LinearBase& base, const Options& o, Rounding rounding)
     : rounding_(rounding), dropout_(o.lora_dropout), kept_(o.kept), generator_{o.seed, 0} {
   check(o.r >= 0, "r is {}, and the rank must be a positive integer or 0", o.r);
-  check(kept_.empty() || static_cast<std::int64_t>(kept_.size()) == o.r, "rank_pattern has {} entries for an initial rank of {}", kept_.size(),
-        o.r);
+  check(kept_.empty() || static_cast<std::int64_t>(kept_.size()) == o.r, "rank_pattern has {} entries for an initial rank of {}",
+        kept_.size(), o.r);
   check(o.lora_dropout >= 0 && o.lora_dropout < 1, "lora_dropout is {}, not a probability in [0, 1)", o.lora_dropout);
   check(std::holds_alternative<bool>(o.init_lora_weights), "AdaLoRA's init_lora_weights is true or false; there are no schemes");
   initial_scaling_ = scaling_ = o.lora_alpha > 0 ? o.lora_alpha : static_cast<double>(o.r);
@@ -99,7 +99,9 @@ Tensor AdaLoraAdapter::merged(const Tensor& weight, bool safe) {
   return to(weight + (safe ? to(delta, weight.dtype()) : delta), weight.dtype());
 }
 
-Tensor AdaLoraAdapter::unmerged(const Tensor& weight) { return A.dim(0) == 0 ? weight : to(weight - delta_weight(), weight.dtype()); }
+Tensor AdaLoraAdapter::unmerged(const Tensor& weight) {
+  return A.dim(0) == 0 ? weight : to(weight - delta_weight(), weight.dtype());
+}
 
 SVDLinear::SVDLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options)
     : AdapterLayer(std::move(base_layer), "adalora.SVDLinear") {

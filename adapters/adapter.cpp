@@ -123,14 +123,16 @@ void AdapterLayer::delete_adapter(const std::string& name) {
     freeze_or_train(s);
   });
   // Only now, so that the host's handler may ask this layer about its adapters.
-  if (!successor.empty()) adapters::warn("{}: adapter '{}' was active and is gone; '{}' is active now", type_name_, name, successor);
+  if (!successor.empty())
+    adapters::warn("{}: adapter '{}' was active and is gone; '{}' is active now", type_name_, name, successor);
 }
 
 void AdapterLayer::rename_adapter(const std::string& from, const std::string& to) {
   static_cast<void>(this->adapter(from));
   change([&](State& s) {
     check(from == to || !s.find(to), "{}: there is an adapter '{}' already", type_name_, to);
-    check(!to.empty() && to != adapters::base_name && to.find('.') == std::string::npos, "'{}' cannot be the name of an adapter", to);
+    check(!to.empty() && to != adapters::base_name && to.find('.') == std::string::npos, "'{}' cannot be the name of an adapter",
+          to);
     for (Entry& entry : s.entries)
       if (entry.name == from) entry.name = to;
     for (auto* names : {&s.active, &s.merged}) std::replace(names->begin(), names->end(), from, to);
@@ -363,7 +365,8 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
   if (todo.empty()) return adapters::warn("{}: all adapters are merged already, there is nothing to do", type_name_);
 
   // x R₁ R₂ Wᵀ = x (W R₂ᵀ R₁ᵀ)ᵀ: what turns the input goes first and from the last to the first, then what adds to the weight.
-  const auto added = std::stable_partition(todo.begin(), todo.end(), [&](auto& name) { return now->at(name, *this).adapter->turns_input(); });
+  const auto added =
+      std::stable_partition(todo.begin(), todo.end(), [&](auto& name) { return now->at(name, *this).adapter->turns_input(); });
   std::reverse(todo.begin(), added);
 
   // Everything is computed, and with safe_merge looked at, before anything is changed.

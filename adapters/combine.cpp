@@ -36,8 +36,10 @@ Type parse(std::string name) {
     name.resize(name.size() - 4);
   }
   const auto found = rules.find(name);
-  check(found != rules.end(), "combination_type '{}' is not one of linear, ties, dare_linear, dare_ties, magnitude_prune, these four with _svd, svd, cat",
-        name);
+  check(
+      found != rules.end(),
+      "combination_type '{}' is not one of linear, ties, dare_linear, dare_ties, magnitude_prune, these four with _svd, svd, cat",
+      name);
   type.rule = found->second;
   return type;
 }
@@ -83,7 +85,8 @@ Values elect(const std::vector<Values>& tensors, const std::vector<double>& weig
   return merged;
 }
 
-Values combine(Rule rule, std::vector<Values> tensors, const std::vector<double>& weights, const CombineOptions& options, Generator& generator) {
+Values combine(Rule rule, std::vector<Values> tensors, const std::vector<double>& weights, const CombineOptions& options,
+               Generator& generator) {
   for (Values& tensor : tensors) {
     if (rule == Rule::ties || rule == Rule::magnitude_prune) prune_by_magnitude(tensor, options.density);
     if (rule == Rule::dare_linear || rule == Rule::dare_ties) prune_at_random(tensor, options.density, generator);
@@ -98,8 +101,8 @@ struct Part {
 };
 
 /// A and B of the new adapter, in f64 on the CPU.
-std::pair<Tensor, Tensor> factors(const Type& type, const std::vector<Part>& parts, std::int64_t rank, const CombineOptions& options,
-                                  Generator& generator) {
+std::pair<Tensor, Tensor> factors(const Type& type, const std::vector<Part>& parts, std::int64_t rank,
+                                  const CombineOptions& options, Generator& generator) {
   const auto wide = [](const Tensor& t) { return to(to(t.detach(), Device::cpu()), DType::f64); };
   const std::int64_t in = parts.front().adapter->A.dim(1), out = parts.front().adapter->B.dim(0);
   if (type.cat) {
@@ -149,7 +152,8 @@ std::int64_t rank_of(const Type& type, const std::vector<Part>& parts, const Com
 }
 
 void unite(Targets& targets, const Targets& more) {
-  check(targets.is_pattern() == more.is_pattern(), "some of the adapters choose their targets by a list and others by a regular expression");
+  check(targets.is_pattern() == more.is_pattern(),
+        "some of the adapters choose their targets by a list and others by a regular expression");
   if (targets.is_pattern()) {
     if (!(targets == more)) targets = Targets(fmt::format("({})|({})", targets.pattern(), more.pattern()));
     return;
@@ -162,8 +166,8 @@ void unite(Targets& targets, const Targets& more) {
 
 }  // namespace
 
-void add_weighted_adapter(Module& model, const std::vector<std::string>& adapters, const std::vector<double>& weights, const std::string& name,
-                          const CombineOptions& options) {
+void add_weighted_adapter(Module& model, const std::vector<std::string>& adapters, const std::vector<double>& weights,
+                          const std::string& name, const CombineOptions& options) {
   const NoGrad no_grad;
   const auto known = adapter_names(model);
   check(!adapters.empty(), "there is nothing to combine: no adapter is named");
@@ -192,11 +196,13 @@ void add_weighted_adapter(Module& model, const std::vector<std::string>& adapter
       if (!layer.has_adapter(adapters[i])) continue;
       auto part = std::dynamic_pointer_cast<lora::LoraAdapter>(layer.adapter(adapters[i]));
       check<TypeError>(part && part->method() == "lora" && !part->bias.defined(),
-                       "{}: adapter '{}' is no plain LoRA adapter without bias, and others cannot be combined", path, adapters[i]);
+                       "{}: adapter '{}' is no plain LoRA adapter without bias, and others cannot be combined", path,
+                       adapters[i]);
       parts.push_back({std::move(part), weights[i]});
       const auto theirs = layer.record(adapters[i]);
       if (!theirs) continue;
-      check(theirs->saved.empty(), "adapter '{}' has trained copies of whole modules (modules_to_save), which cannot be combined", adapters[i]);
+      check(theirs->saved.empty(), "adapter '{}' has trained copies of whole modules (modules_to_save), which cannot be combined",
+            adapters[i]);
       const auto& c = std::get<LoraConfig>(theirs->config);
       if (!record) {
         record = std::make_shared<AdapterRecord>();

@@ -25,7 +25,7 @@ struct CombineOptions {
 /// Adds the adapter `name`, with scaling 1, to every layer that has at least one of `adapters`; it is not active. A single adapter is
 /// combined linearly whatever the type. ValueError for unknown adapters, another number of weights than adapters, unequal ranks, an unknown
 /// type or a missing density; TypeError for adapters that are not plain LoRA. The model is as before then.
-void add_weighted_adapter(Module& model, const std::vector<std::string>& adapters, const std::vector<double>& weights, const std::string& name,
-                          const CombineOptions& options = {});
+void add_weighted_adapter(Module& model, const std::vector<std::string>& adapters, const std::vector<double>& weights,
+                          const std::string& name, const CombineOptions& options = {});
 
 }  // namespace graft::adapters

@@ -1,9 +1,10 @@
 #include "graft/adapters/config.h"
 
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "graft/adapters/warning.h"
 
@@ -93,14 +94,22 @@ struct FixedKey {
 };
 
 constexpr std::array lora_keys = {
-    FixedKey{"alora_invocation_tokens", "null", Other::refused}, FixedKey{"arrow_config", "null", Other::refused},
-    FixedKey{"corda_config", "null", Other::spent},              FixedKey{"ensure_weight_tying", "false", Other::refused},
-    FixedKey{"eva_config", "null", Other::spent},                FixedKey{"kasa_config", "null", Other::refused},
-    FixedKey{"layer_replication", "null", Other::refused},       FixedKey{"loftq_config", "{}", Other::spent},
-    FixedKey{"lora_ga_config", "null", Other::spent},            FixedKey{"megatron_config", "null", Other::refused},
-    FixedKey{"megatron_core", "\"megatron.core\"", Other::inert}, FixedKey{"monteclora_config", "null", Other::refused},
-    FixedKey{"target_parameters", "null", Other::refused},       FixedKey{"trainable_token_indices", "null", Other::refused},
-    FixedKey{"use_bdlora", "null", Other::refused},              FixedKey{"velora_config", "null", Other::refused},
+    FixedKey{"alora_invocation_tokens", "null", Other::refused},
+    FixedKey{"arrow_config", "null", Other::refused},
+    FixedKey{"corda_config", "null", Other::spent},
+    FixedKey{"ensure_weight_tying", "false", Other::refused},
+    FixedKey{"eva_config", "null", Other::spent},
+    FixedKey{"kasa_config", "null", Other::refused},
+    FixedKey{"layer_replication", "null", Other::refused},
+    FixedKey{"loftq_config", "{}", Other::spent},
+    FixedKey{"lora_ga_config", "null", Other::spent},
+    FixedKey{"megatron_config", "null", Other::refused},
+    FixedKey{"megatron_core", "\"megatron.core\"", Other::inert},
+    FixedKey{"monteclora_config", "null", Other::refused},
+    FixedKey{"target_parameters", "null", Other::refused},
+    FixedKey{"trainable_token_indices", "null", Other::refused},
+    FixedKey{"use_bdlora", "null", Other::refused},
+    FixedKey{"velora_config", "null", Other::refused},
 };
 constexpr std::array adalora_keys = {
     FixedKey{"r", "8", Other::ignored},
@@ -235,7 +244,8 @@ template <class C>
 void validate_common(const C& c, std::initializer_list<std::string_view> biases) {
   constexpr std::array tasks = {"", "SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"};
   check(std::find(tasks.begin(), tasks.end(), c.task_type) != tasks.end(),
-        "task_type is '{}', not one of SEQ_CLS, SEQ_2_SEQ_LM, CAUSAL_LM, TOKEN_CLS, QUESTION_ANS, FEATURE_EXTRACTION", c.task_type);
+        "task_type is '{}', not one of SEQ_CLS, SEQ_2_SEQ_LM, CAUSAL_LM, TOKEN_CLS, QUESTION_ANS, FEATURE_EXTRACTION",
+        c.task_type);
   check(std::find(biases.begin(), biases.end(), c.bias) != biases.end(), "bias is '{}', not one of {}", c.bias,
         fmt::join(biases, ", "));
   check(c.layers_pattern.empty() || !c.layers_to_transform.empty(), "layers_pattern is given without layers_to_transform");
@@ -252,9 +262,7 @@ void validate_selection(const C& c) {
         c.target_modules.pattern());
 }
 
-void check_probability(const char* name, double p) {
-  check(p >= 0 && p < 1, "{} is {}, not a probability in [0, 1)", name, p);
-}
+void check_probability(const char* name, double p) { check(p >= 0 && p < 1, "{} is {}, not a probability in [0, 1)", name, p); }
 
 void validate_one(const LoraConfig& c) {
   validate_common(c, {"none", "all", "lora_only"});
@@ -275,8 +283,8 @@ void validate_one(const AdaLoraConfig& c) {
   check(c.orth_reg_weight >= 0, "orth_reg_weight is {}, and must not be negative", c.orth_reg_weight);
   check(c.tinit >= 0 && c.tfinal >= 0, "tinit and tfinal are {} and {}, and must not be negative", c.tinit, c.tfinal);
   check(c.deltaT > 0, "deltaT is {}, not a positive number", c.deltaT);
-  check(c.tinit < c.total_step - c.tfinal, "no step is left for budgeting: tinit {} is not below total_step {} − tfinal {}", c.tinit,
-        c.total_step, c.tfinal);
+  check(c.tinit < c.total_step - c.tfinal, "no step is left for budgeting: tinit {} is not below total_step {} − tfinal {}",
+        c.tinit, c.total_step, c.tfinal);
   check(c.beta1 > 0 && c.beta1 < 1, "beta1 is {}, not between 0 and 1", c.beta1);
   check(c.beta2 > 0 && c.beta2 < 1, "beta2 is {}, not between 0 and 1", c.beta2);
   check(c.target_r >= 0 && c.target_r <= c.init_r, "target_r is {}, not between 0 and init_r = {}", c.target_r, c.init_r);
@@ -288,8 +296,9 @@ void validate_one(const OFTConfig& c) {
   check_probability("module_dropout", c.module_dropout);
   check(std::holds_alternative<bool>(c.init_weights), "OFT's init_weights is true or false; there are no schemes");
   check(c.r != 0 || c.oft_block_size != 0, "either r or oft_block_size must be set; both are 0");
-  check(c.r == 0 || c.oft_block_size == 0, "r ({}) and oft_block_size ({}) cannot both be set, since their product is in_features; set one to 0",
-        c.r, c.oft_block_size);
+  check(c.r == 0 || c.oft_block_size == 0,
+        "r ({}) and oft_block_size ({}) cannot both be set, since their product is in_features; set one to 0", c.r,
+        c.oft_block_size);
   check(c.r >= 0 && c.oft_block_size >= 0, "r and oft_block_size are {} and {}, and must not be negative", c.r, c.oft_block_size);
   check(!c.coft || c.eps > 0, "eps, the radius of COFT, is {}, not a positive number", c.eps);
 }
@@ -315,31 +324,39 @@ C read_config(const Json& object) {
     const auto found = object.find(key.name);
     if (found == object.end() || found->is_null() || *found == Json::parse(key.json)) continue;
     if (key.other == Other::refused)
-      fail<NotImplementedError>("adapter_config.json: {} = {} is a feature that this library does not offer", key.name, found->dump());
-    if (key.other == Other::spent) adapters::warn("adapter_config.json: {} = {} has no effect on a trained adapter", key.name, found->dump());
-    if (key.other == Other::ignored) adapters::warn("adapter_config.json: {} = {} has no effect on AdaLoRA", key.name, found->dump());
+      fail<NotImplementedError>("adapter_config.json: {} = {} is a feature that this library does not offer", key.name,
+                                found->dump());
+    if (key.other == Other::spent)
+      adapters::warn("adapter_config.json: {} = {} has no effect on a trained adapter", key.name, found->dump());
+    if (key.other == Other::ignored)
+      adapters::warn("adapter_config.json: {} = {} has no effect on AdaLoRA", key.name, found->dump());
   }
   if constexpr (std::is_same_v<C, LoraConfig>) {
     known.emplace_back("qalora_scale");
     if (const auto found = object.find("qalora_scale"); found != object.end()) {
-      const auto scale = std::find(std::begin(qalora_scales), std::end(qalora_scales), found->is_string() ? found->get<std::string>() : "");
+      const auto scale =
+          std::find(std::begin(qalora_scales), std::end(qalora_scales), found->is_string() ? found->get<std::string>() : "");
       check(scale != std::end(qalora_scales), "adapter_config.json: qalora_scale is {}, not one of {}", found->dump(),
             fmt::join(qalora_scales, ", "));
       config.qalora_scale = static_cast<QALoraScale>(scale - std::begin(qalora_scales));
     }
   }
   if constexpr (std::is_same_v<C, AdaLoraConfig>)
-    check(object.value("use_dora", Json(false)) != Json(true), "adapter_config.json: use_dora is true, and AdaLoRA does not support DoRA");
+    check(object.value("use_dora", Json(false)) != Json(true),
+          "adapter_config.json: use_dora is true, and AdaLoRA does not support DoRA");
   if constexpr (std::is_same_v<C, OFTConfig>) {
-    check(object.contains("oft_block_size"),
-          "adapter_config.json: no oft_block_size: this is OFT as it was before PEFT 0.14, with other tensors and another meaning");
+    check(
+        object.contains("oft_block_size"),
+        "adapter_config.json: no oft_block_size: this is OFT as it was before PEFT 0.14, with other tensors and another meaning");
     if (config.use_cayley_neumann && (config.peft_version.empty() || version_before(config.peft_version, 0, 18)))
-      adapters::warn("adapter_config.json: the Cayley-Neumann series changed in PEFT 0.18 (its last term lost the factor 2); this adapter "
-                     "was written by {} and is evaluated with the series of today",
-                     config.peft_version.empty() ? "an older version" : config.peft_version);
+      adapters::warn(
+          "adapter_config.json: the Cayley-Neumann series changed in PEFT 0.18 (its last term lost the factor 2); this adapter "
+          "was written by {} and is evaluated with the series of today",
+          config.peft_version.empty() ? "an older version" : config.peft_version);
   }
   for (const auto& [key, value] : object.items())
-    if (std::find(known.begin(), known.end(), key) == known.end()) adapters::warn("adapter_config.json: unknown key {} is ignored", key);
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      adapters::warn("adapter_config.json: unknown key {} is ignored", key);
   validate(config);
   return config;
 }

@@ -94,9 +94,11 @@ void place(const std::string& path, SlotBase& slot, const Config& config, const 
   InjectionReport::Target target{path, {}, {}, {}};
   const auto module = slot.module();
   const auto layer = std::dynamic_pointer_cast<LinearBase>(module);
-  check(layer != nullptr, "{}: a module of type {} cannot be adapted, only linear layers can", path, module ? module->type_name() : "null");
+  check(layer != nullptr, "{}: a module of type {} cannot be adapted, only linear layers can", path,
+        module ? module->type_name() : "null");
   const auto existing = std::dynamic_pointer_cast<AdapterLayer>(layer);
-  check(!existing || !existing->has_adapter(options.adapter_name), "{}: there is an adapter '{}' already", path, options.adapter_name);
+  check(!existing || !existing->has_adapter(options.adapter_name), "{}: there is an adapter '{}' already", path,
+        options.adapter_name);
   std::shared_ptr<LinearBase> base = layer;
   while (const auto wrapper = std::dynamic_pointer_cast<AdapterLayer>(base)) base = wrapper->base_layer();
 
@@ -125,8 +127,9 @@ void place(const std::string& path, SlotBase& slot, const Config& config, const 
 }
 
 [[noreturn]] void nothing_matched(const Selection& selection, const InjectionReport& report) {
-  const std::string wanted = selection.target_modules.is_pattern() ? selection.target_modules.pattern()
-                                                                   : fmt::format("{}", fmt::join(selection.target_modules.names(), ", "));
+  const std::string wanted = selection.target_modules.is_pattern()
+                                 ? selection.target_modules.pattern()
+                                 : fmt::format("{}", fmt::join(selection.target_modules.names(), ", "));
   if (!report.excluded.empty())
     fail("all modules that target_modules ({}) means are excluded by exclude_modules or modules_to_save: {}", wanted,
          fmt::join(report.excluded, ", "));
@@ -147,7 +150,8 @@ void copy_saved_modules(Module& model, const Selection& selection, Injection& in
       if (!path.starts_with(prefix + ".") || !is_floating(tensor.dtype())) return;
       injection.record->saved.push_back({path, tensor, tensor.clone()});
     });
-    check(injection.record->saved.size() > before, "{}: modules_to_save needs floating parameters to train, and it has none", prefix);
+    check(injection.record->saved.size() > before, "{}: modules_to_save needs floating parameters to train, and it has none",
+          prefix);
     injection.report.modules_saved.push_back(prefix);
   }
   // Another adapter may have put its copy in place; the original is what all of them started from.
@@ -177,7 +181,8 @@ void check_beside_others(Module& model, const AdapterConfig& config, const std::
             "adapters '{}' and '{}' both have bias other than 'none'; only one can train the model's biases", other, name);
       check(!(std::holds_alternative<AdaLoraConfig>(config) && std::holds_alternative<AdaLoraConfig>(record->config)) ||
                 inference_mode_of(config) || inference_mode_of(record->config),
-            "adapters '{}' and '{}' are both trainable AdaLoRA adapters; only one can be, set inference_mode for the others", other, name);
+            "adapters '{}' and '{}' are both trainable AdaLoRA adapters; only one can be, set inference_mode for the others",
+            other, name);
     }
   });
 }
@@ -240,7 +245,8 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
     warn("nothing in the model is meant by {}", what);
   }
   for (const auto& [path, slot] : targets)
-    std::visit([&, &path = path, &slot = slot](const auto& c) { place(path, *slot, c, options, injection); }, injection.record->config);
+    std::visit([&, &path = path, &slot = slot](const auto& c) { place(path, *slot, c, options, injection); },
+               injection.record->config);
   if (chosen.exclude_modules.given() && injection.report.excluded.empty()) warn("exclude_modules is given, but excludes nothing");
   copy_saved_modules(model, chosen, injection);
   injection.report.warnings = warnings.messages();

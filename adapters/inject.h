@@ -34,8 +34,8 @@ struct InjectionReport {
   };
   struct Target {
     std::string path;
-    std::string rule;       // the one that won; empty if none did, or if the layer was of a kind that rules are not asked about
-    std::string layer;      // the type that stands there now
+    std::string rule;   // the one that won; empty if none did, or if the layer was of a kind that rules are not asked about
+    std::string layer;  // the type that stands there now
     std::vector<Declined> declined;
   };
   std::string adapter_name;
@@ -43,8 +43,8 @@ struct InjectionReport {
   std::vector<std::string> excluded;       // matched and left out by exclude_modules or modules_to_save
   std::vector<std::string> modules_saved;  // trained whole
   std::vector<std::string> warnings;
-  std::int64_t trainable_parameters = 0;   // of the whole model, afterwards
-  std::int64_t all_parameters = 0;         // packed weights not counted
+  std::int64_t trainable_parameters = 0;  // of the whole model, afterwards
+  std::int64_t all_parameters = 0;        // packed weights not counted
 };
 /// One line per target, and the sums.
 std::string to_string(const InjectionReport& report);
@@ -52,9 +52,9 @@ std::string to_string(const InjectionReport& report);
 struct InjectOptions {
   std::string adapter_name = "default";
   Registry registry = Registry::builtin();
-  std::uint64_t seed = 0;           // every layer gets a seed of its own from this and its path
-  std::string architecture = {};    // "llama", …: chooses targets where the configuration names none
-  bool strict = true;               // refuse names, layer numbers and keys of patterns that mean nothing; false: warn
+  std::uint64_t seed = 0;         // every layer gets a seed of its own from this and its path
+  std::string architecture = {};  // "llama", …: chooses targets where the configuration names none
+  bool strict = true;             // refuse names, layer numbers and keys of patterns that mean nothing; false: warn
 };
 
 /// Wraps every linear layer that the configuration means and adds the adapter; layers that are wrapped already get it as a further

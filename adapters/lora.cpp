@@ -43,10 +43,12 @@ Placement placement(LinearBase& base, bool autocast_adapter_dtype) {
 LoraAdapter::LoraAdapter(LinearBase& base, const Options& options, Rounding rounding)
     : LoraAdapter(base, options, rounding, base.in_features(), options.init_lora_weights) {}
 
-LoraAdapter::LoraAdapter(LinearBase& base, const Options& options, Rounding rounding, std::int64_t width, const InitWeights& scheme)
+LoraAdapter::LoraAdapter(LinearBase& base, const Options& options, Rounding rounding, std::int64_t width,
+                         const InitWeights& scheme)
     : rounding_(rounding), dropout_(options.lora_dropout), generator_{options.seed, 0} {
   check(options.r > 0, "r is {}, and the rank must be a positive integer", options.r);
-  check(options.lora_dropout >= 0 && options.lora_dropout < 1, "lora_dropout is {}, not a probability in [0, 1)", options.lora_dropout);
+  check(options.lora_dropout >= 0 && options.lora_dropout < 1, "lora_dropout is {}, not a probability in [0, 1)",
+        options.lora_dropout);
   const double r = static_cast<double>(options.r);
   initial_scaling_ = scaling_ = options.lora_alpha / (options.use_rslora ? std::sqrt(r) : r);
   const auto [device, dtype] = placement(base, options.autocast_adapter_dtype);

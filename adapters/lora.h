@@ -74,7 +74,8 @@ class LoraAdapter : public Adapter {
 /// (SVD) take the factors from a dense base's weight, and what they take out of it: W −= s·B A.
 /// ValueError for an unknown scheme; for the last three on a quantized base AttributeError (TypeError on EETQ), as in PEFT;
 /// NotImplementedError for PEFT's schemes that need data or another quantization ("eva", "corda", "loftq", "lora_ga", "mica").
-void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Tensor& A, Tensor& B, Tensor& bias, Generator& generator);
+void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Tensor& A, Tensor& B, Tensor& bias,
+                Generator& generator);
 
 /// Whether a scheme changes the base's weight ("olora", "pissa" and its like).
 bool takes_from_weight(const InitWeights& scheme);

@@ -42,7 +42,8 @@ void fill_orthogonal(const Tensor& A, const Tensor& B, Generator& generator) {
   std::vector<double> even, odd;
   for (std::int64_t i = 0; i < r; ++i)
     (i % 2 ? odd : even).insert((i % 2 ? odd : even).end(), q.begin() + i * r, q.begin() + (i + 1) * r);
-  const Tensor left = normal({A.dim(1), half}, 0, 1, generator, DType::f64), right = normal({B.dim(0), half}, 0, 1, generator, DType::f64);
+  const Tensor left = normal({A.dim(1), half}, 0, 1, generator, DType::f64),
+               right = normal({B.dim(0), half}, 0, 1, generator, DType::f64);
   A.copy_(matmul(left, Tensor::from(even, {half, r})).t() * 0.1);
   B.copy_(matmul(right, Tensor::from(odd, {half, r})) * 0.1);
 }
@@ -63,8 +64,8 @@ int pissa_iterations(const std::string& scheme) {
   int iterations = 0;
   const std::string_view prefix = "pissa_niter_";
   const char* end = scheme.data() + scheme.size();
-  const bool ok = scheme.starts_with(prefix) && std::from_chars(scheme.data() + prefix.size(), end, iterations).ptr == end &&
-                  iterations > 0;
+  const bool ok =
+      scheme.starts_with(prefix) && std::from_chars(scheme.data() + prefix.size(), end, iterations).ptr == end && iterations > 0;
   check(ok, "init_lora_weights '{}' is neither 'pissa' nor 'pissa_niter_' and a number of iterations", scheme);
   return iterations;
 }
@@ -103,7 +104,8 @@ bool takes_from_weight(const InitWeights& scheme) {
   return name == "olora" || name.starts_with("pissa");
 }
 
-void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Tensor& A, Tensor& B, Tensor& bias, Generator& generator) {
+void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Tensor& A, Tensor& B, Tensor& bias,
+                Generator& generator) {
   const NoGrad no_grad;
   const std::int64_t r = A.dim(0);
   const double bound_A = 1 / std::sqrt(static_cast<double>(A.dim(1))), bound_B = 1 / std::sqrt(static_cast<double>(r));
@@ -129,8 +131,8 @@ void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Ten
     fill_orthogonal(A, B, generator);
   } else if (name == "olora") {
     const Tensor weight = wide_weight(name, base);
-    check(r <= std::min(weight.dim(0), weight.dim(1)), "init_lora_weights '{}': rank {} is above the weight's smaller side, {}", name, r,
-          std::min(weight.dim(0), weight.dim(1)));
+    check(r <= std::min(weight.dim(0), weight.dim(1)), "init_lora_weights '{}': rank {} is above the weight's smaller side, {}",
+          name, r, std::min(weight.dim(0), weight.dim(1)));
     const auto [q, upper] = qr(weight);
     A.copy_(slice(upper, 0, 0, r));
     B.copy_(slice(q, 1, 0, r));
@@ -138,8 +140,8 @@ void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Ten
   } else if (name.starts_with("pissa")) {
     const int iterations = pissa_iterations(name);
     const Tensor weight = wide_weight(name, base);
-    check(r <= std::min(weight.dim(0), weight.dim(1)), "init_lora_weights '{}': rank {} is above the weight's smaller side, {}", name, r,
-          std::min(weight.dim(0), weight.dim(1)));
+    check(r <= std::min(weight.dim(0), weight.dim(1)), "init_lora_weights '{}': rank {} is above the weight's smaller side, {}",
+          name, r, std::min(weight.dim(0), weight.dim(1)));
     const auto [u, s, vt] = singular_triplets(weight, r, iterations, generator);
     const Tensor root = sqrt(s / scaling);
     A.copy_(unsqueeze(root, 1) * vt);
@@ -147,8 +149,8 @@ void initialise(const InitWeights& scheme, double scaling, LinearBase& base, Ten
     take_from(base, weight, A, B, scaling);
   } else if (std::find(elsewhere.begin(), elsewhere.end(), name) != elsewhere.end()) {
     if (name == "corda" || name == "loftq") wide_weight(name, base);
-    fail<NotImplementedError>("init_lora_weights '{}' is made by a separate pass over data or weights, which this library does not offer",
-                              name);
+    fail<NotImplementedError>(
+        "init_lora_weights '{}' is made by a separate pass over data or weights, which this library does not offer", name);
   } else {
     fail("init_lora_weights '{}' is no known scheme", std::get<std::string>(scheme));
   }

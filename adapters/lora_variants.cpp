@@ -28,13 +28,14 @@ Tensor row_squares(const quant::QuantLinear& base, Device device) {
 
 // ---- DoRA ----
 
-DoraLinearVariant::DoraLinearVariant(LinearBase& base, const Options& options, Rounding rounding) : LoraAdapter(base, options, rounding) {
+DoraLinearVariant::DoraLinearVariant(LinearBase& base, const Options& options, Rounding rounding)
+    : LoraAdapter(base, options, rounding) {
   check(!options.lora_bias, "lora_bias cannot be combined with use_dora");
   const NoGrad no_grad;
-  if (const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&base))
-    base_square_ = row_squares(*quantized, A.device());
+  if (const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&base)) base_square_ = row_squares(*quantized, A.device());
   else
-    check<AttributeError>(dense_weight(base).defined(), "DoRA needs the norms of a weight, which {} does not have", base.type_name());
+    check<AttributeError>(dense_weight(base).defined(), "DoRA needs the norms of a weight, which {} does not have",
+                          base.type_name());
   magnitude = norms(base);
 }
 
@@ -47,8 +48,7 @@ Tensor DoraLinearVariant::norms(const LinearBase& base) const {
   const NoGrad no_grad;
   const double s = scaling();
   const DType dtype = A.dtype();
-  if (const Tensor weight = dense_weight(base); weight.defined())
-    return norm(to(weight, dtype) + delta_weight(), last);
+  if (const Tensor weight = dense_weight(base); weight.defined()) return norm(to(weight, dtype) + delta_weight(), last);
   const Tensor bias = base.bias();
   Tensor product = to(base.forward(A), dtype);  // A Wᵀ + b [r, out]
   if (bias.defined()) product = product - to(bias, dtype);
@@ -62,12 +62,9 @@ Tensor DoraLinearVariant::output(const Tensor& y, const Tensor& x, const Adapter
   const Tensor g = magnitude / norms(call.base);
   const Tensor bias = call.base.bias(), weight = dense_weight(call.base);
   Tensor z;
-  if (dropped.same(own))
-    z = bias.defined() ? y - bias : y;
-  else if (weight.defined())
-    z = linear(dropped, to(weight, dropped.dtype()));
-  else
-    z = bias.defined() ? call.base.forward(dropped) - bias : call.base.forward(dropped);
+  if (dropped.same(own)) z = bias.defined() ? y - bias : y;
+  else if (weight.defined()) z = linear(dropped, to(weight, dropped.dtype()));
+  else z = bias.defined() ? call.base.forward(dropped) - bias : call.base.forward(dropped);
   return y + ((g - 1) * z + g * linear(linear(dropped, A), B) * scaling());
 }
 
@@ -119,10 +116,13 @@ QALoraLinearVariant::QALoraLinearVariant(LinearBase& base, const Options& option
       group_size_(options.qalora_group_size),
       pooling_(pooling(options.qalora_scale, groups(base, options), group_size_)) {
   if (options.lora_bias) adapters::warn("use_qalora: the bias of lora_B is kept but not applied");
-  if (!std::holds_alternative<bool>(options.init_lora_weights)) adapters::warn("use_qalora: lora_A is uniform at first, whatever the scheme");
+  if (!std::holds_alternative<bool>(options.init_lora_weights))
+    adapters::warn("use_qalora: lora_A is uniform at first, whatever the scheme");
 }
 
-std::string QALoraLinearVariant::description() const { return fmt::format("{}, group_size={}", LoraAdapter::description(), group_size_); }
+std::string QALoraLinearVariant::description() const {
+  return fmt::format("{}, group_size={}", LoraAdapter::description(), group_size_);
+}
 
 std::optional<LowRankTerm> QALoraLinearVariant::term(const Tensor& x, const AdapterCall& call) const {
   const Tensor own = dropped_out(cast_input(x), call);
@@ -133,13 +133,19 @@ std::optional<LowRankTerm> QALoraLinearVariant::term(const Tensor& x, const Adap
   return LowRankTerm{.x = pooled, .A = A, .B = B, .bias = {}, .scale = scaling(), .rounding = rounding(), .rows = {}};
 }
 
-Tensor QALoraLinearVariant::group_delta() const { return LoraAdapter::delta_weight() * (pooling_ / static_cast<double>(group_size_)); }
+Tensor QALoraLinearVariant::group_delta() const {
+  return LoraAdapter::delta_weight() * (pooling_ / static_cast<double>(group_size_));
+}
 
 Tensor QALoraLinearVariant::merged(const Tensor&, bool safe) {
   fail<NotImplementedError>("qalora: {} into a dense weight is not offered", safe ? "safe_merge" : "merge");
 }
-Tensor QALoraLinearVariant::unmerged(const Tensor&) { fail<NotImplementedError>("qalora: unmerge from a dense weight is not offered"); }
-Tensor QALoraLinearVariant::delta_weight() const { fail<NotImplementedError>("qalora: the change has no dense form; see group_delta()"); }
+Tensor QALoraLinearVariant::unmerged(const Tensor&) {
+  fail<NotImplementedError>("qalora: unmerge from a dense weight is not offered");
+}
+Tensor QALoraLinearVariant::delta_weight() const {
+  fail<NotImplementedError>("qalora: the change has no dense form; see group_delta()");
+}
 
 VariantMaker resolve_lora_variant(bool use_dora, bool use_qalora) {
   check<NotImplementedError>(!(use_dora && use_qalora), "use_dora and use_qalora cannot be combined");

@@ -40,7 +40,8 @@ bool is_excluded(const Selection& s, const std::string& path) {
 }
 
 std::optional<std::int64_t> number(const std::string& text) {
-  if (text.empty() || text.size() > 9 || !std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; })) return {};
+  if (text.empty() || text.size() > 9 || !std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; }))
+    return {};
   return std::stoll(text);
 }
 
@@ -65,7 +66,8 @@ std::optional<std::int64_t> layer_index(const Selection& s, const std::string& p
   for (const auto& pattern : s.layers_pattern) {
     std::smatch found;
     try {
-      if (std::regex_match(path, found, std::regex(".*\\.(?:" + pattern + ")\\.(\\d+)\\..*"))) return number(found[found.size() - 1]);
+      if (std::regex_match(path, found, std::regex(".*\\.(?:" + pattern + ")\\.(\\d+)\\..*")))
+        return number(found[found.size() - 1]);
     } catch (const std::regex_error& error) {
       fail("layers_pattern: '{}' is not a regular expression: {}", pattern, error.what());
     }
@@ -89,10 +91,12 @@ Match match(const Selection& s, const std::string& path) {
   if (s.target_modules.is_pattern()) return verdict(full_match(path, s.target_modules.pattern()));
   const auto& names = s.target_modules.names();
   if (std::find(names.begin(), names.end(), path) != names.end()) return Match::yes;  // a whole path is not filtered by layer
-  if (std::none_of(names.begin(), names.end(), [&](const auto& name) { return ends_with_component(path, name); })) return Match::no;
+  if (std::none_of(names.begin(), names.end(), [&](const auto& name) { return ends_with_component(path, name); }))
+    return Match::no;
   if (s.layers_to_transform.empty()) return Match::yes;
   const auto index = layer_index(s, path);
-  return verdict(index && std::find(s.layers_to_transform.begin(), s.layers_to_transform.end(), *index) != s.layers_to_transform.end());
+  return verdict(index &&
+                 std::find(s.layers_to_transform.begin(), s.layers_to_transform.end(), *index) != s.layers_to_transform.end());
 }
 
 std::vector<std::string> unmatched(const AdapterConfig& config, const std::vector<std::string>& paths,
@@ -122,7 +126,8 @@ std::vector<std::string> all_linear(Module& model, const std::string& task_type)
   constexpr std::array classifiers = {"score", "classifier"};
   const auto is_head = [&](const std::string& path) {
     const auto any = [&](const auto& names) {
-      return std::any_of(names.begin(), names.end(), [&](const char* name) { return path == name || path.ends_with(std::string(".") + name); });
+      return std::any_of(names.begin(), names.end(),
+                         [&](const char* name) { return path == name || path.ends_with(std::string(".") + name); });
     };
     return task_type == "SEQ_CLS" ? any(classifiers) : any(outputs);
   };

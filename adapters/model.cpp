@@ -80,8 +80,9 @@ Places places(Module& model, const std::vector<std::string>* chosen = nullptr) {
         Place& place = wanted[saved.path];
         if (!place.tensor.defined()) place.tensor = saved.original;
         if (std::find(in_use.begin(), in_use.end(), name) == in_use.end()) continue;
-        check(place.adapter.empty() || place.adapter == name, "{}: adapters '{}' and '{}' both have a trained copy of it; only one can be active",
-              saved.path, place.adapter, name);
+        check(place.adapter.empty() || place.adapter == name,
+              "{}: adapters '{}' and '{}' both have a trained copy of it; only one can be active", saved.path, place.adapter,
+              name);
         place = {saved.copy, name, layer.trainable(name)};
       }
     }
@@ -148,8 +149,8 @@ void delete_adapter(Module& model, const std::string& name) {
   check_known(model, {name});
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
     const auto merged = layer.merged_adapters();
-    check(std::find(merged.begin(), merged.end(), name) == merged.end(), "{}: adapter '{}' is merged; unmerge it before deleting it", path,
-          name);
+    check(std::find(merged.begin(), merged.end(), name) == merged.end(),
+          "{}: adapter '{}' is merged; unmerge it before deleting it", path, name);
   });
   std::map<std::string, Tensor> originals;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {

@@ -67,7 +67,8 @@ OFTRotation::OFTRotation(std::int64_t features, const Options& options, DType dt
   size_ = size;
   const std::int64_t packed = size * (size - 1) / 2;
   const Shape shape{options.block_share ? 1 : count, packed};
-  weight = std::get<bool>(options.init_weights) ? Tensor::zeros(shape, dtype, device) : normal(shape, 0, 0.1, generator, dtype, device);
+  weight = std::get<bool>(options.init_weights) ? Tensor::zeros(shape, dtype, device)
+                                                : normal(shape, 0, 0.1, generator, dtype, device);
 
   std::vector<std::int64_t> index(size * size, packed);  // the diagonal reads a column of zeros
   std::vector<float> sign(size * size, 1);
@@ -87,7 +88,8 @@ Tensor OFTRotation::matrix(const Tensor& generators) const {
   const Device device = generators.device();
   const std::int64_t rows = generators.dim(0);
   const Tensor with_zero[] = {generators, Tensor::zeros({rows, 1}, dtype, device)};
-  const Tensor Q = reshape(index_select(concat(with_zero, 1), 1, to(index_, device)), {rows, size_, size_}) * to(to(sign_, dtype), device);
+  const Tensor Q =
+      reshape(index_select(concat(with_zero, 1), 1, to(index_, device)), {rows, size_, size_}) * to(to(sign_, dtype), device);
   const Tensor I = Tensor::eye(size_, dtype, device);
   if (!options_.use_cayley_neumann) {
     const DType wide = at_least_f32(dtype);
@@ -149,8 +151,8 @@ OFTAdapter::OFTAdapter(LinearBase& base, const Options& options, Casts casts, Ge
 std::string OFTAdapter::description() const {
   const Options& o = rotation_.options();
   const std::string form = o.use_cayley_neumann ? fmt::format("series of {}", o.num_cayley_neumann_terms) : "exact";
-  return fmt::format("{} blocks of {}{}, {}{}", rotation_.blocks(), rotation_.block_size(), o.block_share ? " (shared)" : "", form,
-                     o.coft ? fmt::format(", coft {:g}", o.eps) : "");
+  return fmt::format("{} blocks of {}{}, {}{}", rotation_.blocks(), rotation_.block_size(), o.block_share ? " (shared)" : "",
+                     form, o.coft ? fmt::format(", coft {:g}", o.eps) : "");
 }
 
 void OFTAdapter::visit(Visitor& visitor, const std::string& name) {

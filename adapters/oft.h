@@ -34,7 +34,7 @@ Options options(const OFTConfig& config, std::uint64_t seed = 0);
 
 /// Where half-precision inputs are rounded.
 enum class Casts {
-  wide,          // the rotated input stays in the adapter's dtype; a quantized base computes there and its result is cast back (PEFT ≤ 0.18)
+  wide,  // the rotated input stays in the adapter's dtype; a quantized base computes there and its result is cast back (PEFT ≤ 0.18)
   per_rotation,  // cast back to the input's dtype after every rotation (AWQ; everywhere in PEFT ≥ 0.19)
 };
 
@@ -115,7 +115,8 @@ class GPTQOFTLinear final : public AdapterLayer {
 };
 class AwqOFTLinear final : public AdapterLayer {
  public:
-  AwqOFTLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options = {.r = 0, .oft_block_size = 32});
+  AwqOFTLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name,
+               const Options& options = {.r = 0, .oft_block_size = 32});
 };
 /// merge() and unmerge() are AttributeErrors.
 class EetqOFTLinear final : public AdapterLayer {
@@ -129,7 +130,8 @@ class EetqOFTLinear final : public AdapterLayer {
 
 /// A wrapper around `target` if its innermost base is of the method, else null; see the LoRA dispatchers.
 std::shared_ptr<GPTQOFTLinear> dispatch_gptq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
-                                             const Options& options, const quant::Description* gptq_quantization_config = nullptr);
+                                             const Options& options,
+                                             const quant::Description* gptq_quantization_config = nullptr);
 std::shared_ptr<AwqOFTLinear> dispatch_awq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                            const Options& options, const std::string& auto_awq_version = {});
 std::shared_ptr<EetqOFTLinear> dispatch_eetq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,

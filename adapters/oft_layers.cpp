@@ -15,7 +15,8 @@ Linear::Linear(std::shared_ptr<LinearBase> base_layer, const std::string& adapte
   add_adapter(adapter_name, make(*this, options, Casts::wide));
 }
 
-GPTQOFTLinear::GPTQOFTLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options, Casts casts)
+GPTQOFTLinear::GPTQOFTLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options,
+                             Casts casts)
     : AdapterLayer(std::move(base_layer), "oft.GPTQOFTLinear") {
   add_adapter(adapter_name, make(*this, options, casts));
 }
@@ -25,7 +26,8 @@ AwqOFTLinear::AwqOFTLinear(std::shared_ptr<LinearBase> base_layer, const std::st
   add_adapter(adapter_name, make(*this, options, Casts::per_rotation));
 }
 
-EetqOFTLinear::EetqOFTLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options, Casts casts)
+EetqOFTLinear::EetqOFTLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options,
+                             Casts casts)
     : AdapterLayer(std::move(base_layer), "oft.EetqOFTLinear") {
   add_adapter(adapter_name, make(*this, options, casts));
 }

@@ -126,7 +126,9 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
   AdapterConfig config = read_config(folder);
   std::visit([&](auto& c) { c.inference_mode = !options.is_trainable; }, config);
   check<FileError>(std::filesystem::exists(folder / tensor_file), "{}: there is no such file{}", (folder / tensor_file).string(),
-                   std::filesystem::exists(folder / "adapter_model.bin") ? "; adapter_model.bin is a pickle, which is not read: save it as safetensors" : "");
+                   std::filesystem::exists(folder / "adapter_model.bin")
+                       ? "; adapter_model.bin is a pickle, which is not read: save it as safetensors"
+                       : "");
   const auto file = safetensors::File::open(folder / tensor_file);
 
   Injection injection = prepare_injection(model, config,
@@ -148,7 +150,8 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
   std::map<std::string, Tensor> base;
   for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) { base.emplace(path, tensor); });
   for (const auto& [name, entry] : file.entries()) {
-    check(!name.ends_with(".oft_r") && !name.ends_with(".oft_s"), "{}: a tensor of OFT as it was before PEFT 0.14, which is not read", name);
+    check(!name.ends_with(".oft_r") && !name.ends_with(".oft_s"),
+          "{}: a tensor of OFT as it was before PEFT 0.14, which is not read", name);
     if (const auto place = wanted.find(name); place != wanted.end()) {
       const Tensor tensor = file.tensor(name);
       check_fits(place->second, tensor, name, "the configuration says");
@@ -173,8 +176,8 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
   for (const auto& [name, place] : wanted)
     if (!file.contains(name)) report.unfilled.push_back(name);
   if (options.strict) {
-    check(report.unfilled.empty(), "{}: the adapter's tensors are incomplete, these are missing: {}", (folder / tensor_file).string(),
-          fmt::join(report.unfilled, ", "));
+    check(report.unfilled.empty(), "{}: the adapter's tensors are incomplete, these are missing: {}",
+          (folder / tensor_file).string(), fmt::join(report.unfilled, ", "));
     check(report.unused.empty(), "{}: these tensors belong to nothing that the configuration and the model have: {}",
           (folder / tensor_file).string(), fmt::join(report.unused, ", "));
   }

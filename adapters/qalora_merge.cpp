@@ -16,7 +16,8 @@ namespace {
 constexpr const char* suffix = ".zero_shift";
 
 quant::Stored stored(const quant::QuantLinear& layer) {
-  quant::Stored tensors{.module = {}, .description = layer.format(), .in = layer.in_features(), .out = layer.out_features(), .tensors = {}};
+  quant::Stored tensors{
+      .module = {}, .description = layer.format(), .in = layer.in_features(), .out = layer.out_features(), .tensors = {}};
   for (const auto& [name, tensor] : layer.original()) tensors.tensors[name] = tensor;
   return tensors;
 }
@@ -34,7 +35,8 @@ Shift checked(const quant::QuantLinear& layer, const Tensor& shift) {
   check(shift.rank() == 2 && shift.dim(0) == out && shift.dim(1) > 0 && in % shift.dim(1) == 0,
         "the shift of zero points has the shape {}; wanted [{}, a divisor of {}]", shift.shape(), out, in);
   Shift s{shift.to_vector<double>(), shift.dim(1), in / shift.dim(1)};
-  check(std::all_of(s.values.begin(), s.values.end(), [](double v) { return std::isfinite(v); }), "the shift of zero points is not finite");
+  check(std::all_of(s.values.begin(), s.values.end(), [](double v) { return std::isfinite(v); }),
+        "the shift of zero points is not finite");
   return s;
 }
 
@@ -55,7 +57,8 @@ Adapters qalora_adapters(Module& model, const std::string& name) {
 
 std::shared_ptr<quant::QuantLinear> quantized_layer(const std::string& path, const std::shared_ptr<LinearBase>& layer) {
   auto base = std::dynamic_pointer_cast<quant::QuantLinear>(layer);
-  check(base != nullptr, "{}: zero points can be shifted in a quantized layer, and this is a {}", path, layer ? layer->type_name() : "gap");
+  check(base != nullptr, "{}: zero points can be shifted in a quantized layer, and this is a {}", path,
+        layer ? layer->type_name() : "gap");
   return base;
 }
 
@@ -83,8 +86,9 @@ std::shared_ptr<quant::QuantLinear> with_shifted_zeros(const std::shared_ptr<qua
   for (std::size_t g = 0; g < pairs.size(); ++g) {
     for (std::int64_t n = 0; n < decoded.out; ++n) {
       const std::int64_t from = pairs[g].first * decoded.out + n, to = static_cast<std::int64_t>(g) * decoded.out + n;
-      const double offset = decoded.offsets.defined() ? decoded.offsets.data<float>()[from]
-                                                      : -static_cast<double>(old_scales[from]) * decoded.zeros.data<float>()[from];
+      const double offset = decoded.offsets.defined()
+                                ? decoded.offsets.data<float>()[from]
+                                : -static_cast<double>(old_scales[from]) * decoded.zeros.data<float>()[from];
       scales.data<float>()[to] = old_scales[from];
       offsets.data<float>()[to] = static_cast<float>(offset + s.at(n, pairs[g].second));
     }
@@ -106,7 +110,8 @@ void merge_qalora(Module& model, const std::string& name) {
   std::map<std::string, std::shared_ptr<quant::QuantLinear>> merged;
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
     for (const auto& [where, adapter] : adapters)
-      if (where == path) merged.emplace(path, with_shifted_zeros(quantized_layer(path, layer.base_layer()), adapter->group_delta()));
+      if (where == path)
+        merged.emplace(path, with_shifted_zeros(quantized_layer(path, layer.base_layer()), adapter->group_delta()));
   });
   for_each_slot(model, [&](const std::string& path, SlotBase& slot) {
     const auto found = merged.find(path);
@@ -146,13 +151,14 @@ PackedExport export_packed(const quant::QuantLinear& layer, const Tensor& shift)
   const quant::Stored original = stored(layer);
   const quant::Decoded decoded = quant::decode(original);
   const auto& method = decoded.description.method;
-  check(decoded.zeros.defined() && (method == "gptq" || method == "awq"), "a layer of format {} has no integer zero points to shift", method);
+  check(decoded.zeros.defined() && (method == "gptq" || method == "awq"),
+        "a layer of format {} has no integer zero points to shift", method);
   check(decoded.group_size > 0, "the channels of this layer's groups are not in order (act-order), while pooling groups are");
   check(s.length % decoded.group_size == 0 || decoded.group_size >= decoded.in,
-        "the pooling groups of {} channels cut the quantization groups of {} apart; a zero point cannot hold two shifts", s.length,
-        decoded.group_size);
-  check(s.length >= decoded.group_size, "the pooling groups of {} channels are smaller than the quantization groups of {}", s.length,
-        decoded.group_size);
+        "the pooling groups of {} channels cut the quantization groups of {} apart; a zero point cannot hold two shifts",
+        s.length, decoded.group_size);
+  check(s.length >= decoded.group_size, "the pooling groups of {} channels are smaller than the quantization groups of {}",
+        s.length, decoded.group_size);
 
   const std::int64_t groups = decoded.scales.dim(0);
   quant::Quantized q;
@@ -168,7 +174,8 @@ PackedExport export_packed(const quant::QuantLinear& layer, const Tensor& shift)
   PackedExport result;
   for (std::int64_t g = 0; g < groups; ++g) {
     for (std::int64_t n = 0; n < decoded.out; ++n) {
-      const double scale = decoded.scales.data<float>()[g * decoded.out + n], zero = decoded.zeros.data<float>()[g * decoded.out + n];
+      const double scale = decoded.scales.data<float>()[g * decoded.out + n],
+                   zero = decoded.zeros.data<float>()[g * decoded.out + n];
       const double nearest = std::nearbyint(scale != 0 ? zero - s.at(n, g * decoded.group_size / s.length) / scale : zero);
       const double fits = std::clamp(nearest, 0.0, static_cast<double>(q.grid.max_code()));
       if (nearest != fits) ++result.clipped;
@@ -185,8 +192,10 @@ PackedExport export_packed(const quant::QuantLinear& layer, const Tensor& shift)
     for (std::int64_t n = 0; n < decoded.out; ++n) {
       const std::uint8_t code = codes[k * decoded.out + n];
       q.codes.data<std::uint8_t>()[n * decoded.in + k] = code;
-      const double scale = decoded.scales.data<float>()[g * decoded.out + n], zero = decoded.zeros.data<float>()[g * decoded.out + n];
-      const double wanted = scale * (code - zero) + s.at(n, k / s.length), got = scale * (code - q.zero.data<std::uint8_t>()[n * groups + g]);
+      const double scale = decoded.scales.data<float>()[g * decoded.out + n],
+                   zero = decoded.zeros.data<float>()[g * decoded.out + n];
+      const double wanted = scale * (code - zero) + s.at(n, k / s.length),
+                   got = scale * (code - q.zero.data<std::uint8_t>()[n * groups + g]);
       result.worst_error = std::max(result.worst_error, std::abs(got - wanted));
       largest = std::max(largest, std::abs(wanted));
     }

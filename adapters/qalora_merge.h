@@ -32,7 +32,7 @@ void load_zero_shifts(Module& model, const std::filesystem::path& file);
 /// Back to integers, for other programs: the layer in its own layout with the zero points that are nearest to the shifted ones.
 struct PackedExport {
   quant::Stored layer;
-  double worst_error = 0;  // largest |weight with fractional zero − weight with the integer|, over the largest |weight|
+  double worst_error = 0;    // largest |weight with fractional zero − weight with the integer|, over the largest |weight|
   std::int64_t clipped = 0;  // zero points that did not fit their bits
 };
 /// ValueError for formats other than GPTQ and AWQ, for groups whose channels are not in order, and for pooling groups that are smaller than

@@ -60,7 +60,8 @@ double RankAllocator::update_and_allocate(std::int64_t step) {
     importance_.clear();
     return threshold;
   }
-  check(!layers_.front().adapter->kept().empty(), "step {} is beyond the final allocation at step {}, which never took place", step, final_step());
+  check(!layers_.front().adapter->kept().empty(), "step {} is beyond the final allocation at step {}, which never took place",
+        step, final_step());
   apply_masks();
   return nothing;
 }
@@ -70,7 +71,8 @@ void RankAllocator::update_importance() {
     for (const auto& [parameter, tensor] : layer.parameters()) {
       if (tensor->count() == 0) continue;
       const Tensor gradient = tensor->grad();
-      check<TypeError>(gradient.defined(), "{}: has no gradient to tell its importance from; call backward() before update_and_allocate()",
+      check<TypeError>(gradient.defined(),
+                       "{}: has no gradient to tell its importance from; call backward() before update_and_allocate()",
                        key(layer, parameter));
       Importance& i = importance_[key(layer, parameter)];
       if (!i.ipt.defined()) {
@@ -173,9 +175,10 @@ void RankAllocator::load_state(const std::vector<NamedTensor>& state) {
       if (there == 0) continue;
       check(there == 3, "allocator state: {} has {} of its three averages", name, there);
       for (const Tensor& average : {i.ipt, i.exp_avg_ipt, i.exp_avg_unc})
-        check(average.shape() == tensor->shape() && average.dtype() == tensor->dtype(), "allocator state: {} is {}{}, not {}{}", name,
-              average.dtype(), average.shape(), tensor->dtype(), tensor->shape());
-      importance.emplace(name, Importance{to(i.ipt, tensor->device()), to(i.exp_avg_ipt, tensor->device()), to(i.exp_avg_unc, tensor->device())});
+        check(average.shape() == tensor->shape() && average.dtype() == tensor->dtype(), "allocator state: {} is {}{}, not {}{}",
+              name, average.dtype(), average.shape(), tensor->dtype(), tensor->shape());
+      importance.emplace(name, Importance{to(i.ipt, tensor->device()), to(i.exp_avg_ipt, tensor->device()),
+                                          to(i.exp_avg_unc, tensor->device())});
     }
     const Tensor kept = take(key(layer, "kept"));
     masks.emplace_back();

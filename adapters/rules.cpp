@@ -14,7 +14,8 @@ Verdict has_method(const LinearBase& layer, std::string_view method) {
 }
 
 Verdict has_dense_weight(const LinearBase& layer) {
-  return dense_weight(layer).defined() ? Verdict::accept() : Verdict::decline("a layer of type {} has no dense weight", layer.type_name());
+  return dense_weight(layer).defined() ? Verdict::accept()
+                                       : Verdict::decline("a layer of type {} has no dense weight", layer.type_name());
 }
 
 template <class Config>
@@ -54,25 +55,30 @@ auto make_oft() {
 
 /// The order of rounding of the wrapper that would stand there for plain LoRA.
 Rounding rounding_of(const LinearBase& base) {
-  return adapters::quantized(base, "gptq") ? lora::gptq.rounding : adapters::quantized(base, "awq") ? lora::awq.rounding : lora::eetq.rounding;
+  return adapters::quantized(base, "gptq")  ? lora::gptq.rounding
+         : adapters::quantized(base, "awq") ? lora::awq.rounding
+                                            : lora::eetq.rounding;
 }
 
 /// A rule for one variant on quantized layers, whichever the wrappers refuse.
 template <class Variant>
-Registry::Rule<LoraConfig> quantized_variant(const char* name, const char* type_name, bool LoraConfig::* wanted) {
+Registry::Rule<LoraConfig> quantized_variant(const char* name, const char* type_name, bool LoraConfig::*wanted) {
   return {.name = name,
-          .accepts = [=](const LinearBase& layer, const LoraConfig& config) {
-            if (!(config.*wanted)) return Verdict::decline("the configuration does not ask for it");
-            if (config.use_dora && config.use_qalora) return Verdict::decline("it asks for DoRA and QA-LoRA at once");
-            if (!dynamic_cast<const quant::QuantLinear*>(&layer)) return Verdict::decline("a layer of type {} is not quantized", layer.type_name());
-            return Verdict::accept();
-          },
-          .make = [=](std::shared_ptr<LinearBase> base, const std::string& adapter, const LoraConfig& config, std::uint64_t seed) {
-            const Rounding rounding = rounding_of(*base);
-            auto layer = std::make_shared<AdapterLayer>(base, type_name);
-            layer->add_adapter(adapter, std::make_shared<Variant>(*base, lora::options(config, seed), rounding));
-            return layer;
-          }};
+          .accepts =
+              [=](const LinearBase& layer, const LoraConfig& config) {
+                if (!(config.*wanted)) return Verdict::decline("the configuration does not ask for it");
+                if (config.use_dora && config.use_qalora) return Verdict::decline("it asks for DoRA and QA-LoRA at once");
+                if (!dynamic_cast<const quant::QuantLinear*>(&layer))
+                  return Verdict::decline("a layer of type {} is not quantized", layer.type_name());
+                return Verdict::accept();
+              },
+          .make =
+              [=](std::shared_ptr<LinearBase> base, const std::string& adapter, const LoraConfig& config, std::uint64_t seed) {
+                const Rounding rounding = rounding_of(*base);
+                auto layer = std::make_shared<AdapterLayer>(base, type_name);
+                layer->add_adapter(adapter, std::make_shared<Variant>(*base, lora::options(config, seed), rounding));
+                return layer;
+              }};
 }
 
 }  // namespace

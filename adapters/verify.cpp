@@ -67,7 +67,8 @@ std::string fingerprint(Module& model) {
 
 std::vector<LayerChange> verify(Module& model, const std::string& adapter_name) {
   const auto known = adapter_names(model);
-  check(std::find(known.begin(), known.end(), adapter_name) != known.end(), "there is no adapter '{}' in this model", adapter_name);
+  check(std::find(known.begin(), known.end(), adapter_name) != known.end(), "there is no adapter '{}' in this model",
+        adapter_name);
   const NoGrad no_grad;
   std::vector<LayerChange> changes;
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {

@@ -30,7 +30,8 @@ class LoraLayer : public AdapterLayer {
 
  protected:
   /// With its first adapter. DoRA on a policy without it is a ValueError even beside QA-LoRA, as in PEFT's constructors.
-  LoraLayer(const Policy& policy, std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options);
+  LoraLayer(const Policy& policy, std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name,
+            const Options& options);
 
  private:
   const Policy* policy_;
@@ -49,7 +50,9 @@ class GPTQLoraLinear final : public LoraLayer {
  public:
   GPTQLoraLinear(std::shared_ptr<LinearBase> base_layer, const std::string& adapter_name, const Options& options = {})
       : LoraLayer(gptq, std::move(base_layer), adapter_name, options) {}
-  static VariantMaker resolve_lora_variant(bool use_dora, bool use_qalora) { return lora::resolve_lora_variant(use_dora, use_qalora); }
+  static VariantMaker resolve_lora_variant(bool use_dora, bool use_qalora) {
+    return lora::resolve_lora_variant(use_dora, use_qalora);
+  }
 };
 
 /// On an AWQ layer: casts only outside autocast, and scales after the cast. use_dora and use_qalora are ValueErrors.

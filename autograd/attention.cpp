@@ -89,8 +89,8 @@ Tensor rotary(const Tensor& x, const Tensor& cos, const Tensor& sin) {
     compute::require_same_device(x, *table, "rotary");
     check(table->rank() == 3 && (table->dim(0) == 1 || table->dim(0) == x.dim(0)) && table->dim(1) == x.dim(2) &&
               table->dim(2) * 2 == x.dim(3),
-          "rotary: an angle table of shape {} for x of shape {}; wanted [{} or 1, {}, {}]", table->shape(), x.shape(), x.dim(0), x.dim(2),
-          x.dim(3) / 2);
+          "rotary: an angle table of shape {} for x of shape {}; wanted [{} or 1, {}, {}]", table->shape(), x.shape(), x.dim(0),
+          x.dim(2), x.dim(3) / 2);
   }
   return rotate(x, to(cos, x.dtype()), to(sin, x.dtype()), false);
 }
@@ -106,14 +106,16 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
     dtype = promote(dtype, lowered[i].dtype());
   }
   for (Tensor& x : lowered) x = to(x, dtype);
-  check(q.rank() == 4 && k.rank() == 4 && q.dim(0) == k.dim(0) && q.dim(3) == k.dim(3) && k.shape() == v.shape() && k.dim(1) > 0 &&
-            q.dim(1) % k.dim(1) == 0,
-        "attention: q {}, k {}, v {} do not fit; wanted [b, heads, t, d] and twice [b, kv_heads, s, d], heads a multiple of kv_heads",
+  check(q.rank() == 4 && k.rank() == 4 && q.dim(0) == k.dim(0) && q.dim(3) == k.dim(3) && k.shape() == v.shape() &&
+            k.dim(1) > 0 && q.dim(1) % k.dim(1) == 0,
+        "attention: q {}, k {}, v {} do not fit; wanted [b, heads, t, d] and twice [b, kv_heads, s, d], heads a multiple of "
+        "kv_heads",
         q.shape(), k.shape(), v.shape());
   if (mask.defined()) {
     compute::require_same_device(q, mask, "attention");
     check<TypeError>(mask.dtype() == DType::boolean, "attention: a key mask has elements of type bool, not {}", mask.dtype());
-    check(mask.shape() == Shape{k.dim(0), k.dim(2)}, "attention: a key mask of shape {} for keys of shape {}", mask.shape(), k.shape());
+    check(mask.shape() == Shape{k.dim(0), k.dim(2)}, "attention: a key mask of shape {} for keys of shape {}", mask.shape(),
+          k.shape());
   }
   const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(q.dim(3)));
   const Problem problem{scale, options.causal, saved(mask)};
@@ -129,8 +131,9 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
         auto like = [](const Tensor& t) { return Tensor::empty(t.shape(), t.dtype(), t.device()); };
         Tensor dq = like(q()), dk = like(k()), dv = like(v());
         View seen;
-        kernel(dy.device(), &Kernels::attention_backward, "attention")(q().view(), k().view(), v().view(), problem.shape(seen), y.view(),
-                                                                       lse().view(), dy.view(), dq.view(), dk.view(), dv.view());
+        kernel(dy.device(), &Kernels::attention_backward, "attention")(q().view(), k().view(), v().view(), problem.shape(seen),
+                                                                       y.view(), lse().view(), dy.view(), dq.view(), dk.view(),
+                                                                       dv.view());
         return Gradients{dq, dk, dv};
       });
 }

@@ -25,7 +25,10 @@ struct Surroundings {
 class Replay {
  public:
   explicit Replay(const Surroundings& then)
-      : cpu_(Device::Type::cpu, then.cpu), cuda_(Device::Type::cuda, then.cuda), generators_(then.generators), states_(then.states) {
+      : cpu_(Device::Type::cpu, then.cpu),
+        cuda_(Device::Type::cuda, then.cuda),
+        generators_(then.generators),
+        states_(then.states) {
     swap();
   }
   ~Replay() { swap(); }

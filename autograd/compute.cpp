@@ -76,7 +76,8 @@ View broadcast_view(const Tensor& x, const Shape& shape) {
 
 Tensor lower_triangle(std::int64_t rows, std::int64_t columns, std::int64_t diagonal, Device device) {
   const Tensor row = Tensor::arange(rows, DType::i64, device), column = Tensor::arange(columns, DType::i64, device);
-  const Tensor last = binary(BinaryOp::add, row, Tensor::scalar(static_cast<double>(diagonal), DType::i64, device), "lower_triangle");
+  const Tensor last =
+      binary(BinaryOp::add, row, Tensor::scalar(static_cast<double>(diagonal), DType::i64, device), "lower_triangle");
   return binary(BinaryOp::less_equal, column, last.alias({rows, 1}, {1, 0}, 0), "lower_triangle");
 }
 

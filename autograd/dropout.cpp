@@ -17,7 +17,8 @@ Tensor drop(const Tensor& x, double p, std::uint64_t seed, std::uint64_t stream)
   return record("dropout", y).wrt(x, [p, seed, stream](const Tensor& dy) { return drop(dy, p, seed, stream); });
 }
 
-Tensor drawn(Draw kind, const Shape& shape, double p0, double p1, Generator& generator, DType dtype, Device device, const char* what) {
+Tensor drawn(Draw kind, const Shape& shape, double p0, double p1, Generator& generator, DType dtype, Device device,
+             const char* what) {
   check<TypeError>(is_floating(dtype), "{}: draws floating numbers, not {}", what, dtype);
   Tensor y = Tensor::empty(shape, dtype, device);
   kernel(device, &Kernels::draw, what)(kind, generator.seed, generator.next(), y.view(), p0, p1);

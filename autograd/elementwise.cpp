@@ -27,7 +27,8 @@ Tensor mul(const Tensor& a, const Tensor& b) {
 }
 
 Tensor div(const Tensor& a, const Tensor& b) {
-  check<TypeError>(is_floating(promote(a.dtype(), b.dtype())), "div: takes floating tensors, not {} and {}", a.dtype(), b.dtype());
+  check<TypeError>(is_floating(promote(a.dtype(), b.dtype())), "div: takes floating tensors, not {} and {}", a.dtype(),
+                   b.dtype());
   return record("div", compute::binary(BinaryOp::div, a, b, "div"))
       .wrt(a, [b = saved(b)](const Tensor& dy) { return div(dy, b()); })
       .wrt(b, [b = saved(b)](const Tensor& dy, const Tensor& y) { return neg(div(mul(dy, y), b())); });
@@ -63,14 +64,16 @@ Tensor minimum(const Tensor& a, const Tensor& b) {
 }
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
-  check<TypeError>(condition.dtype() == DType::boolean, "where: the condition has elements of type bool, not {}", condition.dtype());
+  check<TypeError>(condition.dtype() == DType::boolean, "where: the condition has elements of type bool, not {}",
+                   condition.dtype());
   compute::require_same_device(condition, a, "where");
   compute::require_same_device(a, b, "where");
   const DType dtype = promote(a.dtype(), b.dtype());
   const Tensor x = compute::cast(a, dtype), w = compute::cast(b, dtype);
   Tensor y = Tensor::empty(broadcast(condition.shape(), broadcast(a.shape(), b.shape(), "where"), "where"), dtype, a.device());
-  kernel(a.device(), &Kernels::select, "where")(compute::broadcast_view(condition, y.shape()), compute::broadcast_view(x, y.shape()),
-                                                compute::broadcast_view(w, y.shape()), y.view());
+  kernel(a.device(), &Kernels::select, "where")(compute::broadcast_view(condition, y.shape()),
+                                                compute::broadcast_view(x, y.shape()), compute::broadcast_view(w, y.shape()),
+                                                y.view());
   auto zero = [](const Tensor& dy) { return Tensor::scalar(0, dy.dtype(), dy.device()); };
   return record("where", y)
       .wrt(a, [zero, condition = saved(condition)](const Tensor& dy) { return where(condition(), dy, zero(dy)); })
@@ -99,7 +102,9 @@ Tensor abs(const Tensor& x) {
 
 Tensor exp(const Tensor& x) {
   require_floating(x, "exp");
-  return record("exp", compute::unary(UnaryOp::exp, x, "exp")).wrt(x, [](const Tensor& dy, const Tensor& y) { return mul(dy, y); });
+  return record("exp", compute::unary(UnaryOp::exp, x, "exp")).wrt(x, [](const Tensor& dy, const Tensor& y) {
+    return mul(dy, y);
+  });
 }
 
 Tensor log(const Tensor& x) {
@@ -123,7 +128,9 @@ Tensor rsqrt(const Tensor& x) {
 
 Tensor sin(const Tensor& x) {
   require_floating(x, "sin");
-  return record("sin", compute::unary(UnaryOp::sin, x, "sin")).wrt(x, [x = saved(x)](const Tensor& dy) { return mul(dy, cos(x())); });
+  return record("sin", compute::unary(UnaryOp::sin, x, "sin")).wrt(x, [x = saved(x)](const Tensor& dy) {
+    return mul(dy, cos(x()));
+  });
 }
 
 Tensor cos(const Tensor& x) {

@@ -79,8 +79,9 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
       const double error = std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance;
       worst = std::max(worst, error);
       if (error > tolerance && message.empty())
-        message = fmt::format("{} derivative for input {}, entry {}: {} where differences give {} (off by {} of the largest entry, {})",
-                                     order, i, entry, found[entry], numeric[entry], error, largest);
+        message =
+            fmt::format("{} derivative for input {}, entry {}: {} where differences give {} (off by {} of the largest entry, {})",
+                        order, i, entry, found[entry], numeric[entry], error, largest);
     }
   }
 }

@@ -20,7 +20,8 @@ void require_fitting(const Tensor& x, int dim, const Tensor& index, const char* 
   compute::require_same_device(x, index, what);
   bool fits = index.rank() == x.rank();
   for (int i = 0; fits && i < x.rank(); ++i) fits = i == dim || index.shape()[i] <= x.shape()[i];
-  check(fits, "{}: an index of shape {} does not fit a tensor of shape {} along dimension {}", what, index.shape(), x.shape(), dim);
+  check(fits, "{}: an index of shape {} does not fit a tensor of shape {} along dimension {}", what, index.shape(), x.shape(),
+        dim);
   compute::require_index(index, x.shape()[dim], what);
 }
 
@@ -79,7 +80,8 @@ Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& 
   const int at = wrap_dim(dim, x.rank(), "scatter_add");
   require_fitting(x, at, index, "scatter_add");
   compute::require_same_device(x, source, "scatter_add");
-  check(source.shape() == index.shape(), "scatter_add: a source of shape {} for an index of shape {}", source.shape(), index.shape());
+  check(source.shape() == index.shape(), "scatter_add: a source of shape {} for an index of shape {}", source.shape(),
+        index.shape());
   const DType dtype = promote(x.dtype(), source.dtype());
   Tensor y = Tensor::empty(x.shape(), dtype, x.device());
   y.copy_(x);

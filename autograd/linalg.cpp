@@ -37,7 +37,8 @@ Tensor solve_triangular(const Tensor& a, const Tensor& b, bool upper) {
   const Shape batch = broadcast(compute::leading(a.shape(), 2), compute::leading(b.shape(), 2), "solve_triangular");
   Tensor y = empty_like(left, compute::joined(batch, {b.dim(-2), b.dim(-1)}));
   kernel(a.device(), &Kernels::solve_triangular, "solve_triangular")(
-      compute::broadcast_view(left, compute::joined(batch, {a.dim(-2), a.dim(-1)})), compute::broadcast_view(right, y.shape()), upper, y.view());
+      compute::broadcast_view(left, compute::joined(batch, {a.dim(-2), a.dim(-1)})), compute::broadcast_view(right, y.shape()),
+      upper, y.view());
   return record("solve_triangular", y).wrt({a, b}, [upper, a = saved(a)](const Tensor& dy, const Tensor& y) {
     const Tensor db = solve_triangular(a().t(), dy, !upper);
     const Tensor full = neg(matmul(db, y.t()));

@@ -14,8 +14,8 @@ Tensor flat_rows(const Tensor& x) { return reshape(x, {compute::leading(x.shape(
 
 /// result + term, whose own memory takes the sum where nobody differentiates: it is fresh, and as large as the layer's result.
 Tensor added(const Tensor& result, const Tensor& term) {
-  const bool in_place = !result.requires_grad() && !term.requires_grad() && result.dtype() == term.dtype() &&
-                        result.shape() == term.shape();
+  const bool in_place =
+      !result.requires_grad() && !term.requires_grad() && result.dtype() == term.dtype() && result.shape() == term.shape();
   if (!in_place) return add(result, term);
   kernel(result.device(), &Kernels::binary, "add")(BinaryOp::add, result.view(), term.view(), term.view());
   return term;
@@ -28,7 +28,9 @@ Tensor accumulate(const Tensor& result, const Tensor& term, const Tensor& rows) 
 
 }  // namespace
 
-Tensor LinearBase::forward(const Tensor& x, std::span<const LowRankTerm> terms) const { return low_rank_sum(forward(x), x, terms); }
+Tensor LinearBase::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
+  return low_rank_sum(forward(x), x, terms);
+}
 
 Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm> terms) {
   const DType start = result.dtype();
@@ -42,10 +44,8 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
     // A later term sees the layer's input after the casts of the earlier ones.
     if (casts) input = to(input, term.A.dtype());
     Tensor own = term.x;
-    if (own.defined())
-      own = casts ? to(own, term.A.dtype()) : own;
-    else
-      own = term.rows.defined() ? index_select(flat_rows(input), 0, term.rows) : input;
+    if (own.defined()) own = casts ? to(own, term.A.dtype()) : own;
+    else own = term.rows.defined() ? index_select(flat_rows(input), 0, term.rows) : input;
     // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r] instead of
     // one over [.., out].
     const bool narrow = !lowered && !is_half(term.A.dtype()) && !term.bias.defined() &&
@@ -63,7 +63,8 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
 }
 
 Linear::Linear(Tensor weight, Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {
-  check(weight_.defined() && weight_.rank() == 2 && is_floating(weight_.dtype()), "Linear: wants a floating weight [out, in], not {}",
+  check(weight_.defined() && weight_.rank() == 2 && is_floating(weight_.dtype()),
+        "Linear: wants a floating weight [out, in], not {}",
         weight_.defined() ? fmt::format("{}{}", weight_.dtype(), weight_.shape()) : "none");
   check(!bias_.defined() || (bias_.shape() == Shape{weight_.dim(0)} && is_floating(bias_.dtype())),
         "Linear: wants a floating bias [{}] or none, not {}", weight_.dim(0),
@@ -71,7 +72,8 @@ Linear::Linear(Tensor weight, Tensor bias) : weight_(std::move(weight)), bias_(s
 }
 
 std::string Linear::description() const {
-  return fmt::format("in_features={}, out_features={}, bias={}", in_features(), out_features(), bias_.defined() ? "True" : "False");
+  return fmt::format("in_features={}, out_features={}, bias={}", in_features(), out_features(),
+                     bias_.defined() ? "True" : "False");
 }
 
 void Linear::visit(Visitor& visitor) {

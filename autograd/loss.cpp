@@ -15,8 +15,8 @@ struct Labels {
   Labels(const Tensor& flat, std::int64_t ignored, std::int64_t classes) : labels(flat), ignored(ignored) {
     for (std::int64_t label : flat.to_vector<std::int64_t>()) {
       if (label == ignored) continue;
-      check(label >= 0 && label < classes, "cross_entropy: label {} is neither one of {} classes nor the ignored label {}", label, classes,
-            ignored);
+      check(label >= 0 && label < classes, "cross_entropy: label {} is neither one of {} classes nor the ignored label {}", label,
+            classes, ignored);
       ++counted;
     }
   }
@@ -40,15 +40,16 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, std::int64_t ig
   compute::require_rank(logits, 1, "cross_entropy");
   compute::require_same_device(logits, labels, "cross_entropy");
   check<TypeError>(labels.dtype() == DType::i64, "cross_entropy: labels have elements of type i64, not {}", labels.dtype());
-  check(labels.shape() == compute::leading(logits.shape(), 1), "cross_entropy: labels of shape {} for logits of shape {}", labels.shape(),
-        logits.shape());
+  check(labels.shape() == compute::leading(logits.shape(), 1), "cross_entropy: labels of shape {} for logits of shape {}",
+        labels.shape(), logits.shape());
   const std::int64_t n = labels.count(), classes = logits.dim(-1);
   const Tensor flat = reshape(logits, {n, classes});
   const Labels target(reshape(labels, {n}), ignored, classes);
 
   const DType wide = compute::wide(logits.dtype());
   Tensor losses = Tensor::empty({n}, wide, logits.device()), lse = Tensor::empty({n}, wide, logits.device());
-  kernel(logits.device(), &Kernels::cross_entropy, "cross_entropy")(flat.view(), target.labels().view(), ignored, losses.view(), lse.view());
+  kernel(logits.device(), &Kernels::cross_entropy, "cross_entropy")(flat.view(), target.labels().view(), ignored, losses.view(),
+                                                                    lse.view());
   Tensor mean;
   {
     NoGrad off;

@@ -55,8 +55,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   compute::require_rank(x, 1, "linear");
-  check(weight.rank() == 2 && x.dim(-1) == weight.dim(1), "linear: an input of shape {} does not fit a weight of shape {}", x.shape(),
-        weight.shape());
+  check(weight.rank() == 2 && x.dim(-1) == weight.dim(1), "linear: an input of shape {} does not fit a weight of shape {}",
+        x.shape(), weight.shape());
   check(!bias.defined() || bias.shape() == Shape{weight.dim(0)}, "linear: a bias of shape {} does not fit a weight of shape {}",
         bias.defined() ? bias.shape() : Shape(), weight.shape());
   const Operands in(x, weight, "linear");

@@ -48,7 +48,8 @@ Tensor normalise_gradient(const Normalised& n, const Tensor& drows, bool centred
 void require_width(const Tensor& parameter, const Tensor& x, const char* what) {
   compute::require_same_device(x, parameter, what);
   compute::require_floating(parameter, what);
-  check(parameter.shape() == Shape{x.dim(-1)}, "{}: a parameter of shape {} for rows of width {}", what, parameter.shape(), x.dim(-1));
+  check(parameter.shape() == Shape{x.dim(-1)}, "{}: a parameter of shape {} for rows of width {}", what, parameter.shape(),
+        x.dim(-1));
 }
 
 }  // namespace
@@ -66,20 +67,20 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   Tensor rstd = Tensor::empty(compute::leading(x.shape(), 1), compute::wide(x.dtype()), x.device());
   kernel(x.device(), &Kernels::rms_norm, "rms_norm")(x.view(), weight.view(), eps, y.view(), rstd.view());
   const bool trains_x = x.requires_grad(), trains_weight = weight.requires_grad();
-  return record("rms_norm", y)
-      .wrt({x, weight}, [=, x = saved(x), weight = saved(weight), rstd = saved(rstd)](const Tensor& dy) {
-        if (grad_enabled()) {
-          const Normalised n = normalise(x(), eps, false);
-          const Tensor wide = to(dy, n.rows.dtype());
-          return Gradients{normalise_gradient(n, mul(wide, weight()), false), mul(wide, n.rows)};
-        }
-        Tensor dx, dweight;
-        if (trains_x) dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
-        if (trains_weight) dweight = Tensor::empty(weight().shape(), dy.dtype(), dy.device());
-        kernel(dy.device(), &Kernels::rms_norm_backward, "rms_norm")(x().view(), weight().view(), rstd().view(), dy.view(),
-                                                                     trains_x ? dx.view() : View(), trains_weight ? dweight.view() : View());
-        return Gradients{dx, dweight};
-      });
+  return record("rms_norm", y).wrt({x, weight}, [=, x = saved(x), weight = saved(weight), rstd = saved(rstd)](const Tensor& dy) {
+    if (grad_enabled()) {
+      const Normalised n = normalise(x(), eps, false);
+      const Tensor wide = to(dy, n.rows.dtype());
+      return Gradients{normalise_gradient(n, mul(wide, weight()), false), mul(wide, n.rows)};
+    }
+    Tensor dx, dweight;
+    if (trains_x) dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
+    if (trains_weight) dweight = Tensor::empty(weight().shape(), dy.dtype(), dy.device());
+    kernel(dy.device(), &Kernels::rms_norm_backward, "rms_norm")(x().view(), weight().view(), rstd().view(), dy.view(),
+                                                                 trains_x ? dx.view() : View(),
+                                                                 trains_weight ? dweight.view() : View());
+    return Gradients{dx, dweight};
+  });
 }
 
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {

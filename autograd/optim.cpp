@@ -64,8 +64,9 @@ void restore(const std::vector<NamedTensor>& own, const std::vector<NamedTensor>
   for (const auto& [name, tensor] : own) {
     const auto found = std::find_if(given.begin(), given.end(), [&](const NamedTensor& entry) { return entry.name == name; });
     check(found != given.end(), "{}: the state has no entry {}", what, name);
-    check(found->tensor.shape() == tensor.shape() && found->tensor.dtype() == tensor.dtype(), "{}: state entry {} is {}{}, wanted {}{}", what,
-          name, found->tensor.dtype(), found->tensor.shape(), tensor.dtype(), tensor.shape());
+    check(found->tensor.shape() == tensor.shape() && found->tensor.dtype() == tensor.dtype(),
+          "{}: state entry {} is {}{}, wanted {}{}", what, name, found->tensor.dtype(), found->tensor.shape(), tensor.dtype(),
+          tensor.shape());
     sources.push_back(&found->tensor);
   }
   for (const auto& [name, tensor] : given)
@@ -160,12 +161,9 @@ void AdamW::step() {
       auto& [exp_avg, exp_avg_sq, steps] = moments_[i][j];
       const AdamWStep step(options, options.lr * lr_scale_, ++steps);
       const Tensor grad = to(p.grad(), p.dtype());
-      if (!swept(p))
-        compose_adamw(step, p, grad, exp_avg, exp_avg_sq);
-      else if (p.dtype() == DType::f64)
-        sweep_adamw<double>(step, p, contiguous(grad), exp_avg, exp_avg_sq);
-      else
-        sweep_adamw<float>(step, p, contiguous(grad), exp_avg, exp_avg_sq);
+      if (!swept(p)) compose_adamw(step, p, grad, exp_avg, exp_avg_sq);
+      else if (p.dtype() == DType::f64) sweep_adamw<double>(step, p, contiguous(grad), exp_avg, exp_avg_sq);
+      else sweep_adamw<float>(step, p, contiguous(grad), exp_avg, exp_avg_sq);
     }
   }
 }
@@ -229,13 +227,15 @@ void compose_sgd(const SGDOptions& o, double lr, const Tensor& p, const Tensor& 
 
 }  // namespace
 
-SGD::SGD(std::vector<NamedTensor> parameters, const SGDOptions& options) : SGD(std::vector<Group>{{std::move(parameters), options}}) {}
+SGD::SGD(std::vector<NamedTensor> parameters, const SGDOptions& options)
+    : SGD(std::vector<Group>{{std::move(parameters), options}}) {}
 
 SGD::SGD(std::vector<Group> groups) : groups_(std::move(groups)) {
   validate(groups_, "SGD");
   for (const Group& group : groups_) {
     auto& momentum = momentum_.emplace_back();
-    for (const auto& [name, tensor] : group.parameters) momentum.push_back(group.options.momentum > 0 ? state_for(tensor) : Tensor());
+    for (const auto& [name, tensor] : group.parameters)
+      momentum.push_back(group.options.momentum > 0 ? state_for(tensor) : Tensor());
   }
 }
 
@@ -248,12 +248,9 @@ void SGD::step() {
       const Tensor &p = parameters[j].tensor, &momentum = momentum_[i][j];
       if (!p.grad().defined()) continue;
       const Tensor grad = to(p.grad(), p.dtype());
-      if (!swept(p))
-        compose_sgd(options, lr, p, grad, momentum);
-      else if (p.dtype() == DType::f64)
-        sweep_sgd<double>(options, lr, p, contiguous(grad), momentum);
-      else
-        sweep_sgd<float>(options, lr, p, contiguous(grad), momentum);
+      if (!swept(p)) compose_sgd(options, lr, p, grad, momentum);
+      else if (p.dtype() == DType::f64) sweep_sgd<double>(options, lr, p, contiguous(grad), momentum);
+      else sweep_sgd<float>(options, lr, p, contiguous(grad), momentum);
     }
   }
 }

@@ -103,9 +103,10 @@ Tensor logsumexp(const Tensor& x, int dim, bool keepdim) {
     y = add(log(sum(exp(sub(x, shift)), dims, true)), shift);
   }
   const Shape keep = y.shape();
-  return record("logsumexp", keepdim ? y : shaped(y, dropped(keep, dims))).wrt(x, [keep, x = saved(x)](const Tensor& dy, const Tensor& y) {
-    return mul(reshape(dy, keep), exp(sub(x(), reshape(y, keep))));
-  });
+  return record("logsumexp", keepdim ? y : shaped(y, dropped(keep, dims)))
+      .wrt(x, [keep, x = saved(x)](const Tensor& dy, const Tensor& y) {
+        return mul(reshape(dy, keep), exp(sub(x(), reshape(y, keep))));
+      });
 }
 
 Tensor argmax(const Tensor& x) {

@@ -39,10 +39,8 @@ std::optional<Strides> strides_of_view(const Tensor& x, const Shape& shape) {
   for (int i = x.rank() - 1; i >= 0; --i) {
     const std::int64_t extent = x.shape()[i], stride = x.strides()[i];
     if (extent == 1) continue;
-    if (found > 0 && stride == runs[found - 1].count * runs[found - 1].stride)
-      runs[found - 1].count *= extent;
-    else
-      runs[found++] = {extent, stride};
+    if (found > 0 && stride == runs[found - 1].count * runs[found - 1].stride) runs[found - 1].count *= extent;
+    else runs[found++] = {extent, stride};
   }
   Strides strides = shape;
   int at = 0;
@@ -69,7 +67,8 @@ Tensor reshape(const Tensor& x, const Shape& shape) {
 
 Tensor permute(const Tensor& x, std::span<const int> order) {
   const int rank = x.rank();
-  check(static_cast<int>(order.size()) == rank, "permute: {} dimensions are named for a tensor of shape {}", order.size(), x.shape());
+  check(static_cast<int>(order.size()) == rank, "permute: {} dimensions are named for a tensor of shape {}", order.size(),
+        x.shape());
   Shape shape = x.shape();
   Strides strides = x.strides();
   std::vector<int> back(order.size(), -1);
@@ -113,8 +112,8 @@ Tensor squeeze(const Tensor& x, int dim) {
 
 Tensor expand(const Tensor& x, const Shape& shape) {
   if (shape == x.shape()) return x;
-  check(x.rank() <= shape.rank() && broadcast(x.shape(), shape, "expand") == shape, "expand: shape {} does not broadcast to {}", x.shape(),
-        shape);
+  check(x.rank() <= shape.rank() && broadcast(x.shape(), shape, "expand") == shape, "expand: shape {} does not broadcast to {}",
+        x.shape(), shape);
   const View seen = compute::broadcast_view(x, shape);
   const Strides strides(std::span(seen.strides, static_cast<std::size_t>(seen.rank)));
   // The engine sums over what was broadcast.
@@ -124,7 +123,8 @@ Tensor expand(const Tensor& x, const Shape& shape) {
 Tensor slice(const Tensor& x, int dim, std::int64_t begin, std::int64_t end) {
   const int at = wrap_dim(dim, x.rank(), "slice");
   const std::int64_t extent = x.shape()[at];
-  check(0 <= begin && begin <= end && end <= extent, "slice: {} … {} is outside dimension {} of shape {}", begin, end, dim, x.shape());
+  check(0 <= begin && begin <= end && end <= extent, "slice: {} … {} is outside dimension {} of shape {}", begin, end, dim,
+        x.shape());
   Shape shape = x.shape();
   shape[at] = end - begin;
   const std::int64_t offset = begin < end ? x.offset() + begin * x.strides()[at] : x.offset();
@@ -190,8 +190,8 @@ Tensor to(const Tensor& x, Device device) {
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
-  check(shape.rank() <= x.rank() && broadcast(x.shape(), shape, "sum_to") == x.shape(), "sum_to: shape {} is no broadcast of {}", x.shape(),
-        shape);
+  check(shape.rank() <= x.rank() && broadcast(x.shape(), shape, "sum_to") == x.shape(), "sum_to: shape {} is no broadcast of {}",
+        x.shape(), shape);
   const int skip = x.rank() - shape.rank();
   std::vector<int> dims;
   for (int i = 0; i < x.rank(); ++i)

@@ -89,8 +89,8 @@ GradMode::~GradMode() { recording = previous_; }
 
 const Tensor& Saved::operator()() const {
   if (tensor_.defined())
-    check(tensor_.version() == version_, "backward: a tensor of shape {} that was saved for backward has been changed in place since",
-          tensor_.shape());
+    check(tensor_.version() == version_,
+          "backward: a tensor of shape {} that was saved for backward has been changed in place since", tensor_.shape());
   return tensor_;
 }
 
@@ -121,10 +121,10 @@ struct Engine {
   Engine(const BackwardOptions& options, bool into_leaves) : options(options), into_leaves(into_leaves) {}
 
   BackwardOptions options;
-  bool into_leaves;                                   // backward(): add to grad() of leaves
-  std::unordered_map<Node*, Tensor> pending;          // gradients of nodes not yet visited
+  bool into_leaves;                           // backward(): add to grad() of leaves
+  std::unordered_map<Node*, Tensor> pending;  // gradients of nodes not yet visited
   std::unordered_map<Node*, std::shared_ptr<Node>> keep;
-  std::unordered_map<Node*, std::size_t> wanted;      // grad(): which node answers which input
+  std::unordered_map<Node*, std::size_t> wanted;  // grad(): which node answers which input
   std::vector<Tensor> answers;
 
   struct Later {
@@ -155,10 +155,8 @@ struct Engine {
       auto alive = std::move(keep.at(node));
       keep.erase(node);
       if (auto want = wanted.find(node); want != wanted.end()) answers[want->second] = dy;
-      if (node->entries.empty() && !node->spent)
-        accumulate(*node, dy);
-      else
-        differentiate(alive, dy);
+      if (node->entries.empty() && !node->spent) accumulate(*node, dy);
+      else differentiate(alive, dy);
     }
   }
 
@@ -174,8 +172,8 @@ struct Engine {
     check(!node->spent, "backward: the graph of {} was already used; pass retain_graph to use it again", node->operation);
     Tensor y;
     if (node->output.defined()) {
-      check(node->output.version() == node->output_version, "backward: the result of {} (shape {}) has been changed in place since",
-            node->operation, node->output.shape());
+      check(node->output.version() == node->output_version,
+            "backward: the result of {} (shape {}) has been changed in place since", node->operation, node->output.shape());
       y = node->output.detach();
       if (options.create_graph) y.set_node(node);
     }

@@ -75,9 +75,11 @@ class Recorder {
     if (!wanted(x)) return *this;
     constexpr bool takes_output = std::is_invocable_v<F&, const Tensor&, const Tensor&>;
     if constexpr (takes_output)
-      add({&x, 1}, [rule = std::move(rule)](const Tensor& dy, const Tensor& y) { return Gradients{rule(dy, y)}; }, true);
+      add(
+          {&x, 1}, [rule = std::move(rule)](const Tensor& dy, const Tensor& y) { return Gradients{rule(dy, y)}; }, true);
     else
-      add({&x, 1}, [rule = std::move(rule)](const Tensor& dy, const Tensor&) { return Gradients{rule(dy)}; }, false);
+      add(
+          {&x, 1}, [rule = std::move(rule)](const Tensor& dy, const Tensor&) { return Gradients{rule(dy)}; }, false);
     return *this;
   }
 
@@ -88,10 +90,10 @@ class Recorder {
     for (const Tensor& x : xs) any = wanted(x) || any;
     if (!any) return *this;
     constexpr bool takes_output = std::is_invocable_v<F&, const Tensor&, const Tensor&>;
-    if constexpr (takes_output)
-      add(xs, std::move(rule), true);
+    if constexpr (takes_output) add(xs, std::move(rule), true);
     else
-      add(xs, [rule = std::move(rule)](const Tensor& dy, const Tensor&) { return rule(dy); }, false);
+      add(
+          xs, [rule = std::move(rule)](const Tensor& dy, const Tensor&) { return rule(dy); }, false);
     return *this;
   }
   template <class F>

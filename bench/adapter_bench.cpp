@@ -57,9 +57,11 @@ std::shared_ptr<LinearBase> make_base(const Format& format, DType dtype) {
   d.group_size = format.group_size;
   d.scales = uniform({groups, features}, 0.001, 0.01, random);
   d.zeros = Tensor::full({groups, features}, std::exp2(format.bits - 1));
-  d.codes = [mask = (1u << format.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
+  d.codes = [mask = (1u << format.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1,
+                                             std::uint8_t* codes) {
     for (std::int64_t i = 0; i < (k1 - k0) * (n1 - n0); ++i)
-      codes[i] = static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
+      codes[i] =
+          static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
   };
   quant::Description description;
   description.method = format.method;
@@ -147,9 +149,7 @@ void register_rows() {
           for (const std::int64_t m : {1, 4, 16, 64, 512}) {
             const auto name = fmt::format("{}/{}/{}/{}/M:{}", method.name, format.name, dtype, backward ? "bwd" : "fwd", m);
             const auto row = [=, &method, &format](benchmark::State& state) { run(state, method, format, dtype, backward, m); };
-            benchmark::RegisterBenchmark(name.c_str(), row)
-                ->UseManualTime()
-                ->Unit(benchmark::kMicrosecond);
+            benchmark::RegisterBenchmark(name.c_str(), row)->UseManualTime()->Unit(benchmark::kMicrosecond);
           }
       }
 }

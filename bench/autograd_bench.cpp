@@ -5,9 +5,10 @@
 
 #include <algorithm>
 
-#include "../tests/support/op_table.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/parallel.h"
+
+#include "../tests/support/op_table.h"
 #include "roofline.h"
 
 namespace {
@@ -67,7 +68,8 @@ int main(int argc, char** argv) {
         // Attention grows with the square of n; llama_bench shows it in a model.
         if (row.name == "attention" || (step && !row.differentiable)) continue;
         const std::string name = fmt::format("{}/f32/{}/{}t", row.label(), step ? "step" : "fwd", threads);
-        benchmark::RegisterBenchmark(name.c_str(), [&row, step, threads](benchmark::State& state) { run(state, row, step, threads); })
+        benchmark::RegisterBenchmark(name.c_str(),
+                                     [&row, step, threads](benchmark::State& state) { run(state, row, step, threads); })
             ->UseRealTime()
             ->Unit(benchmark::kMillisecond);
       }

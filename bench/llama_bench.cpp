@@ -24,7 +24,8 @@ std::filesystem::path model_folder() {
 /// Weights that every token passes: projections and head. The embedding is only looked up.
 double multiplied_weights(const llama::Config& c) {
   const double width = c.hidden_size, head_dim = c.head_dim;
-  const double layer = width * head_dim * (2 * c.num_attention_heads + 2 * c.num_key_value_heads) + 3 * width * c.intermediate_size;
+  const double layer =
+      width * head_dim * (2 * c.num_attention_heads + 2 * c.num_key_value_heads) + 3 * width * c.intermediate_size;
   return c.num_hidden_layers * layer + width * c.vocab_size;
 }
 
@@ -36,8 +37,10 @@ Tensor random_ids(const llama::Config& config, std::int64_t batch, std::int64_t 
 void train_step(benchmark::State& state, DType dtype, std::int64_t batch, std::int64_t length, int threads) {
   set_thread_pool(make_thread_pool(threads));
   llama::CausalLM model = llama::load(model_folder(), dtype);
-  adapters::inject(model, LoraConfig{.r = 8, .lora_alpha = 16, .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
-                                                                                  "up_proj", "down_proj"}});
+  adapters::inject(model,
+                   LoraConfig{.r = 8,
+                              .lora_alpha = 16,
+                              .target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}});
   set_training(model, true);
   AdamW optimizer(trainable(model), {.lr = 1e-4});
   const Tensor ids = random_ids(model.config(), batch, length + 1);
@@ -55,8 +58,8 @@ void train_step(benchmark::State& state, DType dtype, std::int64_t batch, std::i
   const auto& c = model.config();
   const double attention = 7.0 * tokens * length * c.num_hidden_layers * c.num_attention_heads * c.head_dim;
   const double flops = 4 * multiplied_weights(c) * tokens + attention;
-  state.counters["pct_of_limit"] = benchmark::Counter(100 * flops / bench::roofline(threads).flops_per_second * state.iterations(),
-                                                      benchmark::Counter::kIsRate);
+  state.counters["pct_of_limit"] = benchmark::Counter(
+      100 * flops / bench::roofline(threads).flops_per_second * state.iterations(), benchmark::Counter::kIsRate);
   set_thread_pool(nullptr);
 }
 
@@ -73,8 +76,8 @@ void generate_token(benchmark::State& state, DType dtype, int threads) {
   }
   state.counters["tokens_per_s"] = benchmark::Counter(static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
   const double flops = 2 * multiplied_weights(model.config());
-  state.counters["pct_of_limit"] = benchmark::Counter(100 * flops / bench::roofline(threads).flops_per_second * state.iterations(),
-                                                      benchmark::Counter::kIsRate);
+  state.counters["pct_of_limit"] = benchmark::Counter(
+      100 * flops / bench::roofline(threads).flops_per_second * state.iterations(), benchmark::Counter::kIsRate);
   set_thread_pool(nullptr);
 }
 
@@ -84,7 +87,8 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   for (const int threads : {1, 2}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      benchmark::RegisterBenchmark(fmt::format("train_step/lora8/{}/16x256/{}t", dtype, threads).c_str(), train_step, dtype, 16, 256, threads)
+      benchmark::RegisterBenchmark(fmt::format("train_step/lora8/{}/16x256/{}t", dtype, threads).c_str(), train_step, dtype, 16,
+                                   256, threads)
           ->UseRealTime()
           ->Unit(benchmark::kMillisecond);
       benchmark::RegisterBenchmark(fmt::format("generate_token/{}/{}t", dtype, threads).c_str(), generate_token, dtype, threads)

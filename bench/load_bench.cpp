@@ -207,10 +207,8 @@ int main(int argc, char** argv) try {
       "{:12} {:>8} {:>8} | {:>6} {:>6} {:>7} | {:>6} {:>6} {:>7} | {:>8} {:>8} {:>7}\n",
       threads, bench::roofline(threads).bytes_per_second / 1e9, "", "file", "held", "read", "load", "cold", "read", "load",
       "warm", "peak", "bound", "");
-  if (argc == 2)
-    report(argv[0], fs::path(argv[1]).filename().string(), argv[1]);
-  else
-    report_generated(argv[0]);
+  if (argc == 2) report(argv[0], fs::path(argv[1]).filename().string(), argv[1]);
+  else report_generated(argv[0]);
   return 0;
 } catch (const std::exception& error) {
   fmt::print(stderr, "load_bench: {}\n", error.what());

@@ -28,7 +28,8 @@ struct Layer {
   int bits;
   std::int64_t group_size;
 };
-constexpr Layer layers[] = {{"gptq4g128", 4, 128}, {"gptq3g128", 3, 128}, {"gptq2g64", 2, 64}, {"gptq8g128", 8, 128}, {"eetq8", 8, features}};
+constexpr Layer layers[] = {
+    {"gptq4g128", 4, 128}, {"gptq3g128", 3, 128}, {"gptq2g64", 2, 64}, {"gptq8g128", 8, 128}, {"eetq8", 8, features}};
 
 std::shared_ptr<const quant::Packed> make_weight(const Layer& layer) {
   quant::Decoded d;
@@ -36,7 +37,8 @@ std::shared_ptr<const quant::Packed> make_weight(const Layer& layer) {
   d.bits = layer.bits;
   const std::int64_t groups = features / layer.group_size;
   d.groups.resize(features);
-  for (std::int64_t k = 0; k < features; ++k) d.groups[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(k / layer.group_size);
+  for (std::int64_t k = 0; k < features; ++k)
+    d.groups[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(k / layer.group_size);
   std::vector<float> scales(static_cast<std::size_t>(groups * features)), zeros(scales.size());
   for (std::size_t i = 0; i < scales.size(); ++i) {
     const auto words = random_block(1, 0, i);
@@ -45,9 +47,11 @@ std::shared_ptr<const quant::Packed> make_weight(const Layer& layer) {
   }
   d.scales = Tensor::from(scales, {groups, features});
   d.zeros = Tensor::from(zeros, {groups, features});
-  d.codes = [mask = (1u << layer.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
+  d.codes = [mask = (1u << layer.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1,
+                                            std::uint8_t* codes) {
     for (std::int64_t i = 0; i < (k1 - k0) * (n1 - n0); ++i)
-      codes[i] = static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
+      codes[i] =
+          static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
   };
   return quant::pack(d);
 }
@@ -126,7 +130,8 @@ void time(benchmark::State& state, std::int64_t m, std::int64_t weight_bytes, st
   state.counters["pct_of_limit"] = percent_of_limit(best, flops, bytes, threads);
 }
 
-void quantized(benchmark::State& state, const Layer& layer, DType dtype, bool transposed, std::int64_t m, bool cold, int threads) {
+void quantized(benchmark::State& state, const Layer& layer, DType dtype, bool transposed, std::int64_t m, bool cold,
+               int threads) {
   const std::int64_t bytes = weights(layer, 1).front().bytes(), copies = cold ? (cold_bytes + bytes - 1) / bytes : 1;
   const auto& all = weights(layer, copies);
   const Activations x(m, dtype), y(m, dtype);
@@ -138,10 +143,8 @@ void quantized(benchmark::State& state, const Layer& layer, DType dtype, bool tr
     }
   time(state, m, bytes, copies, threads, [&](std::int64_t copy) {
     const quant::Packed& weight = all[static_cast<std::size_t>(copy)];
-    if (transposed)
-      quant::backward(weight, x.view, y.view);
-    else
-      quant::forward(weight, x.view, nullptr, y.view);
+    if (transposed) quant::backward(weight, x.view, y.view);
+    else quant::forward(weight, x.view, nullptr, y.view);
   });
 }
 
@@ -173,7 +176,8 @@ void register_rows() {
       for (std::int64_t m : {1, 4, 16, 64, 512})
         for (bool cold : {false, true})
           for (int threads : counts) {
-            const auto name = fmt::format("{}/{}/{}/M:{}/{}/{}t", layer, activations, transposed ? "bwd" : "fwd", m, cold ? "cold" : "hot", threads);
+            const auto name = fmt::format("{}/{}/{}/M:{}/{}/{}t", layer, activations, transposed ? "bwd" : "fwd", m,
+                                          cold ? "cold" : "hot", threads);
             benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, transposed, m, cold, threads); })
                 ->UseManualTime()
                 ->Unit(benchmark::kMicrosecond);
@@ -181,14 +185,16 @@ void register_rows() {
   };
   for (const Layer& layer : layers)
     for (DType dtype : {DType::f32, DType::bf16})
-      add(layer.name, dtype == DType::f32 ? "f32" : "bf16", [&layer, dtype](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
-        quantized(state, layer, dtype, transposed, m, cold, threads);
-      });
+      add(layer.name, dtype == DType::f32 ? "f32" : "bf16",
+          [&layer, dtype](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
+            quantized(state, layer, dtype, transposed, m, cold, threads);
+          });
   for (bool openblas : {false, true}) {
     if (openblas && !have_openblas()) continue;
-    add(openblas ? "dense_openblas" : "dense_graft", "f32", [=](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
-      dense(state, openblas, transposed, m, cold, threads);
-    });
+    add(openblas ? "dense_openblas" : "dense_graft", "f32",
+        [=](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
+          dense(state, openblas, transposed, m, cold, threads);
+        });
   }
 }
 

@@ -95,7 +95,8 @@ Roofline measure(int threads) {
   const std::int64_t words = std::int64_t{1} << 25;  // 256 MB
   std::vector<std::uint64_t> data(static_cast<std::size_t>(words), 1);
   roof.bytes_per_second = best_rate([&] {
-    parallel_ranges(words, words / 64, [&](std::int64_t begin, std::int64_t end) { keep(read(data.data() + begin, end - begin)); });
+    parallel_ranges(words, words / 64,
+                    [&](std::int64_t begin, std::int64_t end) { keep(read(data.data() + begin, end - begin)); });
     return static_cast<double>(words) * sizeof(std::uint64_t);
   });
   set_thread_pool(previous);

@@ -19,14 +19,14 @@ constexpr std::size_t large = std::size_t{1} << 16;
 
 struct CpuRuntime final : DeviceRuntime {
   void* allocate(std::size_t bytes) override {
-    if (bytes < large) return checked(::operator new(bytes ? bytes : 1, std::align_val_t{alignment}, std::nothrow), bytes);
+    if (bytes < large) return checked(::operator new (bytes ? bytes : 1, std::align_val_t{alignment}, std::nothrow), bytes);
     auto* block = static_cast<std::byte*>(checked(::operator new(bytes + alignment, std::nothrow), bytes));
     const std::size_t moved = alignment - reinterpret_cast<std::uintptr_t>(block) % alignment;
     block[moved - 1] = static_cast<std::byte>(moved);
     return block + moved;
   }
   void release(void* data, std::size_t bytes) noexcept override {
-    if (bytes < large) return ::operator delete(data, std::align_val_t{alignment});
+    if (bytes < large) return ::operator delete (data, std::align_val_t{alignment});
     auto* block = static_cast<std::byte*>(data);
     ::operator delete(block - std::to_integer<std::size_t>(block[-1]));
   }

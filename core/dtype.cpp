@@ -7,10 +7,11 @@ namespace graft {
 namespace {
 
 constexpr std::array<std::pair<std::string_view, DType>, 19> names = {{
-    {"f64", DType::f64},       {"f32", DType::f32},      {"f16", DType::f16},    {"bf16", DType::bf16},     {"i64", DType::i64},
-    {"i32", DType::i32},       {"i16", DType::i16},      {"i8", DType::i8},      {"u8", DType::u8},         {"bool", DType::boolean},
-    {"float64", DType::f64},   {"float32", DType::f32},  {"float16", DType::f16}, {"bfloat16", DType::bf16}, {"int64", DType::i64},
-    {"int32", DType::i32},     {"int16", DType::i16},    {"int8", DType::i8},    {"uint8", DType::u8},
+    {"f64", DType::f64},     {"f32", DType::f32},       {"f16", DType::f16},     {"bf16", DType::bf16},
+    {"i64", DType::i64},     {"i32", DType::i32},       {"i16", DType::i16},     {"i8", DType::i8},
+    {"u8", DType::u8},       {"bool", DType::boolean},  {"float64", DType::f64}, {"float32", DType::f32},
+    {"float16", DType::f16}, {"bfloat16", DType::bf16}, {"int64", DType::i64},   {"int32", DType::i32},
+    {"int16", DType::i16},   {"int8", DType::i8},       {"uint8", DType::u8},
 }};
 
 }  // namespace
@@ -22,7 +23,8 @@ DType dtype_from_name(std::string_view name) {
   if (bare.starts_with("torch.")) bare.remove_prefix(6);
   for (const auto& [spelling, dtype] : names)
     if (spelling == bare) return dtype;
-  fail("'{}' is not an element type; known are f64, f32, f16, bf16, i64, i32, i16, i8, u8, bool and PyTorch's names for them", name);
+  fail("'{}' is not an element type; known are f64, f32, f16, bf16, i64, i32, i16, i8, u8, bool and PyTorch's names for them",
+       name);
 }
 
 DType promote(DType a, DType b) {

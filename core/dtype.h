@@ -65,10 +65,8 @@ GRAFT_HD inline f16::operator float() const {
 
 GRAFT_HD inline bf16::bf16(float value) {
   const auto x = std::bit_cast<std::uint32_t>(value);
-  if ((x & 0x7fffffffu) > 0x7f800000u)
-    bits = static_cast<std::uint16_t>((x >> 16) | 0x40u);
-  else
-    bits = static_cast<std::uint16_t>((x + 0x7fffu + ((x >> 16) & 1u)) >> 16);
+  if ((x & 0x7fffffffu) > 0x7f800000u) bits = static_cast<std::uint16_t>((x >> 16) | 0x40u);
+  else bits = static_cast<std::uint16_t>((x + 0x7fffu + ((x >> 16) & 1u)) >> 16);
 }
 
 GRAFT_HD inline bf16::operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
@@ -92,8 +90,8 @@ DType promote(DType a, DType b);
 
 /// The type in which sums over elements of T are kept: double for double, float for the other floating types, int64 for integers.
 template <class T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double,
-                                       std::conditional_t<std::is_integral_v<T>, std::int64_t, float>>;
+using Accumulator =
+    std::conditional_t<std::is_same_v<T, double>, double, std::conditional_t<std::is_integral_v<T>, std::int64_t, float>>;
 
 template <class T>
 inline constexpr DType dtype_of = [] {

@@ -10,7 +10,7 @@ namespace graft {
 
 // X(name, expression in x, p0, p1)
 #define GRAFT_UNARY_OPS(X)                                                                               \
-  X(affine, p0 * x + p1)                                                                                 \
+  X(affine, p0* x + p1)                                                                                  \
   X(abs, x < T(0) ? -x : x)                                                                              \
   X(sign, x > T(0) ? T(1) : (x < T(0) ? T(-1) : T(0)))                                                   \
   X(exp, M::exp(x))                                                                                      \
@@ -33,7 +33,7 @@ namespace graft {
 #define GRAFT_BINARY_OPS(X)                  \
   X(add, a + b)                              \
   X(sub, a - b)                              \
-  X(mul, a * b)                              \
+  X(mul, a* b)                               \
   X(div, a / b)                              \
   X(maximum, a > b || a != a ? a : b)        \
   X(minimum, a < b || a != a ? a : b)        \
@@ -70,14 +70,38 @@ namespace elementwise {
 
 /// Where M::exp and the other functions above come from; a unit with faster ones passes its own.
 struct StandardMath {
-  template <class T> static GRAFT_HD T exp(T x) { return std::exp(x); }
-  template <class T> static GRAFT_HD T log(T x) { return std::log(x); }
-  template <class T> static GRAFT_HD T sqrt(T x) { return std::sqrt(x); }
-  template <class T> static GRAFT_HD T sin(T x) { return std::sin(x); }
-  template <class T> static GRAFT_HD T cos(T x) { return std::cos(x); }
-  template <class T> static GRAFT_HD T tanh(T x) { return std::tanh(x); }
-  template <class T> static GRAFT_HD T erf(T x) { return std::erf(x); }
-  template <class T> static GRAFT_HD T pow(T x, T y) { return std::pow(x, y); }
+  template <class T>
+  static GRAFT_HD T exp(T x) {
+    return std::exp(x);
+  }
+  template <class T>
+  static GRAFT_HD T log(T x) {
+    return std::log(x);
+  }
+  template <class T>
+  static GRAFT_HD T sqrt(T x) {
+    return std::sqrt(x);
+  }
+  template <class T>
+  static GRAFT_HD T sin(T x) {
+    return std::sin(x);
+  }
+  template <class T>
+  static GRAFT_HD T cos(T x) {
+    return std::cos(x);
+  }
+  template <class T>
+  static GRAFT_HD T tanh(T x) {
+    return std::tanh(x);
+  }
+  template <class T>
+  static GRAFT_HD T erf(T x) {
+    return std::erf(x);
+  }
+  template <class T>
+  static GRAFT_HD T pow(T x, T y) {
+    return std::pow(x, y);
+  }
 };
 
 template <class M, class T>

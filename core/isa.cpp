@@ -11,8 +11,8 @@ Isa detect() {
 #if defined(__x86_64__)
   // The compiler's own probe also asks the operating system whether it saves the wide registers.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (avx2) return avx512 ? Isa::avx512 : Isa::avx2;
 #endif
   return Isa::scalar;
@@ -38,7 +38,8 @@ Isa isa() {
 }
 
 void pin_isa(std::optional<Isa> isa) {
-  check(!isa || *isa <= best_isa(), "pin_isa: this processor offers {}, not {}", name(best_isa()), name(isa.value_or(Isa::scalar)));
+  check(!isa || *isa <= best_isa(), "pin_isa: this processor offers {}, not {}", name(best_isa()),
+        name(isa.value_or(Isa::scalar)));
   pinned.store(isa ? static_cast<int>(*isa) : -1, std::memory_order_relaxed);
 }
 

@@ -7,7 +7,7 @@
 
 namespace graft {
 
-enum class UnaryOp : std::uint8_t;   // elementwise.h lists them, with their functors
+enum class UnaryOp : std::uint8_t;  // elementwise.h lists them, with their functors
 enum class BinaryOp : std::uint8_t;
 enum class ReduceOp : std::uint8_t { sum, max, min };
 enum class Draw : std::uint8_t { uniform, normal, bernoulli };
@@ -15,8 +15,8 @@ enum class Draw : std::uint8_t { uniform, normal, bernoulli };
 /// Scaled-dot-product attention over [batch, heads, length, width]; q may have a multiple of k's heads.
 struct AttentionShape {
   double scale = 1;
-  bool causal = true;             // query i sees keys 0 … i + (keys − queries)
-  const View* key_mask = nullptr; // bool [batch, keys]: false = padding, never seen; may be null
+  bool causal = true;              // query i sees keys 0 … i + (keys − queries)
+  const View* key_mask = nullptr;  // bool [batch, keys]: false = padding, never seen; may be null
 };
 
 struct Kernels {
@@ -36,20 +36,23 @@ struct Kernels {
   // ---- rows: over the last dimension; x [..., n] ----
   void (*softmax)(const View& x, const View& y, bool log);
   void (*softmax_backward)(const View& y, const View& dy, const View& dx, bool log);
-  void (*rms_norm)(const View& x, const View& weight, double eps, const View& y, const View& rstd);  // rstd [...] in f32, f64 for f64
+  void (*rms_norm)(const View& x, const View& weight, double eps, const View& y,
+                   const View& rstd);  // rstd [...] in f32, f64 for f64
   // A gradient whose view has no data is not wanted.
-  void (*rms_norm_backward)(const View& x, const View& weight, const View& rstd, const View& dy, const View& dx, const View& dweight);
-  void (*rotary)(const View& x, const View& cos, const View& sin, const View& y, bool inverse);  // x [b, h, t, d], tables [b or 1, t, d/2]
+  void (*rms_norm_backward)(const View& x, const View& weight, const View& rstd, const View& dy, const View& dx,
+                            const View& dweight);
+  void (*rotary)(const View& x, const View& cos, const View& sin, const View& y,
+                 bool inverse);  // x [b, h, t, d], tables [b or 1, t, d/2]
   void (*cross_entropy)(const View& logits, const View& labels, std::int64_t ignored, const View& losses, const View& lse);
-  void (*cross_entropy_backward)(const View& logits, const View& labels, std::int64_t ignored, const View& lse, const View& dlosses,
-                                 const View& dlogits);
+  void (*cross_entropy_backward)(const View& logits, const View& labels, std::int64_t ignored, const View& lse,
+                                 const View& dlosses, const View& dlogits);
 
   // ---- products: [..., m, k] × [..., k, n], batch dimensions equal (stride 0 where broadcast), accumulated in Accumulator<T>;
   // y has the operands' dtype, or f32 where they are half ----
   void (*matmul)(const View& a, const View& b, const View& y);
   void (*attention)(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse);
-  void (*attention_backward)(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse,
-                             const View& dy, const View& dq, const View& dk, const View& dv);
+  void (*attention_backward)(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y,
+                             const View& lse, const View& dy, const View& dq, const View& dk, const View& dv);
 
   // ---- indexing: index i64, already checked against the extent ----
   void (*index_select)(const View& x, int dim, const View& index, const View& y);  // index [n]
@@ -64,15 +67,15 @@ struct Kernels {
   void (*inverse)(const View& a, const View& y);
   void (*solve_triangular)(const View& a, const View& b, bool upper, const View& y);  // a y = b
   void (*cholesky)(const View& a, const View& lower);
-  void (*qr)(const View& a, const View& q, const View& r);                    // reduced
-  void (*svd)(const View& a, const View& u, const View& s, const View& vt);   // thin, s descending
+  void (*qr)(const View& a, const View& q, const View& r);                   // reduced
+  void (*svd)(const View& a, const View& u, const View& s, const View& vt);  // thin, s descending
 };
 
 const Kernels& cpu_kernels();
 
 /// `entry` of the device's table; NotImplementedError naming `what` when the device has none.
 template <class Entry>
-Entry kernel(Device device, Entry Kernels::* entry, const char* what) {
+Entry kernel(Device device, Entry Kernels::*entry, const char* what) {
   Entry function = runtime(device).kernels().*entry;
   check<NotImplementedError>(function != nullptr, "{}: not available on device {}", what, device);
   return function;

@@ -154,10 +154,8 @@ std::string print(Module& root) {
     }
     void child(std::string_view name, SlotBase& slot) override {
       fmt::format_to(std::back_inserter(text), "\n{:{}}({}): ", "", 2 * depth, name);
-      if (auto module = slot.module())
-        print(*module);
-      else
-        text += "none";
+      if (auto module = slot.module()) print(*module);
+      else text += "none";
     }
   } printer;
   printer.print(root);

@@ -35,25 +35,17 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
 
   bool start_object(std::size_t) override {
     switch (at_) {
-      case At::start:
-        return go(At::names);
-      case At::metadata:
-        return go(At::metadata_key);
-      case At::entry:
-        return go(At::field);
-      default:
-        refuse_value("an object");
+      case At::start: return go(At::names);
+      case At::metadata: return go(At::metadata_key);
+      case At::entry: return go(At::field);
+      default: refuse_value("an object");
     }
   }
   bool end_object() override {
     switch (at_) {
-      case At::names:
-        return go(At::end);
-      case At::metadata_key:
-        return go(At::names);
-      default:
-        finish_entry();
-        return go(At::names);
+      case At::names: return go(At::end);
+      case At::metadata_key: return go(At::names);
+      default: finish_entry(); return go(At::names);
     }
   }
   bool key(string_t& key) override {
@@ -176,16 +168,12 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   }
   [[noreturn]] void refuse_value(std::string_view what) {
     switch (at_) {
-      case At::start:
-        refuse("the header is {}, not an object", what);
+      case At::start: refuse("the header is {}, not an object", what);
       case At::metadata:
       case At::metadata_key:
-      case At::metadata_value:
-        refuse("the metadata holds {}; it must be an object of strings", what);
-      case At::entry:
-        refuse("tensor '{}' is {}, not an object", name_, what);
-      default:
-        refuse("tensor '{}' has {} in its {}", name_, what, key_);
+      case At::metadata_value: refuse("the metadata holds {}; it must be an object of strings", what);
+      case At::entry: refuse("tensor '{}' is {}, not an object", name_, what);
+      default: refuse("tensor '{}' has {} in its {}", name_, what, key_);
     }
   }
 

@@ -57,7 +57,8 @@ class Checkpoint {
 
 /// Writes tensors (any strides, any device) sorted by name, to a temporary file beside `path` that is flushed and renamed over
 /// it. On any FileError (disk full, no permission) the old file is untouched and the temporary one is gone.
-void save(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors, const std::map<std::string, std::string>& metadata = {});
+void save(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
+          const std::map<std::string, std::string>& metadata = {});
 
 /// The same promise for a text file.
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);

@@ -28,13 +28,14 @@ const Tensor::Impl& Tensor::impl(const char* what) const {
 
 // ---- making ----
 
-Tensor Tensor::of(std::shared_ptr<Storage> storage, DType dtype, const Shape& shape, const Strides& strides, std::int64_t offset) {
+Tensor Tensor::of(std::shared_ptr<Storage> storage, DType dtype, const Shape& shape, const Strides& strides,
+                  std::int64_t offset) {
   check(shape.rank() == strides.rank(), "shape {} needs as many strides, not {}", shape, strides);
   std::int64_t last = offset, first = offset;  // the outermost elements that the view reaches
   for (int i = 0; i < shape.rank(); ++i) (strides[i] < 0 ? first : last) += (shape[i] - 1) * strides[i];
   const std::int64_t held = storage->bytes() / size_of(dtype);
-  check(shape.count() == 0 || (first >= 0 && last < held), "a view of shape {}, strides {} and offset {} reaches outside {} elements", shape,
-        strides, offset, held);
+  check(shape.count() == 0 || (first >= 0 && last < held),
+        "a view of shape {}, strides {} and offset {} reaches outside {} elements", shape, strides, offset, held);
   auto impl = std::make_shared<Impl>();
   impl->storage = std::move(storage);
   impl->offset = offset;
@@ -46,7 +47,8 @@ Tensor Tensor::of(std::shared_ptr<Storage> storage, DType dtype, const Shape& sh
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   std::int64_t bytes;
-  check<OutOfMemoryError>(!__builtin_mul_overflow(shape.count(), size_of(dtype), &bytes), "shape {} of {} is too large", shape, dtype);
+  check<OutOfMemoryError>(!__builtin_mul_overflow(shape.count(), size_of(dtype), &bytes), "shape {} of {} is too large", shape,
+                          dtype);
   return of(Storage::allocate(bytes, device), dtype, shape, contiguous_strides(shape));
 }
 
@@ -175,7 +177,8 @@ void Tensor::copy_(const Tensor& source) const {
   }
   Tensor landing = is_contiguous() ? *this : empty(shape(), dtype(), device());
   DeviceRuntime& mover = runtime(device().is_cpu() ? source.device() : device());
-  mover.copy(landing.view().data, device(), straight.view().data, source.device(), static_cast<std::size_t>(count() * size_of(dtype())));
+  mover.copy(landing.view().data, device(), straight.view().data, source.device(),
+             static_cast<std::size_t>(count() * size_of(dtype())));
   if (!landing.same(*this)) kernel(device(), &Kernels::copy, "copy_")(landing.view(), view());
 }
 
@@ -196,10 +199,12 @@ bool Tensor::requires_grad() const {
 }
 
 Tensor& Tensor::set_requires_grad(bool requires_grad) {
-  check<TypeError>(!requires_grad || is_floating(dtype()), "set_requires_grad: elements of type {} cannot be differentiated", dtype());
+  check<TypeError>(!requires_grad || is_floating(dtype()), "set_requires_grad: elements of type {} cannot be differentiated",
+                   dtype());
   const Impl::Role role = impl("set_requires_grad").role.load(std::memory_order_relaxed);
   check(role != Impl::recorded, "set_requires_grad: this tensor is the result of recorded operations; detach() it first");
-  if (requires_grad || role == Impl::trained) impl_->role.store(requires_grad ? Impl::trained : Impl::frozen, std::memory_order_relaxed);
+  if (requires_grad || role == Impl::trained)
+    impl_->role.store(requires_grad ? Impl::trained : Impl::frozen, std::memory_order_relaxed);
   return *this;
 }
 
@@ -226,9 +231,9 @@ std::string to_string(const Tensor& tensor) {
   return text;
 }
 
-#define GRAFT_INSTANTIATE(T)                                                       \
-  template Tensor Tensor::from<T>(std::span<const T> values, const Shape& shape);  \
-  template T* Tensor::data<T>() const;                                             \
+#define GRAFT_INSTANTIATE(T)                                                      \
+  template Tensor Tensor::from<T>(std::span<const T> values, const Shape& shape); \
+  template T* Tensor::data<T>() const;                                            \
   template std::vector<T> Tensor::to_vector<T>() const;
 GRAFT_INSTANTIATE(double)
 GRAFT_INSTANTIATE(float)

@@ -41,7 +41,8 @@ class Tensor {
     return from(std::span<const T>(values), shape);
   }
   /// A view of a storage; ValueError if it would reach outside it. `offset` counts elements.
-  static Tensor of(std::shared_ptr<Storage> storage, DType dtype, const Shape& shape, const Strides& strides, std::int64_t offset = 0);
+  static Tensor of(std::shared_ptr<Storage> storage, DType dtype, const Shape& shape, const Strides& strides,
+                   std::int64_t offset = 0);
 
   // ---- describing ----
   bool defined() const { return impl_ != nullptr; }

@@ -3,7 +3,9 @@
 
 namespace graft::cuda {
 
-DeviceRuntime& runtime(int index) { fail<CudaError>("device cuda:{} was asked for, but this library was built without CUDA", index); }
+DeviceRuntime& runtime(int index) {
+  fail<CudaError>("device cuda:{} was asked for, but this library was built without CUDA", index);
+}
 
 int device_count() { return 0; }
 

@@ -43,14 +43,17 @@ struct Vera : Adapter {
 
 Registry::Rule<LoraConfig> vera_rule() {
   return {.name = "vera",
-          .accepts = [](const LinearBase&, const LoraConfig& config) {
-            return config.use_dora || config.use_qalora ? Verdict::decline("the configuration asks for a variant of LoRA") : Verdict::accept();
-          },
-          .make = [](std::shared_ptr<LinearBase> base, const std::string& name, const LoraConfig& config, std::uint64_t seed) {
-            auto layer = std::make_shared<AdapterLayer>(base, "vera.Linear");
-            layer->add_adapter(name, std::make_shared<Vera>(*base, config.r, seed));
-            return layer;
-          }};
+          .accepts =
+              [](const LinearBase&, const LoraConfig& config) {
+                return config.use_dora || config.use_qalora ? Verdict::decline("the configuration asks for a variant of LoRA")
+                                                            : Verdict::accept();
+              },
+          .make =
+              [](std::shared_ptr<LinearBase> base, const std::string& name, const LoraConfig& config, std::uint64_t seed) {
+                auto layer = std::make_shared<AdapterLayer>(base, "vera.Linear");
+                layer->add_adapter(name, std::make_shared<Vera>(*base, config.r, seed));
+                return layer;
+              }};
 }
 
 /// Derivatives for the input and both vectors, over one base layer, against finite differences.
@@ -71,16 +74,18 @@ bool check_gradients_on_every_format() {
   Generator random{.seed = 3};
   const Tensor weight = normal({32, 64}, 0, 0.1, random);
   bool good = check_gradients("dense", std::make_shared<Linear>(to(weight, DType::f64)));
-  const quant::Grid gptq{.group_size = 32}, awq{.group_size = 32, .sym = false, .rule = quant::GridRule::awq}, eetq = quant::eetq_grid();
-  const std::pair<const char*, quant::Grid> formats[] = {{"gptq", gptq}, {"gptq_v2", gptq}, {"gptq_p", gptq}, {"gemm", awq},
-                                                         {"plain", eetq}, {"sm70", eetq}, {"sm80", eetq}};
+  const quant::Grid gptq{.group_size = 32}, awq{.group_size = 32, .sym = false, .rule = quant::GridRule::awq},
+      eetq = quant::eetq_grid();
+  const std::pair<const char*, quant::Grid> formats[] = {{"gptq", gptq},  {"gptq_v2", gptq}, {"gptq_p", gptq}, {"gemm", awq},
+                                                         {"plain", eetq}, {"sm70", eetq},    {"sm80", eetq}};
   for (const auto& [layout, grid] : formats)
     good = check_gradients(layout, quant::make_layer(quant::to_stored(quant::round_to_nearest(weight, grid), layout))) && good;
   return good;
 }
 
 struct OneLayer : Module {
-  explicit OneLayer(const quant::Checkpoint& file) : q_proj(file.linear("model.layers.0.self_attn.q_proj", 256, 256, DType::f32)) {}
+  explicit OneLayer(const quant::Checkpoint& file)
+      : q_proj(file.linear("model.layers.0.self_attn.q_proj", 256, 256, DType::f32)) {}
   std::string type_name() const override { return "OneLayer"; }
   void visit(Visitor& visitor) override { visitor.child("model.layers.0.self_attn.q_proj", q_proj); }
   Slot<LinearBase> q_proj;

@@ -28,20 +28,24 @@ struct NarrowLora final : lora::LoraAdapter {
 /// LoRA with a rank of at most a sixteenth of the layer's narrower side, on GPTQ layers.
 Registry::Rule<LoraConfig> narrow_rule() {
   return {.name = "lora/narrow",
-          .accepts = [](const LinearBase& layer, const LoraConfig& config) {
-            if (config.use_dora || config.use_qalora) return Verdict::decline("the configuration asks for a variant");
-            if (!adapters::quantized(layer, "gptq")) return Verdict::decline("a layer of type {}, not gptq", layer.type_name());
-            if (config.r <= widest_rank(layer))
-              return Verdict::decline("{} × {} is wide enough for r = {}", layer.out_features(), layer.in_features(), config.r);
-            return Verdict::accept();
-          },
-          .make = [](std::shared_ptr<LinearBase> base, const std::string& name, const LoraConfig& config, std::uint64_t seed) {
-            lora::Options options = lora::options(config, seed);
-            options.r = std::min(options.r, widest_rank(*base));
-            auto layer = std::make_shared<AdapterLayer>(base, "lora.Narrow");
-            layer->add_adapter(name, std::make_shared<NarrowLora>(*base, options, lora::gptq.rounding));
-            return layer;
-          }};
+          .accepts =
+              [](const LinearBase& layer, const LoraConfig& config) {
+                if (config.use_dora || config.use_qalora) return Verdict::decline("the configuration asks for a variant");
+                if (!adapters::quantized(layer, "gptq"))
+                  return Verdict::decline("a layer of type {}, not gptq", layer.type_name());
+                if (config.r <= widest_rank(layer))
+                  return Verdict::decline("{} × {} is wide enough for r = {}", layer.out_features(), layer.in_features(),
+                                          config.r);
+                return Verdict::accept();
+              },
+          .make =
+              [](std::shared_ptr<LinearBase> base, const std::string& name, const LoraConfig& config, std::uint64_t seed) {
+                lora::Options options = lora::options(config, seed);
+                options.r = std::min(options.r, widest_rank(*base));
+                auto layer = std::make_shared<AdapterLayer>(base, "lora.Narrow");
+                layer->add_adapter(name, std::make_shared<NarrowLora>(*base, options, lora::gptq.rounding));
+                return layer;
+              }};
 }
 
 double largest_difference(const Tensor& a, const Tensor& b) { return amax(reshape(abs(a - b), {-1}), 0).item(); }
@@ -65,7 +69,8 @@ int main(int argc, char** argv) try {
     for (const auto& target : report.targets) rules += target.rule + ' ';
     return rules;
   };
-  bool good = rules_of(plain) == "lora/gptq lora/narrow lora/dense " && rules_of(dora) == "lora/quantized-dora lora/quantized-dora lora/dense ";
+  bool good = rules_of(plain) == "lora/gptq lora/narrow lora/dense " &&
+              rules_of(dora) == "lora/quantized-dora lora/quantized-dora lora/dense ";
 
   const Tensor ids = Tensor::from(std::vector<std::int64_t>{17, 4, 9, 23, 42, 8, 15, 16, 33, 7, 64, 2}, {1, 12});
   {

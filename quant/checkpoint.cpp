@@ -127,7 +127,9 @@ Decoded Checkpoint::State::decode_eetq(Stored stored) const {
                     own = stored.module.substr(parent.size());
   for (const auto family : fused_families) {
     if (std::find(family.begin(), family.end(), own) == family.end()) continue;
-    if (!std::all_of(family.begin(), family.end(), [&](std::string_view name) { return quantized(fmt::format("{}{}", parent, name)); })) continue;
+    if (!std::all_of(family.begin(), family.end(),
+                     [&](std::string_view name) { return quantized(fmt::format("{}{}", parent, name)); }))
+      continue;
     Stored fused;
     fused.module = stored.module;
     fused.description = stored.description;

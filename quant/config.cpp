@@ -51,12 +51,9 @@ class Fields {
  private:
   template <class T>
   static bool is(const Json& value) {
-    if constexpr (std::is_same_v<T, bool>)
-      return value.is_boolean();
-    else if constexpr (std::is_same_v<T, std::string>)
-      return value.is_string();
-    else
-      return value.is_number_integer();
+    if constexpr (std::is_same_v<T, bool>) return value.is_boolean();
+    else if constexpr (std::is_same_v<T, std::string>) return value.is_string();
+    else return value.is_number_integer();
   }
   template <class T>
   static const char* kind() {
@@ -117,7 +114,8 @@ void read_producer(const Fields& fields, Description& description) {
 
 // The kernel that AutoGPTQ may take. A hint that says nothing about the file: what cannot be read is as if it were not there.
 int read_exllama(const Fields& fields) {
-  const Json *use = fields.find("use_exllama"), *disable = fields.find("disable_exllama"), *config = fields.find("exllama_config");
+  const Json *use = fields.find("use_exllama"), *disable = fields.find("disable_exllama"),
+             *config = fields.find("exllama_config");
   const bool wanted = use && use->is_boolean() ? use->get<bool>() : !(disable && disable->is_boolean() && disable->get<bool>());
   if (!wanted) return 0;
   return config && config->is_object() && config->value("version", Json()) == 2 ? 2 : 1;

@@ -96,21 +96,16 @@ float rounded_scale(float value, DType scale_dtype) {
     const float rounded = static_cast<float>(T(value));
     check(std::isfinite(rounded), "a group needs the scale {}, more than {} can hold", value, scale_dtype);
     if (rounded > 0) return rounded;
-    if constexpr (std::is_same_v<T, float>)
-      return std::numeric_limits<float>::min();
-    else
-      return static_cast<float>(std::bit_cast<T>(std::uint16_t{1}));
+    if constexpr (std::is_same_v<T, float>) return std::numeric_limits<float>::min();
+    else return static_cast<float>(std::bit_cast<T>(std::uint16_t{1}));
   });
 }
 
 GroupGrid fit_group(const float* w, std::int64_t n, const Grid& grid) {
   switch (grid.rule) {
-    case GridRule::gptq:
-      return fit_gptq(w, n, grid);
-    case GridRule::awq:
-      return fit_awq(w, n, grid);
-    case GridRule::eetq:
-      break;
+    case GridRule::gptq: return fit_gptq(w, n, grid);
+    case GridRule::awq: return fit_awq(w, n, grid);
+    case GridRule::eetq: break;
   }
   return fit_eetq(w, n);
 }

@@ -38,16 +38,16 @@ struct Packed {
   };
 
   std::int64_t in = 0, out = 0;
-  int bits = 4;                      // of a stored code: 2, 3, 4 or 8
-  int shift = 0;                     // codes of 5 to 7 bits are stored in 8, shifted up by this much; scale and zero are for shifted codes,
-                                     // which is exact, and keeps codes around the middle of their range
-  bool affine = false;               // false: w = scale · (code − zero). true: w = scale · code + zero, for formats that round that product
-  std::int64_t rows = 0;             // of packed codes: a multiple of `unit`, at least `in`
-  std::int64_t columns = 0;          // `out`, filled up to a multiple of tile_columns; scale 0 beyond `out`
+  int bits = 4;         // of a stored code: 2, 3, 4 or 8
+  int shift = 0;        // codes of 5 to 7 bits are stored in 8, shifted up by this much; scale and zero are for shifted codes,
+                        // which is exact, and keeps codes around the middle of their range
+  bool affine = false;  // false: w = scale · (code − zero). true: w = scale · code + zero, for formats that round that product
+  std::int64_t rows = 0;     // of packed codes: a multiple of `unit`, at least `in`
+  std::int64_t columns = 0;  // `out`, filled up to a multiple of tile_columns; scale 0 beyond `out`
   std::int64_t groups = 0;
-  std::vector<std::int32_t> order;   // [rows] input channel of each row, −1 for filling; empty when row k is channel k
-  std::vector<Segment> segments;     // all rows, in order
-  std::vector<std::int32_t> tiles;   // [row tiles + 1] first segment of each row tile
+  std::vector<std::int32_t> order;  // [rows] input channel of each row, −1 for filling; empty when row k is channel k
+  std::vector<Segment> segments;    // all rows, in order
+  std::vector<std::int32_t> tiles;  // [row tiles + 1] first segment of each row tile
   std::shared_ptr<Storage> codes;
   std::shared_ptr<Storage> scales, zeros;  // f32 [groups, columns]
 
@@ -77,10 +77,10 @@ void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, floa
 
 struct Problem {
   const Packed& weight;
-  bool transposed = false;      // backward
-  const View& x;                // [m, in], or dy [m, out]
+  bool transposed = false;  // backward
+  const View& x;            // [m, in], or dy [m, out]
   const View* bias = nullptr;
-  const View& y;                // [m, out], or dx [m, in]
+  const View& y;  // [m, out], or dx [m, in]
   std::int64_t m() const { return x.sizes[0]; }
 };
 

@@ -15,7 +15,8 @@ constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + t
 void arrange(const Decoded& layer, Packed& packed) {
   std::vector<std::int32_t> sizes(static_cast<std::size_t>(packed.groups));
   for (std::int32_t group : layer.groups) {
-    check(group >= 0 && group < packed.groups, "pack: a channel is in group {}, but there are scales for {} groups", group, packed.groups);
+    check(group >= 0 && group < packed.groups, "pack: a channel is in group {}, but there are scales for {} groups", group,
+          packed.groups);
     ++sizes[static_cast<std::size_t>(group)];
   }
   std::vector<std::int32_t> begins(sizes.size() + 1, 0);
@@ -103,23 +104,20 @@ void write_tiles(const std::uint8_t* codes, const Packed& packed, std::uint8_t* 
 void write_tiles(const std::vector<std::uint8_t>& codes, const Packed& packed, std::int64_t tile) {
   auto* to = static_cast<std::uint8_t*>(packed.codes->data()) + tile * packed.column_tiles() * Packed::tile_bytes(packed.bits);
   switch (packed.bits) {
-    case 2:
-      return write_tiles<2>(codes.data(), packed, to);
-    case 3:
-      return write_tiles<3>(codes.data(), packed, to);
-    case 4:
-      return write_tiles<4>(codes.data(), packed, to);
-    default:
-      return write_tiles<8>(codes.data(), packed, to);
+    case 2: return write_tiles<2>(codes.data(), packed, to);
+    case 3: return write_tiles<3>(codes.data(), packed, to);
+    case 4: return write_tiles<4>(codes.data(), packed, to);
+    default: return write_tiles<8>(codes.data(), packed, to);
   }
 }
 
 }  // namespace
 
 std::shared_ptr<const Packed> pack(const Decoded& layer) {
-  check(layer.in > 0 && layer.out > 0 && layer.bits >= 2 && layer.bits <= 8, "pack: a layer of {} × {} in {} bits", layer.in, layer.out,
-        layer.bits);
-  check(static_cast<std::int64_t>(layer.groups.size()) == layer.in, "pack: groups for {} channels of {}", layer.groups.size(), layer.in);
+  check(layer.in > 0 && layer.out > 0 && layer.bits >= 2 && layer.bits <= 8, "pack: a layer of {} × {} in {} bits", layer.in,
+        layer.out, layer.bits);
+  check(static_cast<std::int64_t>(layer.groups.size()) == layer.in, "pack: groups for {} channels of {}", layer.groups.size(),
+        layer.in);
   const Tensor& zeros = layer.offsets.defined() ? layer.offsets : layer.zeros;
   check(layer.scales.rank() == 2 && layer.scales.dim(1) == layer.out && zeros.shape() == layer.scales.shape(),
         "pack: scales {} and zeros {}; both must be [groups, {}]", layer.scales.shape(), zeros.shape(), layer.out);
@@ -150,7 +148,8 @@ std::uint32_t code_at(const Packed& weight, std::int64_t row, std::int64_t colum
   const std::int64_t per = Packed::rows_per_word(weight.bits), bytes = Packed::bytes_per_word(weight.bits);
   const std::int64_t tile = row / Packed::tile_rows * weight.column_tiles() + column / Packed::tile_columns;
   const std::int64_t word = row % Packed::tile_rows / per * Packed::tile_columns + column % Packed::tile_columns;
-  const auto* from = static_cast<const std::uint8_t*>(weight.codes->data()) + tile * Packed::tile_bytes(weight.bits) + word * bytes;
+  const auto* from =
+      static_cast<const std::uint8_t*>(weight.codes->data()) + tile * Packed::tile_bytes(weight.bits) + word * bytes;
   std::uint32_t bits = 0;
   for (std::int64_t b = 0; b < bytes; ++b) bits |= static_cast<std::uint32_t>(from[b]) << (8 * b);
   return bits >> (weight.bits * (row % per)) & ((1u << weight.bits) - 1);

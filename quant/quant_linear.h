@@ -11,19 +11,19 @@ namespace graft::quant {
 
 /// What a layer was understood to be, in the words of the checkpoint's own tools.
 struct Description {
-  std::string method;             // "gptq", "awq", "eetq"
-  std::string layout;             // "gptq", "gptq_v2", "gptq_p"; "gemm", "gemv", "gemv_fast", "llm-awq", "marlin"; "plain", "sm70", "sm80"
+  std::string method;  // "gptq", "awq", "eetq"
+  std::string layout;  // "gptq", "gptq_v2", "gptq_p"; "gemm", "gemv", "gemv_fast", "llm-awq", "marlin"; "plain", "sm70", "sm80"
   int bits = 4;
   std::int64_t group_size = 128;  // as configured; -1 is one group
   bool sym = true;
   bool desc_act = false;
-  std::string producer;           // "gptqmodel", "auto_gptq", "autoawq", …: empty when the file does not say
-  std::string producer_version;   // "7.7.0"; empty when unknown
-  std::string reading;            // how zero points or bytes were read, and why, for inspect()
-  std::string zeros;              // GPTQ: how zero points are stored, "z", "z-1 per field", "z-1 per word" or "z-1 scrambled"; when
-                                  // empty, settled by layout, producer and data as in formats/gptq.h
-  std::string pack_dtype;         // GPTQ: "int32", "int16" or "int8", the words' size; empty: as the tensors are
-  int exllama = 1;                // GPTQ: the generation of the exllama kernel that the config allows AutoGPTQ, 0 for none (auto_gptq.h)
+  std::string producer;          // "gptqmodel", "auto_gptq", "autoawq", …: empty when the file does not say
+  std::string producer_version;  // "7.7.0"; empty when unknown
+  std::string reading;           // how zero points or bytes were read, and why, for inspect()
+  std::string zeros;       // GPTQ: how zero points are stored, "z", "z-1 per field", "z-1 per word" or "z-1 scrambled"; when
+                           // empty, settled by layout, producer and data as in formats/gptq.h
+  std::string pack_dtype;  // GPTQ: "int32", "int16" or "int8", the words' size; empty: as the tensors are
+  int exllama = 1;         // GPTQ: the generation of the exllama kernel that the config allows AutoGPTQ, 0 for none (auto_gptq.h)
 };
 
 struct Packed;  // quant/kernels.h: the repacked weight that kernels read
@@ -32,7 +32,8 @@ class QuantLinear final : public LinearBase {
  public:
   /// `original` are the tensors that the packed form was made from; they may alias a mapped file. ValueError unless bias is undefined
   /// or [out].
-  QuantLinear(Description description, std::shared_ptr<const Packed> packed, Tensor bias = {}, std::vector<NamedTensor> original = {});
+  QuantLinear(Description description, std::shared_ptr<const Packed> packed, Tensor bias = {},
+              std::vector<NamedTensor> original = {});
 
   std::string type_name() const override { return "QuantLinear"; }
   std::string description() const override;

@@ -23,7 +23,8 @@ struct Grid {
   bool sym = true;
   GridRule rule = GridRule::gptq;
   double mse = 0;  // exponent of GPTQ's search for a narrower range (2.4 is usual); 0: the full range
-  DType scale_dtype = DType::f16;  // scales are rounded to it before codes are chosen (EETQ: after), so that codes fit what is stored
+  DType scale_dtype =
+      DType::f16;  // scales are rounded to it before codes are chosen (EETQ: after), so that codes fit what is stored
 
   std::int64_t group_length(std::int64_t in) const { return group_size > 0 ? std::min(group_size, in) : in; }
   std::int64_t groups(std::int64_t in) const { return (in + group_length(in) - 1) / group_length(in); }

@@ -59,22 +59,17 @@ Json eetq_config() { return {{"quant_method", "eetq"}, {"weights", "int8"}, {"mo
 const Grid& grid_of(const QuantizeMethod& method) {
   return std::visit(
       []<class T>(const T& settings) -> const Grid& {
-        if constexpr (std::is_same_v<T, Grid>)
-          return settings;
-        else
-          return settings.grid;
+        if constexpr (std::is_same_v<T, Grid>) return settings;
+        else return settings.grid;
       },
       method);
 }
 
 std::string quantization_config(const QuantizeMethod& method, std::string_view layout) {
   switch (grid_of(method).rule) {
-    case GridRule::gptq:
-      return gptq_config(method, layout).dump();
-    case GridRule::awq:
-      return awq_config(method, layout).dump();
-    case GridRule::eetq:
-      break;
+    case GridRule::gptq: return gptq_config(method, layout).dump();
+    case GridRule::awq: return awq_config(method, layout).dump();
+    case GridRule::eetq: break;
   }
   return eetq_config().dump();
 }

@@ -217,10 +217,8 @@ class FolderQuantizer {
             model_.prefix(i), producer);
       const Tensor& scale = scales[s].channel_scale;
       const auto found = weights.find(producer);
-      if (found != weights.end())
-        found->second = divided(found->second, scale);
-      else
-        writer_.replace(full_name(i, producer) + ".weight", divided(block.parameter(producer + ".weight"), scale));
+      if (found != weights.end()) found->second = divided(found->second, scale);
+      else writer_.replace(full_name(i, producer) + ".weight", divided(block.parameter(producer + ".weight"), scale));
       if (const Tensor bias = block.parameter(producer + ".bias"); bias.defined())
         writer_.replace(full_name(i, producer) + ".bias", divided(bias, scale));
     }

@@ -49,31 +49,33 @@ template <class A>
 void attend_blocks(const AttentionProblem& problem, const View& q, const View& k, const View& v, const View& y, const View& lse) {
   const auto& loops = vector_loops<A>();
   const std::int64_t width = padded(problem.width), value_width = padded(problem.value_width);
-  problem.for_each_chunk(problem.spans(64), [&](std::int64_t b, std::int64_t kv_head, std::int64_t, std::int64_t first, std::int64_t last) {
-    const std::vector<A> bias = problem.key_bias<A>(b), keys = pack_columns<A>(k, b, kv_head), values = pack_rows<A>(v, b, kv_head);
-    std::vector<A> queries(query_block * width), scores(query_block * key_block), result(query_block * value_width);
-    for (std::int64_t unit = first; unit < last; ++unit) {
-      const QueryBlock block(problem, kv_head, unit);
-      load_rows(q, b, block.head, block.begin, block.rows, static_cast<A>(problem.shape.scale), queries.data());
-      std::fill(result.begin(), result.end(), A(0));
-      A largest[query_block], sum[query_block] = {};
-      std::fill_n(largest, query_block, minus_infinity<A>);
-      for (std::int64_t j = 0; j < block.limit; j += key_block) {
-        const std::int64_t room = std::min(key_block, padded(block.limit - j)), seen = std::min(key_block, block.limit - j);
-        loops.tile_product(queries.data(), width, 1, &keys[j * problem.width], key_block, scores.data(), key_block, block.rows, room,
-                           problem.width, false);
-        for (std::int64_t i = 0; i < block.rows; ++i) {
-          const std::int64_t n = std::clamp<std::int64_t>(problem.limit(block.begin + i) - j, 0, seen);
-          fold_row(&scores[i * key_block], bias.empty() ? nullptr : &bias[j], n, room, largest[i], sum[i], &result[i * value_width],
-                   value_width);
+  problem.for_each_chunk(
+      problem.spans(64), [&](std::int64_t b, std::int64_t kv_head, std::int64_t, std::int64_t first, std::int64_t last) {
+        const std::vector<A> bias = problem.key_bias<A>(b), keys = pack_columns<A>(k, b, kv_head),
+                             values = pack_rows<A>(v, b, kv_head);
+        std::vector<A> queries(query_block * width), scores(query_block * key_block), result(query_block * value_width);
+        for (std::int64_t unit = first; unit < last; ++unit) {
+          const QueryBlock block(problem, kv_head, unit);
+          load_rows(q, b, block.head, block.begin, block.rows, static_cast<A>(problem.shape.scale), queries.data());
+          std::fill(result.begin(), result.end(), A(0));
+          A largest[query_block], sum[query_block] = {};
+          std::fill_n(largest, query_block, minus_infinity<A>);
+          for (std::int64_t j = 0; j < block.limit; j += key_block) {
+            const std::int64_t room = std::min(key_block, padded(block.limit - j)), seen = std::min(key_block, block.limit - j);
+            loops.tile_product(queries.data(), width, 1, &keys[j * problem.width], key_block, scores.data(), key_block,
+                               block.rows, room, problem.width, false);
+            for (std::int64_t i = 0; i < block.rows; ++i) {
+              const std::int64_t n = std::clamp<std::int64_t>(problem.limit(block.begin + i) - j, 0, seen);
+              fold_row(&scores[i * key_block], bias.empty() ? nullptr : &bias[j], n, room, largest[i], sum[i],
+                       &result[i * value_width], value_width);
+            }
+            loops.tile_product(scores.data(), key_block, 1, &values[j * value_width], value_width, result.data(), value_width,
+                               block.rows, value_width, seen, true);
+          }
+          for (std::int64_t i = 0; i < block.rows; ++i)
+            finish_row(&result[i * value_width], largest[i], sum[i], y, lse, b, block.head, block.begin + i);
         }
-        loops.tile_product(scores.data(), key_block, 1, &values[j * value_width], value_width, result.data(), value_width, block.rows,
-                           value_width, seen, true);
-      }
-      for (std::int64_t i = 0; i < block.rows; ++i)
-        finish_row(&result[i * value_width], largest[i], sum[i], y, lse, b, block.head, block.begin + i);
-    }
-  });
+      });
 }
 
 // A few queries against many keys (generation): packing would cost more than it saves, so keys and values are read where they lie.
@@ -81,22 +83,24 @@ template <class A>
 void attend_rows(const AttentionProblem& problem, const View& q, const View& k, const View& v, const View& y, const View& lse) {
   const auto& loops = vector_loops<A>();
   const std::int64_t width = problem.width, value_width = problem.value_width, per_batch = problem.heads * problem.queries;
-  parallel_ranges(problem.batch * per_batch, steps_per_chunk(problem.keys * (width + value_width)), [&](std::int64_t begin, std::int64_t end) {
-    std::vector<A> query(width), scores(problem.keys), row(std::max(width, value_width)), result(value_width), bias;
-    for (std::int64_t at = begin, bias_of = -1; at < end; ++at) {
-      const std::int64_t b = at / per_batch, h = at % per_batch / problem.queries, i = at % problem.queries;
-      if (b != bias_of) bias = problem.key_bias<A>(b), bias_of = b;
-      load_rows(q, b, h, i, 1, static_cast<A>(problem.shape.scale), query.data());
-      const std::int64_t n = problem.limit(i), kv_head = h / problem.group;
-      for (std::int64_t j = 0; j < n; ++j) scores[j] = loops.dot(query.data(), load_row(k, b, kv_head, j, row.data()), width);
-      std::fill(result.begin(), result.end(), A(0));
-      A largest = minus_infinity<A>, sum = 0;
-      fold_row(scores.data(), bias.empty() ? nullptr : bias.data(), n, n, largest, sum, result.data(), value_width);
-      for (std::int64_t j = 0; j < n; ++j)
-        loops.add_scaled(result.data(), scores[j], load_row(v, b, kv_head, j, row.data()), result.data(), value_width);
-      finish_row(result.data(), largest, sum, y, lse, b, h, i);
-    }
-  });
+  parallel_ranges(
+      problem.batch * per_batch, steps_per_chunk(problem.keys * (width + value_width)),
+      [&](std::int64_t begin, std::int64_t end) {
+        std::vector<A> query(width), scores(problem.keys), row(std::max(width, value_width)), result(value_width), bias;
+        for (std::int64_t at = begin, bias_of = -1; at < end; ++at) {
+          const std::int64_t b = at / per_batch, h = at % per_batch / problem.queries, i = at % problem.queries;
+          if (b != bias_of) bias = problem.key_bias<A>(b), bias_of = b;
+          load_rows(q, b, h, i, 1, static_cast<A>(problem.shape.scale), query.data());
+          const std::int64_t n = problem.limit(i), kv_head = h / problem.group;
+          for (std::int64_t j = 0; j < n; ++j) scores[j] = loops.dot(query.data(), load_row(k, b, kv_head, j, row.data()), width);
+          std::fill(result.begin(), result.end(), A(0));
+          A largest = minus_infinity<A>, sum = 0;
+          fold_row(scores.data(), bias.empty() ? nullptr : bias.data(), n, n, largest, sum, result.data(), value_width);
+          for (std::int64_t j = 0; j < n; ++j)
+            loops.add_scaled(result.data(), scores[j], load_row(v, b, kv_head, j, row.data()), result.data(), value_width);
+          finish_row(result.data(), largest, sum, y, lse, b, h, i);
+        }
+      });
 }
 
 }  // namespace

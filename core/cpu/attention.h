@@ -28,8 +28,15 @@ void store_row(const A* values, const View& view, std::int64_t b, std::int64_t h
 
 struct AttentionProblem {
   AttentionProblem(const View& q, const View& k, const View& v, const AttentionShape& shape)
-      : batch(q.sizes[0]), heads(q.sizes[1]), queries(q.sizes[2]), width(q.sizes[3]), kv_heads(k.sizes[1]), keys(k.sizes[2]),
-        value_width(v.sizes[3]), group(heads / std::max<std::int64_t>(kv_heads, 1)), shape(shape) {}
+      : batch(q.sizes[0]),
+        heads(q.sizes[1]),
+        queries(q.sizes[2]),
+        width(q.sizes[3]),
+        kv_heads(k.sizes[1]),
+        keys(k.sizes[2]),
+        value_width(v.sizes[3]),
+        group(heads / std::max<std::int64_t>(kv_heads, 1)),
+        shape(shape) {}
 
   std::int64_t batch, heads, queries, width, kv_heads, keys, value_width, group;
   const AttentionShape& shape;
@@ -72,8 +79,10 @@ struct AttentionProblem {
 /// A block of queries of one head.
 struct QueryBlock {
   QueryBlock(const AttentionProblem& problem, std::int64_t kv_head, std::int64_t unit)
-      : head(kv_head * problem.group + unit / problem.query_blocks()), begin(unit % problem.query_blocks() * query_block),
-        rows(std::min(query_block, problem.queries - begin)), limit(problem.limit(begin + rows - 1)) {}
+      : head(kv_head * problem.group + unit / problem.query_blocks()),
+        begin(unit % problem.query_blocks() * query_block),
+        rows(std::min(query_block, problem.queries - begin)),
+        limit(problem.limit(begin + rows - 1)) {}
   std::int64_t head, begin, rows;
   std::int64_t limit;  // keys that any of them sees
 };
@@ -83,7 +92,8 @@ template <class A>
 std::vector<A> pack_rows(const View& view, std::int64_t b, std::int64_t h) {
   const std::int64_t width = view.sizes[3], stride = padded(width);
   std::vector<A> packed(view.sizes[2] * stride), buffer(width);
-  for (std::int64_t i = 0; i < view.sizes[2]; ++i) std::copy_n(load_row(view, b, h, i, buffer.data()), width, &packed[i * stride]);
+  for (std::int64_t i = 0; i < view.sizes[2]; ++i)
+    std::copy_n(load_row(view, b, h, i, buffer.data()), width, &packed[i * stride]);
   return packed;
 }
 

@@ -18,8 +18,17 @@ class Backward {
  public:
   Backward(const AttentionProblem& problem, const View& q, const View& k, const View& v, const View& y, const View& lse,
            const View& dy, const View& dq)
-      : problem_(problem), q_(q), k_(k), v_(v), y_(y), lse_(lse), dy_(dy), dq_(dq), width_(padded(problem.width)),
-        value_width_(padded(problem.value_width)), scale_(static_cast<A>(problem.shape.scale)) {}
+      : problem_(problem),
+        q_(q),
+        k_(k),
+        v_(v),
+        y_(y),
+        lse_(lse),
+        dy_(dy),
+        dq_(dq),
+        width_(padded(problem.width)),
+        value_width_(padded(problem.value_width)),
+        scale_(static_cast<A>(problem.shape.scale)) {}
 
   /// Writes dq of the units first … last-1 and returns their share of dk and dv.
   KeyGradients<A> run(std::int64_t b, std::int64_t kv_head, std::int64_t first, std::int64_t last) const {
@@ -49,12 +58,12 @@ class Backward {
           std::fill_n(p + n, room - n, A(0));
           loops_.mul_shifted(p, ds, deltas[i], ds, room);
         }
-        loops_.tile_product(weights.data(), 1, key_block, grads.data(), value_width_, &sums.dv[j * value_width_], value_width_, seen,
-                            value_width_, block.rows, true);
+        loops_.tile_product(weights.data(), 1, key_block, grads.data(), value_width_, &sums.dv[j * value_width_], value_width_,
+                            seen, value_width_, block.rows, true);
         loops_.tile_product(dscores.data(), 1, key_block, queries.data(), width_, &sums.dk[j * width_], width_, seen, width_,
                             block.rows, true);
-        loops_.tile_product(dscores.data(), key_block, 1, &keys[j * width_], width_, dqueries.data(), width_, block.rows, width_, seen,
-                            true);
+        loops_.tile_product(dscores.data(), key_block, 1, &keys[j * width_], width_, dqueries.data(), width_, block.rows, width_,
+                            seen, true);
       }
       for (std::int64_t i = 0; i < block.rows; ++i) {
         A* row = &dqueries[i * width_];

@@ -62,9 +62,8 @@ void convert_run(const From* from, std::int64_t from_stride, To* to, std::int64_
 void convert(DType from_dtype, const void* from, std::int64_t from_stride, DType to_dtype, void* to, std::int64_t to_stride,
              std::int64_t n) {
   dispatch(from_dtype, AllTypes{}, "convert", [&]<class From>() {
-    dispatch(to_dtype, AllTypes{}, "convert", [&]<class To>() {
-      convert_run(static_cast<const From*>(from), from_stride, static_cast<To*>(to), to_stride, n);
-    });
+    dispatch(to_dtype, AllTypes{}, "convert",
+             [&]<class To>() { convert_run(static_cast<const From*>(from), from_stride, static_cast<To*>(to), to_stride, n); });
   });
 }
 
@@ -86,19 +85,23 @@ void copy_transposed(const View& from, int from_dim, const View& to, int to_dim)
   View outer_from = from, outer_to = to;
   for (View* view : {&outer_from, &outer_to}) view->sizes[from_dim] = view->sizes[to_dim] = 1;
   const Rows from_at(outer_from, 0), to_at(outer_to, 0);
-  parallel_ranges(to_at.count() * row_tiles * column_tiles, steps_per_chunk(side * side), [&](std::int64_t begin, std::int64_t end) {
-    alignas(64) char tile[side * side * sizeof(double)];
-    for (std::int64_t at = begin; at < end; ++at) {
-      const std::int64_t row = at % row_tiles * side, column = at / row_tiles % column_tiles * side, outer = at / row_tiles / column_tiles;
-      const std::int64_t height = std::min(side, rows - row), width = std::min(side, columns - column);
-      const std::int64_t from_begin = from_at(outer) + row + column * from.strides[to_dim];
-      const std::int64_t to_begin = to_at(outer) + row * to.strides[from_dim] + column;
-      for (std::int64_t j = 0; j < width; ++j)
-        convert(from.dtype, element(from, from_begin + j * from.strides[to_dim]), 1, to.dtype, tile + j * side * size_of(to.dtype), 1, height);
-      for (std::int64_t i = 0; i < height; ++i)
-        convert(to.dtype, tile + i * size_of(to.dtype), side, to.dtype, element(to, to_begin + i * to.strides[from_dim]), 1, width);
-    }
-  });
+  parallel_ranges(to_at.count() * row_tiles * column_tiles, steps_per_chunk(side * side),
+                  [&](std::int64_t begin, std::int64_t end) {
+                    alignas(64) char tile[side * side * sizeof(double)];
+                    for (std::int64_t at = begin; at < end; ++at) {
+                      const std::int64_t row = at % row_tiles * side, column = at / row_tiles % column_tiles * side,
+                                         outer = at / row_tiles / column_tiles;
+                      const std::int64_t height = std::min(side, rows - row), width = std::min(side, columns - column);
+                      const std::int64_t from_begin = from_at(outer) + row + column * from.strides[to_dim];
+                      const std::int64_t to_begin = to_at(outer) + row * to.strides[from_dim] + column;
+                      for (std::int64_t j = 0; j < width; ++j)
+                        convert(from.dtype, element(from, from_begin + j * from.strides[to_dim]), 1, to.dtype,
+                                tile + j * side * size_of(to.dtype), 1, height);
+                      for (std::int64_t i = 0; i < height; ++i)
+                        convert(to.dtype, tile + i * size_of(to.dtype), side, to.dtype,
+                                element(to, to_begin + i * to.strides[from_dim]), 1, width);
+                    }
+                  });
 }
 
 }  // namespace
@@ -117,9 +120,8 @@ void copy(const View& from, const View& to) {
 
 void fill(const View& to, double value) {
   const Loop<1> loop({&to});
-  loop.run([&](const auto& at, std::int64_t n) {
-    convert(DType::f64, &value, 0, to.dtype, element(to, at[0]), loop.stride(0), n);
-  });
+  loop.run(
+      [&](const auto& at, std::int64_t n) { convert(DType::f64, &value, 0, to.dtype, element(to, at[0]), loop.stride(0), n); });
 }
 
 }  // namespace graft::cpu

@@ -33,8 +33,8 @@ const GemmUnit& unit(Isa isa) {
 template <class T>
 class Round {
  public:
-  Round(const GemmKernels<T>& kernels, std::int64_t row, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
-        const Panels<T>& right, const Target<T>& target)
+  Round(const GemmKernels<T>& kernels, std::int64_t row, std::int64_t m, std::int64_t n, std::int64_t depth,
+        const Panels<T>& left, const Panels<T>& right, const Target<T>& target)
       : kernels_(kernels), left_(left), right_(right), target_(target), row_(row), m_(m), n_(n), depth_(depth) {
     // Panels of equal height: eight rows are two panels of four, not of six and two.
     left_panels_ = divide_up(m, kernels.rows);
@@ -97,7 +97,8 @@ class Round {
       for (std::int64_t j = 0; j < columns; j += width)
         for (std::int64_t i = i0; i < std::min(i0 + step, end); ++i)
           kernels_.tile(depth, left_panel(block, i), right + j * depth, c + (i - begin) * height_ * ldc + j, ldc,
-                        static_cast<int>(std::min(height_, m_ - i * height_)), static_cast<int>(std::min(width, columns - j)), block > 0);
+                        static_cast<int>(std::min(height_, m_ - i * height_)), static_cast<int>(std::min(width, columns - j)),
+                        block > 0);
   }
 
   const GemmKernels<T>& kernels_;
@@ -122,7 +123,8 @@ const GemmKernels<double>& gemm_kernels(Isa isa) {
 template <class T>
 void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
                      const Panels<T>& right, const Target<T>& target) {
-  const std::int64_t round = std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth * std::int64_t{sizeof(T)}) / row_block * row_block);
+  const std::int64_t round =
+      std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth * std::int64_t{sizeof(T)}) / row_block * row_block);
   for (std::int64_t row = 0; row < m; row += round)
     Round<T>(kernels, row, std::min(round, m - row), n, depth, left, right, target).run();
 }
@@ -151,11 +153,12 @@ Scratch<T>::~Scratch() {
 }
 
 template <class T>
-void StridedPanels<T>::fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const {
+void StridedPanels<T>::fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes,
+                            T* panel) const {
   const std::int64_t offset = lane_begin * lane_stride_ + depth_begin * depth_stride_;
   const auto valid = static_cast<int>(std::min<std::int64_t>(lanes, lanes_ - lane_begin));
-  kernels_.pack(static_cast<const char*>(data_) + offset * size_of(dtype_), dtype_, depth_count, depth_stride_, lane_stride_, valid, lanes,
-                panel);
+  kernels_.pack(static_cast<const char*>(data_) + offset * size_of(dtype_), dtype_, depth_count, depth_stride_, lane_stride_,
+                valid, lanes, panel);
 }
 
 template class Scratch<float>;
@@ -166,7 +169,9 @@ template void blocked_product<float>(const GemmKernels<float>&, std::int64_t, st
                                      const Panels<float>&, const Target<float>&);
 template void blocked_product<double>(const GemmKernels<double>&, std::int64_t, std::int64_t, std::int64_t, const Panels<double>&,
                                       const Panels<double>&, const Target<double>&);
-template void write<float>(const Target<float>&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, std::int64_t);
-template void write<double>(const Target<double>&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, std::int64_t);
+template void write<float>(const Target<float>&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*,
+                           std::int64_t);
+template void write<double>(const Target<double>&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*,
+                            std::int64_t);
 
 }  // namespace graft::cpu

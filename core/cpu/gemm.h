@@ -29,16 +29,16 @@ struct GemmKernels {
 
   /// panel[depth][lanes] = the elements at source + d · depth_stride + l · lane_stride, widened; zeros for lanes past `valid`.
   /// Whole vectors are written, but nothing past the panel's end.
-  void (*pack)(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride, int valid, int lanes,
-               T* panel);
+  void (*pack)(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride,
+               int valid, int lanes, T* panel);
 
   // For at most max_skinny rows of x [rows][depth], when packing b would cost more than it saves.
   /// y[rows][columns] = x b, where column j of b lies at b + j · ldb.
-  void (*dot)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb, std::int64_t columns,
-              T* y, std::int64_t ldy);
+  void (*dot)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
+              std::int64_t columns, T* y, std::int64_t ldy);
   /// The same, where row d of b lies at b + d · ldb.
-  void (*axpy)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb, std::int64_t columns,
-               T* y, std::int64_t ldy);
+  void (*axpy)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
+               std::int64_t columns, T* y, std::int64_t ldy);
 };
 
 inline constexpr int max_skinny = 4;

@@ -10,8 +10,8 @@ namespace {
 
 // Rows × Vectors sums in registers, one broadcast and Vectors loads per depth and row.
 template <class V, int MaxRows, int MaxVectors, int Rows, int Vectors>
-void tile_of(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c, std::int64_t ldc,
-             int columns, bool accumulate) {
+void tile_of(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c,
+             std::int64_t ldc, int columns, bool accumulate) {
   typename V::Reg sums[Rows][Vectors];
   for (int i = 0; i < Rows; ++i)
     for (int j = 0; j < Vectors; ++j) {
@@ -36,18 +36,16 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
     for (int j = 0; j < Vectors; ++j, row += V::width) {
       const bool whole = j + 1 < Vectors || last == V::width;
       if (accumulate) sums[i][j] = V::add(whole ? V::load(row) : V::load(row, last), sums[i][j]);
-      if (whole)
-        V::store(row, sums[i][j]);
-      else
-        V::store(row, sums[i][j], last);
+      if (whole) V::store(row, sums[i][j]);
+      else V::store(row, sums[i][j], last);
     }
   }
 }
 
 // The smallest tile that covers rows × columns.
 template <class V, int MaxRows, int MaxVectors, int Rows = MaxRows, int Vectors = MaxVectors>
-void tile(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c, std::int64_t ldc, int rows,
-          int columns, bool accumulate) {
+void tile(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c,
+          std::int64_t ldc, int rows, int columns, bool accumulate) {
   if constexpr (Rows > 1)
     if (rows < Rows) return tile<V, MaxRows, MaxVectors, Rows - 1, Vectors>(depth, a, b, c, ldc, rows, columns, accumulate);
   if constexpr (Vectors > 1)
@@ -61,10 +59,8 @@ void tile(std::int64_t depth, const typename V::Element* a, const typename V::El
 // One row of a panel may be written past its end when the next row overwrites that; at the panel's end it may not.
 template <class V>
 void store_row(typename V::Element* p, typename V::Reg x, int lanes, const typename V::Element* end) {
-  if (p + V::width <= end)
-    V::store(p, x);
-  else
-    V::store(p, x, lanes);
+  if (p + V::width <= end) V::store(p, x);
+  else V::store(p, x, lanes);
 }
 
 template <class V, class From>
@@ -78,7 +74,8 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
       __builtin_prefetch(source + ahead * depth_stride);
       for (int l = 0; l < lanes; l += width) {
         const int left = valid - l < width ? (valid - l > 0 ? valid - l : 0) : width;
-        store_row<V>(panel + l, left == width ? V::load(source + l) : V::load(source + l, left), lanes - l < width ? lanes - l : width, end);
+        store_row<V>(panel + l, left == width ? V::load(source + l) : V::load(source + l, left),
+                     lanes - l < width ? lanes - l : width, end);
       }
     }
     return;
@@ -119,18 +116,18 @@ template <class T, class F>
 }
 
 template <class V>
-void pack(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride, int valid, int lanes,
-          typename V::Element* panel) {
-  with_type<typename V::Element>(
-      source, dtype, [=](auto* from) { pack_from<V>(from, depth, depth_stride, lane_stride, valid, lanes, panel); });
+void pack(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride, int valid,
+          int lanes, typename V::Element* panel) {
+  with_type<typename V::Element>(source, dtype,
+                                 [=](auto* from) { pack_from<V>(from, depth, depth_stride, lane_stride, valid, lanes, panel); });
 }
 
 // ---- skinny products: b is read once, as it lies ----
 
 // Sums over depth of Rows × Columns products side by side: enough independent chains to hide the latency of a multiply-add.
 template <class V, int Rows, int Columns, class From>
-void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb, typename V::Element* y,
-            std::int64_t ldy) {
+void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb,
+            typename V::Element* y, std::int64_t ldy) {
   typename V::Reg sums[Rows][Columns];
   for (int i = 0; i < Rows; ++i)
     for (int j = 0; j < Columns; ++j) sums[i][j] = V::zero();
@@ -150,8 +147,8 @@ void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, 
 }
 
 template <class V, int Rows = max_skinny>
-void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
-         std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
+void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype,
+         std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
   if constexpr (Rows > 1)
     if (rows < Rows) return dot<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
@@ -164,8 +161,8 @@ void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t 
 
 // y += Depth rows of b, a vector of columns at a time.
 template <class V, int Rows, int Depth, class From>
-void axpy_of(const typename V::Element* x, std::int64_t ldx, const From* b, std::int64_t ldb, std::int64_t columns, bool accumulate,
-             typename V::Element* y, std::int64_t ldy) {
+void axpy_of(const typename V::Element* x, std::int64_t ldx, const From* b, std::int64_t ldb, std::int64_t columns,
+             bool accumulate, typename V::Element* y, std::int64_t ldy) {
   typename V::Reg factors[Rows][Depth];
   for (int i = 0; i < Rows; ++i)
     for (int d = 0; d < Depth; ++d) factors[i][d] = V::set(x[i * ldx + d]);
@@ -189,8 +186,8 @@ void axpy_of(const typename V::Element* x, std::int64_t ldx, const From* b, std:
 }
 
 template <class V, int Rows = max_skinny>
-void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
-          std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
+void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype,
+          std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
   if constexpr (Rows > 1)
     if (rows < Rows) return axpy<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {

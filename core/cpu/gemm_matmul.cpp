@@ -31,7 +31,11 @@ Matrix matrix(const View& view, std::int64_t index) {
     index /= view.sizes[i];
   }
   const int r = view.rank - 2, c = view.rank - 1;
-  return {static_cast<char*>(view.data) + offset * size_of(view.dtype), view.dtype, view.sizes[r], view.sizes[c], view.strides[r],
+  return {static_cast<char*>(view.data) + offset * size_of(view.dtype),
+          view.dtype,
+          view.sizes[r],
+          view.sizes[c],
+          view.strides[r],
           view.strides[c]};
 }
 
@@ -55,8 +59,8 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
   parallel_ranges(b.columns, grain, [&](std::int64_t begin, std::int64_t end) {
     Scratch<T> sums(rows * (end - begin));
     const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
-    (by_columns ? kernels.dot : kernels.axpy)(x.get(), depth, rows, depth, from, b.dtype, by_columns ? b.column_stride : b.row_stride,
-                                              end - begin, sums.get(), end - begin);
+    (by_columns ? kernels.dot : kernels.axpy)(x.get(), depth, rows, depth, from, b.dtype,
+                                              by_columns ? b.column_stride : b.row_stride, end - begin, sums.get(), end - begin);
     write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
   });
 }
@@ -94,10 +98,8 @@ void batched(const View& a, const View& b, const View& y) {
   const auto run = [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) product<T>(kernels, matrix(a, i), matrix(b, i), matrix(y, i));
   };
-  if (m * n * depth < small_product || batch >= 64)
-    parallel_ranges(batch, grain, run);
-  else
-    run(0, batch);
+  if (m * n * depth < small_product || batch >= 64) parallel_ranges(batch, grain, run);
+  else run(0, batch);
 }
 
 }  // namespace
@@ -108,10 +110,8 @@ void matmul(const View& a, const View& b, const View& y) {
     check<TypeError>((view->dtype == DType::f64) == (y.dtype == DType::f64), "matmul: f64 meets {}",
                      view->dtype == DType::f64 ? y.dtype : view->dtype);
   }
-  if (y.dtype == DType::f64)
-    batched<double>(a, b, y);
-  else
-    batched<float>(a, b, y);
+  if (y.dtype == DType::f64) batched<double>(a, b, y);
+  else batched<float>(a, b, y);
 }
 
 }  // namespace graft::cpu

@@ -76,26 +76,27 @@ void add_elements(const View& y, int dim, const View& index, const View& x) {
   constexpr std::int64_t strip = 64;
   const std::int64_t width = lines.sizes[last], strips = (width + strip - 1) / strip;
   const Rows x_rows(lines), i_rows(line_indices);
-  parallel_ranges(x_rows.count() * strips, steps_per_chunk(length * std::min(width, strip)), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t row = task / strips, first = task % strips * strip, n = std::min(strip, width - first);
-      const std::int64_t x_step = x.strides[last], y_step = y.strides[last], i_step = index.strides[last];
-      const T* from = x.as<T>() + x_rows(row) + first * x_step;
-      const std::int64_t* at = index.as<std::int64_t>() + i_rows(row) + first * i_step;
-      Y* to = y.as<Y>() + row_begin(line_targets, lines, row, dim) + first * y_step;
-      for (std::int64_t i = 0; i < length; ++i, from += x.strides[dim], at += index.strides[dim]) {
-        if (i_step == 0 && x_step == 1 && y_step == 1) {
-          Y* target = to + *at * jump;
-          for (std::int64_t j = 0; j < n; ++j) target[j] = static_cast<Y>(target[j] + from[j]);
-        } else {
-          for (std::int64_t j = 0; j < n; ++j) {
-            Y& target = to[at[j * i_step] * jump + (dim == last ? 0 : j * y_step)];
-            target = static_cast<Y>(target + from[j * x_step]);
-          }
-        }
-      }
-    }
-  });
+  parallel_ranges(x_rows.count() * strips, steps_per_chunk(length * std::min(width, strip)),
+                  [&](std::int64_t begin, std::int64_t end) {
+                    for (std::int64_t task = begin; task < end; ++task) {
+                      const std::int64_t row = task / strips, first = task % strips * strip, n = std::min(strip, width - first);
+                      const std::int64_t x_step = x.strides[last], y_step = y.strides[last], i_step = index.strides[last];
+                      const T* from = x.as<T>() + x_rows(row) + first * x_step;
+                      const std::int64_t* at = index.as<std::int64_t>() + i_rows(row) + first * i_step;
+                      Y* to = y.as<Y>() + row_begin(line_targets, lines, row, dim) + first * y_step;
+                      for (std::int64_t i = 0; i < length; ++i, from += x.strides[dim], at += index.strides[dim]) {
+                        if (i_step == 0 && x_step == 1 && y_step == 1) {
+                          Y* target = to + *at * jump;
+                          for (std::int64_t j = 0; j < n; ++j) target[j] = static_cast<Y>(target[j] + from[j]);
+                        } else {
+                          for (std::int64_t j = 0; j < n; ++j) {
+                            Y& target = to[at[j * i_step] * jump + (dim == last ? 0 : j * y_step)];
+                            target = static_cast<Y>(target + from[j * x_step]);
+                          }
+                        }
+                      }
+                    }
+                  });
 }
 
 }  // namespace

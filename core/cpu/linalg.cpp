@@ -11,7 +11,9 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic>;
 using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-Eigen::Map<RowMajor> map(const Matrices& matrices, std::int64_t i) { return {matrices.at(i), matrices.rows(), matrices.columns()}; }
+Eigen::Map<RowMajor> map(const Matrices& matrices, std::int64_t i) {
+  return {matrices.at(i), matrices.rows(), matrices.columns()};
+}
 
 }  // namespace
 

@@ -13,7 +13,9 @@ namespace graft::cpu {
 inline constexpr std::int64_t grain = 32768;
 
 /// The pieces into which `n` equal steps of `cost` elements are split; it depends on the problem alone.
-inline std::int64_t steps_per_chunk(std::int64_t cost) { return std::max<std::int64_t>(1, grain / std::max<std::int64_t>(cost, 1)); }
+inline std::int64_t steps_per_chunk(std::int64_t cost) {
+  return std::max<std::int64_t>(1, grain / std::max<std::int64_t>(cost, 1));
+}
 
 /// N views of the same shape, walked together in runs along one common dimension. Dimensions are ordered by the strides of the
 /// first view (the output) and merged where every view allows it, so that contiguous tensors of any rank are one run.
@@ -103,7 +105,6 @@ class Loop {
   std::array<std::int64_t, max_rank> sizes_{};
   std::array<Offsets, max_rank> strides_{};
 };
-
 
 /// The rows of a view: everything but its last `inner` dimensions, in row-major order.
 class Rows {

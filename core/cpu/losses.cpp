@@ -10,8 +10,8 @@ namespace {
 
 /// The label of a row, already known to be a class or the ignored one.
 std::int64_t checked_label(std::int64_t label, std::int64_t ignored, std::int64_t classes) {
-  check(label == ignored || (label >= 0 && label < classes), "cross_entropy: label {} is neither one of {} classes nor the ignored label {}",
-        label, classes, ignored);
+  check(label == ignored || (label >= 0 && label < classes),
+        "cross_entropy: label {} is neither one of {} classes nor the ignored label {}", label, classes, ignored);
   return label;
 }
 

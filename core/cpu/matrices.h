@@ -14,7 +14,10 @@ class Matrices {
  public:
   /// Room for the result that belongs into `view`; `finish` writes it there. `dims` is 1 for rows of numbers.
   explicit Matrices(const View& view, int dims = 2)
-      : view_(view), dense_(view, DType::f64), rows_(dims == 2 ? view.sizes[view.rank - 2] : 1), columns_(view.sizes[view.rank - 1]) {
+      : view_(view),
+        dense_(view, DType::f64),
+        rows_(dims == 2 ? view.sizes[view.rank - 2] : 1),
+        columns_(view.sizes[view.rank - 1]) {
     for (int i = 0; i < view.rank - dims; ++i) batch_ *= view.sizes[i];
   }
   /// A copy of `view`; TypeError naming `what` unless it is f32 or f64, ValueError if an element is not finite.
@@ -24,8 +27,8 @@ class Matrices {
     copy(view, matrices.dense_.view());
     const std::int64_t each = matrices.rows_ * matrices.columns_;
     for (std::int64_t i = 0; i < matrices.batch_ * each; ++i)
-      check(std::abs(matrices.at(0)[i]) <= std::numeric_limits<double>::max(), "{}: matrix {} of the batch has an element that is not finite",
-            what, i / each);
+      check(std::abs(matrices.at(0)[i]) <= std::numeric_limits<double>::max(),
+            "{}: matrix {} of the batch has an element that is not finite", what, i / each);
     return matrices;
   }
   void finish() const { copy(dense_.view(), view_); }

@@ -1,5 +1,3 @@
-#include "graft/core/rng.h"
-
 #include <algorithm>
 #include <cmath>
 
@@ -7,6 +5,7 @@
 #include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/loop.h"
 #include "graft/core/cpu/temporary.h"
+#include "graft/core/rng.h"
 
 namespace graft::cpu {
 namespace {

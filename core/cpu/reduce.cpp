@@ -32,8 +32,8 @@ struct Folding {
 
 /// x seen as kept × reduced dimensions.
 struct Split {
-  View kept, reduced;  // of x; outermost first by stride
-  View y;              // y's strides over the kept dimensions
+  View kept, reduced;    // of x; outermost first by stride
+  View y;                // y's strides over the kept dimensions
   bool row_wise = true;  // whether neighbours in memory are reduced together
 };
 
@@ -60,7 +60,8 @@ Split split(const View& x, const View& y) {
     const int d = order[i];
     if (x.sizes[d] == 1) continue;
     s.row_wise = y.sizes[d] == 1;
-    s.row_wise ? append(s.reduced, nowhere, x.sizes[d], x.strides[d], 0) : append(s.kept, s.y, x.sizes[d], x.strides[d], y.strides[d]);
+    s.row_wise ? append(s.reduced, nowhere, x.sizes[d], x.strides[d], 0)
+               : append(s.kept, s.y, x.sizes[d], x.strides[d], y.strides[d]);
   }
   s.row_wise |= s.kept.rank == 0;
   if (s.reduced.rank == 0) append(s.reduced, nowhere, 1, 1, 0);
@@ -76,7 +77,8 @@ void reduce_rows(const Split& s, const Folding<A>& folding) {
   constexpr std::int64_t piece_blocks = 32;
   const std::int64_t pieces = (blocks + piece_blocks - 1) / piece_blocks;
   std::vector<A> parts(outputs.count() * pieces);
-  parallel_ranges(static_cast<std::int64_t>(parts.size()), steps_per_chunk(std::min(piece_blocks, blocks) * std::min(length, block)),
+  parallel_ranges(static_cast<std::int64_t>(parts.size()),
+                  steps_per_chunk(std::min(piece_blocks, blocks) * std::min(length, block)),
                   [&](std::int64_t begin, std::int64_t end) {
                     for (std::int64_t part = begin; part < end; ++part) {
                       const std::int64_t base = outputs(part / pieces), first = part % pieces * piece_blocks;
@@ -141,7 +143,8 @@ std::int64_t first_largest(const View& x, std::int64_t at) {
     const A* values = load(x, at + begin * stride, stride, length, buffer);
     for (std::int64_t i = 0; i < length; ++i) {
       // As in PyTorch, NaN is larger than every number.
-      if (best < 0 || values[i] > largest || (values[i] != values[i] && largest == largest)) best = begin + i, largest = values[i];
+      if (best < 0 || values[i] > largest || (values[i] != values[i] && largest == largest))
+        best = begin + i, largest = values[i];
     }
   }
   return best;

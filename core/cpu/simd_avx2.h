@@ -18,7 +18,9 @@ struct F32 {
 
   [[gnu::always_inline]] static float get(const float* p) { return *p; }
   [[gnu::always_inline]] static float get(const f16* p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(p->bits))); }
-  [[gnu::always_inline]] static float get(const bf16* p) { return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(p->bits << 16))); }
+  [[gnu::always_inline]] static float get(const bf16* p) {
+    return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(p->bits << 16)));
+  }
 
   [[gnu::always_inline]] static Reg load(const float* p) { return _mm256_loadu_ps(p); }
   [[gnu::always_inline]] static Reg load(const f16* p) { return _mm256_cvtph_ps(half_bits(p)); }
@@ -103,7 +105,9 @@ struct F64 {
   }
 
  private:
-  [[gnu::always_inline]] static __m256i mask(int n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
+  [[gnu::always_inline]] static __m256i mask(int n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+  }
 };
 
 }  // namespace graft::avx2

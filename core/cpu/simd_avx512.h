@@ -23,11 +23,17 @@ struct F32 {
 
   [[gnu::always_inline]] static float get(const float* p) { return *p; }
   [[gnu::always_inline]] static float get(const f16* p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(p->bits))); }
-  [[gnu::always_inline]] static float get(const bf16* p) { return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(p->bits << 16))); }
+  [[gnu::always_inline]] static float get(const bf16* p) {
+    return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(p->bits << 16)));
+  }
 
   [[gnu::always_inline]] static Reg load(const float* p) { return _mm512_loadu_ps(p); }
-  [[gnu::always_inline]] static Reg load(const f16* p) { return widen(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  [[gnu::always_inline]] static Reg load(const bf16* p) { return widen(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  [[gnu::always_inline]] static Reg load(const f16* p) {
+    return widen(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  [[gnu::always_inline]] static Reg load(const bf16* p) {
+    return widen(p, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   /// The first n elements, zeros after them.
   [[gnu::always_inline]] static Reg load(const float* p, int n) { return _mm512_maskz_loadu_ps(mask(n), p); }
   template <class Half>
@@ -50,7 +56,8 @@ struct F32 {
       a[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
       a[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
     }
-    for (int i = 0; i < 16; i += 4) {  // 4 × 4 blocks within each 128-bit lane: b[4 q + j] holds columns j, j + 4, j + 8, j + 12 of rows 4 q …
+    for (int i = 0; i < 16;
+         i += 4) {  // 4 × 4 blocks within each 128-bit lane: b[4 q + j] holds columns j, j + 4, j + 8, j + 12 of rows 4 q …
       for (int j = 0; j < 2; ++j) {
         b[i + 2 * j] = _mm512_shuffle_ps(a[i + j], a[i + 2 + j], 0x44);
         b[i + 2 * j + 1] = _mm512_shuffle_ps(a[i + j], a[i + 2 + j], 0xee);
@@ -58,7 +65,8 @@ struct F32 {
     }
     for (int j = 0; j < 4; ++j) {  // and a 4 × 4 transpose of lanes
       const Reg even_low = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), odd_low = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd);
-      const Reg even_high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88), odd_high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+      const Reg even_high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88),
+                odd_high = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
       r[j] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
       r[j + 4] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
       r[j + 8] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
@@ -100,7 +108,8 @@ struct F64 {
     }
     for (int j = 0; j < 2; ++j) {
       const Reg even_low = _mm512_shuffle_f64x2(a[j], a[2 + j], 0x88), odd_low = _mm512_shuffle_f64x2(a[j], a[2 + j], 0xdd);
-      const Reg even_high = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0x88), odd_high = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0xdd);
+      const Reg even_high = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0x88),
+                odd_high = _mm512_shuffle_f64x2(a[4 + j], a[6 + j], 0xdd);
       r[j] = _mm512_shuffle_f64x2(even_low, even_high, 0x88);
       r[j + 2] = _mm512_shuffle_f64x2(odd_low, odd_high, 0x88);
       r[j + 4] = _mm512_shuffle_f64x2(even_low, even_high, 0xdd);

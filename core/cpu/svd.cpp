@@ -121,10 +121,12 @@ void svd(const View& a, const View& u, const View& s, const View& vt) {
       for (std::int64_t column = 0; column < n; ++column) right.at(i)[at * n + column] = right_column[column];
     };
     if (m >= n) {
-      factor(m, n, [&](std::int64_t row, std::int64_t column) { return matrix[row * n + column]; }, write, i);
+      factor(
+          m, n, [&](std::int64_t row, std::int64_t column) { return matrix[row * n + column]; }, write, i);
     } else {  // the transpose has the factors swapped
-      factor(n, m, [&](std::int64_t row, std::int64_t column) { return matrix[column * n + row]; },
-             [&](std::int64_t at, const double* x, double value, const double* y) { write(at, y, value, x); }, i);
+      factor(
+          n, m, [&](std::int64_t row, std::int64_t column) { return matrix[column * n + row]; },
+          [&](std::int64_t at, const double* x, double value, const double* y) { write(at, y, value, x); }, i);
     }
   });
   left.finish();

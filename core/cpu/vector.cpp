@@ -22,8 +22,14 @@ constexpr VectorLoops<double> double_loops = make_loops<double>();
 constexpr VectorLoops<std::int64_t> integer_loops = make_loops<std::int64_t>();
 
 constexpr HalfLoops scalar_half_loops = {
-    .widen = [](const f16* x, float* y, std::int64_t n) { for (std::int64_t i = 0; i < n; ++i) y[i] = x[i]; },
-    .narrow = [](const float* x, f16* y, std::int64_t n) { for (std::int64_t i = 0; i < n; ++i) y[i] = f16(x[i]); },
+    .widen =
+        [](const f16* x, float* y, std::int64_t n) {
+          for (std::int64_t i = 0; i < n; ++i) y[i] = x[i];
+        },
+    .narrow =
+        [](const float* x, f16* y, std::int64_t n) {
+          for (std::int64_t i = 0; i < n; ++i) y[i] = f16(x[i]);
+        },
 };
 
 #if defined(__x86_64__)

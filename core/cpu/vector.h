@@ -9,7 +9,9 @@ namespace graft::cpu {
 /// The operations that make sense on integers; the others refuse them.
 template <class Op>
 inline constexpr bool takes_integers = false;
-#define GRAFT_TAKES_INTEGERS(name) template <> inline constexpr bool takes_integers<elementwise::name##_op> = true;
+#define GRAFT_TAKES_INTEGERS(name) \
+  template <>                      \
+  inline constexpr bool takes_integers<elementwise::name##_op> = true;
 GRAFT_TAKES_INTEGERS(affine)
 GRAFT_TAKES_INTEGERS(abs)
 GRAFT_TAKES_INTEGERS(sign)
@@ -35,10 +37,10 @@ struct VectorLoops {
   T (*max)(const T* x, std::int64_t n);  // n ≥ 1; NaN if there is one
   T (*min)(const T* x, std::int64_t n);
   T (*dot)(const T* x, const T* y, std::int64_t n);
-  void (*exp_minus)(const T* x, T shift, T* y, std::int64_t n);                      // y = exp(x − shift)
-  void (*add_scaled)(const T* x, T scale, const T* y, T* z, std::int64_t n);         // z = x + scale · y
-  void (*add_product)(const T* x, const T* y, T* z, std::int64_t n);                 // z += x · y
-  void (*mul_shifted)(const T* x, const T* y, T shift, T* z, std::int64_t n);        // z = x · (y − shift)
+  void (*exp_minus)(const T* x, T shift, T* y, std::int64_t n);                             // y = exp(x − shift)
+  void (*add_scaled)(const T* x, T scale, const T* y, T* z, std::int64_t n);                // z = x + scale · y
+  void (*add_product)(const T* x, const T* y, T* z, std::int64_t n);                        // z += x · y
+  void (*mul_shifted)(const T* x, const T* y, T shift, T* z, std::int64_t n);               // z = x · (y − shift)
   void (*rotate)(const T* x, const T* cos, const T* sin, T sign, T* y, std::int64_t half);  // pairs (i, i + half)
   /// c [m, n] (+)= a b, where a[i][p] is at a[i · a_row + p · a_column]; rows of b [k, n] and c are contiguous and n is a
   /// multiple of tile_lanes.

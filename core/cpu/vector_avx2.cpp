@@ -19,8 +19,7 @@ inline __attribute__((always_inline)) void multiply_add(Doubles& c, const Double
 
 void widen(const f16* x, float* y, std::int64_t n) {
   std::int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
   for (; i < n; ++i) y[i] = _cvtsh_ss(x[i].bits);
 }
 

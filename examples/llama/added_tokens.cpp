@@ -71,10 +71,8 @@ std::vector<Stretch> find_added_tokens(std::string_view text, const std::vector<
         chosen[static_cast<unsigned char>(token.content.front())].push_back(&token);
     std::vector<Stretch> finer;
     for (const Stretch& stretch : stretches) {
-      if (stretch.id >= 0)
-        finer.push_back(stretch);
-      else
-        find_in(stretch.text, chosen, finer);
+      if (stretch.id >= 0) finer.push_back(stretch);
+      else find_in(stretch.text, chosen, finer);
     }
     stretches = std::move(finer);
   }

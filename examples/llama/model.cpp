@@ -121,10 +121,8 @@ Tensor Decoder::forward(const Tensor& ids, const Pass& pass) const {
 CausalLM::CausalLM(const Config& config, const quant::Checkpoint& checkpoint, DType dtype) : config_(config) {
   const Source source{config_, checkpoint, dtype};
   model_ = std::make_shared<Decoder>(source);
-  if (config_.tie_word_embeddings)
-    lm_head_.replace(std::make_shared<Linear>(model_->embedding()));
-  else
-    lm_head_ = source.linear("lm_head", config_.hidden_size, config_.vocab_size, false);
+  if (config_.tie_word_embeddings) lm_head_.replace(std::make_shared<Linear>(model_->embedding()));
+  else lm_head_ = source.linear("lm_head", config_.hidden_size, config_.vocab_size, false);
 }
 
 void CausalLM::visit(Visitor& visitor) {

@@ -92,25 +92,16 @@ std::vector<Span> PreTokenizer::cut(std::string_view text, const Step& step) {
     const bool after_match = i > 0 && pieces[i - 1].match;
     bool join = false;  // with the piece before
     switch (step.behavior) {
-      case Behavior::isolated:
-        break;
+      case Behavior::isolated: break;
       case Behavior::removed:
         if (match) continue;
         break;
-      case Behavior::merged_with_previous:
-        join = match && i > 0 && !after_match;
-        break;
-      case Behavior::merged_with_next:
-        join = !match && after_match;
-        break;
-      case Behavior::contiguous:
-        join = i > 0 && match == after_match;
-        break;
+      case Behavior::merged_with_previous: join = match && i > 0 && !after_match; break;
+      case Behavior::merged_with_next: join = !match && after_match; break;
+      case Behavior::contiguous: join = i > 0 && match == after_match; break;
     }
-    if (join)
-      spans.back().end = span.end;
-    else
-      spans.push_back(span);
+    if (join) spans.back().end = span.end;
+    else spans.push_back(span);
   }
   return spans;
 }

@@ -113,8 +113,7 @@ std::vector<std::int64_t> Tokenizer::encode(std::string_view text, bool add_spec
   std::vector<std::int64_t> ids;
   if (add_special) ids = before_;
   for (const Stretch& stretch : find_added_tokens(text, added_tokens_)) {
-    if (stretch.id >= 0)
-      ids.push_back(stretch.id);
+    if (stretch.id >= 0) ids.push_back(stretch.id);
     else
       for (const std::string& word : pre_tokenizer_.split(stretch.text)) bpe_.encode(word, ids);
   }

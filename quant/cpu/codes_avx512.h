@@ -28,7 +28,8 @@ struct Codes {
       if constexpr (j > 0) words = _mm512_srli_epi32(words, bits * j);
       if constexpr (bits == 8) {
         constexpr float base = 0x1p23f;
-        const __m512i merged = _mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff), _mm512_castps_si512(_mm512_set1_ps(base)), 0xea);
+        const __m512i merged =
+            _mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff), _mm512_castps_si512(_mm512_set1_ps(base)), 0xea);
         return _mm512_sub_ps(_mm512_castsi512_ps(merged), _mm512_set1_ps(base + origin));
       } else {
         const __m512i repeated = _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),

@@ -63,7 +63,8 @@ void forward(const Problem& problem, const CodeKernels& kernels) {
     const std::int64_t columns = (end - begin) * Packed::tile_columns, column = begin * Packed::tile_columns;
     const cpu::Scratch<float> y(fused_forward_rows * columns);
     for (const Pass& pass : all) {
-      kernels.forward(plain, x.get() + pass.begin * weight.rows, sums.get() + pass.begin * segments, pass.count, begin, end - begin, y.get());
+      kernels.forward(plain, x.get() + pass.begin * weight.rows, sums.get() + pass.begin * segments, pass.count, begin,
+                      end - begin, y.get());
       cpu::write(to, pass.begin, column, pass.count, std::min(columns, weight.out - column), y.get(), columns);
     }
   });
@@ -78,7 +79,8 @@ void backward(const Problem& problem, const CodeKernels& kernels) {
   dispatch(from.dtype, FloatingTypes{}, "quantized product's gradient", [&]<class From>() {
     for (std::int64_t i = 0; i < m; ++i) {
       float* row = dy.get() + i * weight.columns;
-      for (std::int64_t n = 0; n < weight.out; ++n) row[n] = static_cast<float>(from.as<From>()[i * from.strides[0] + n * from.strides[1]]);
+      for (std::int64_t n = 0; n < weight.out; ++n)
+        row[n] = static_cast<float>(from.as<From>()[i * from.strides[0] + n * from.strides[1]]);
       std::fill(row + weight.out, row + weight.columns, 0.0f);
     }
   });
@@ -102,10 +104,8 @@ void backward(const Problem& problem, const CodeKernels& kernels) {
 
 void run_fused(const Problem& problem, Isa isa) {
   const CodeKernels& kernels = *code_kernels(isa, problem.weight.bits);
-  if (problem.transposed)
-    backward(problem, kernels);
-  else
-    forward(problem, kernels);
+  if (problem.transposed) backward(problem, kernels);
+  else forward(problem, kernels);
 }
 
 }  // namespace graft::quant

@@ -20,7 +20,8 @@ constexpr std::int64_t tile_rows = Packed::tile_rows, tile_columns = Packed::til
 template <int bits>
 struct Layout {
   static constexpr int rows_per_word = Packed::rows_per_word(bits);
-  static constexpr std::int64_t word_bytes = Packed::bytes_per_word(bits), line_bytes = tile_columns * word_bytes;  // a line: one word of each column
+  static constexpr std::int64_t word_bytes = Packed::bytes_per_word(bits),
+                                line_bytes = tile_columns * word_bytes;  // a line: one word of each column
   static constexpr std::int64_t tile_bytes = Packed::tile_bytes(bits);
   static constexpr int centre = 1 << (bits - 1);
 
@@ -29,7 +30,8 @@ struct Layout {
   }
   /// The words that hold (row, column) and its neighbours; row is the first of its word.
   static const std::uint8_t* words(const Weights& w, std::int64_t row, std::int64_t column) {
-    return tile(w, row / tile_rows, column / tile_columns) + row % tile_rows / rows_per_word * line_bytes + column % tile_columns * word_bytes;
+    return tile(w, row / tile_rows, column / tile_columns) + row % tile_rows / rows_per_word * line_bytes +
+           column % tile_columns * word_bytes;
   }
 };
 
@@ -166,8 +168,9 @@ struct RowFactors {
 
 // One tile: y[M][ldy] += x W, Vectors vectors of columns at a time; x [tile_rows][M].
 template <class V, template <int> class C, int bits, int M, int Vectors>
-[[gnu::always_inline]] inline void forward_tile(const Weights& w, const std::uint8_t* tile, const std::uint8_t* next, std::int64_t row_tile,
-                                                std::int64_t column, const float* x, const float* sums, float* y, std::int64_t ldy) {
+[[gnu::always_inline]] inline void forward_tile(const Weights& w, const std::uint8_t* tile, const std::uint8_t* next,
+                                                std::int64_t row_tile, std::int64_t column, const float* x, const float* sums,
+                                                float* y, std::int64_t ldy) {
   using L = Layout<bits>;
   using Reg = typename V::Reg;
   for (std::int64_t c = 0; c < tile_columns; c += Vectors * V::width)
@@ -236,7 +239,9 @@ void forward(const Weights& w, const float* x, const float* sums, int m, std::in
     }
     for (std::int64_t c = 0; c < tiles; ++c) {
       const std::uint8_t* here = L::tile(w, t, tile + c);
-      const std::uint8_t* next = c + 1 < tiles ? L::tile(w, t, tile + c + 1) : t + 1 < w.row_tiles ? L::tile(w, t + 1, tile) : here;
+      const std::uint8_t* next = c + 1 < tiles         ? L::tile(w, t, tile + c + 1)
+                                 : t + 1 < w.row_tiles ? L::tile(w, t + 1, tile)
+                                                       : here;
       forward_tile<V, C, bits, M, vectors>(w, here, next, t, (tile + c) * tile_columns, x_tile, sums, y + c * tile_columns, ldy);
     }
   }
@@ -306,7 +311,8 @@ void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float
     for (int k = 0; k < M; ++k) {
       const float shift = V::sum(V::load(offsets + ((i - first) * M + k) * width));
       for (std::int32_t r = w.segments[i].begin; r < w.segments[i].end; ++r)
-        dx[k * tile_rows + r % tile_rows] = V::sum(V::load(sums + (r % tile_rows * M + k) * width)) * factors.values[r % tile_rows] + shift;
+        dx[k * tile_rows + r % tile_rows] =
+            V::sum(V::load(sums + (r % tile_rows * M + k) * width)) * factors.values[r % tile_rows] + shift;
     }
 }
 

@@ -31,7 +31,8 @@ class GatheredPanels final : public cpu::Panels<T> {
     dispatch(x_.dtype, FloatingTypes{}, "quantized product", [&]<class From>() {
       std::vector<From> gathered(static_cast<std::size_t>(rows * count));
       for (std::int64_t i = 0; i < rows; ++i)
-        gather(x_.as<From>() + (lane + i) * x_.strides[0], x_.strides[1], weight_.order.data() + begin, count, gathered.data() + i * count);
+        gather(x_.as<From>() + (lane + i) * x_.strides[0], x_.strides[1], weight_.order.data() + begin, count,
+               gathered.data() + i * count);
       kernels_.pack(gathered.data(), x_.dtype, count, 1, count, static_cast<int>(rows), lanes, panel);
     });
   }
@@ -60,7 +61,8 @@ class WeightPanels final : public cpu::Panels<float> {
 // The weight exactly, one element at a time.
 class ExactPanels final : public cpu::Panels<double> {
  public:
-  ExactPanels(const Packed& weight, bool transposed) : weight_(weight), transposed_(transposed), groups_(static_cast<std::size_t>(weight.rows)) {
+  ExactPanels(const Packed& weight, bool transposed)
+      : weight_(weight), transposed_(transposed), groups_(static_cast<std::size_t>(weight.rows)) {
     for (const Packed::Segment& s : weight.segments) std::fill(groups_.begin() + s.begin, groups_.begin() + s.end, s.group);
   }
   void fill(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, double* panel) const override {
@@ -91,15 +93,16 @@ void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const c
     const cpu::StridedPanels<T> left(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1]);
     cpu::blocked_product<T>(kernels, problem.m(), columns, problem.weight.out, left, weight, to);
   } else {
-    cpu::blocked_product<T>(kernels, problem.m(), problem.weight.out, problem.weight.rows, GatheredPanels<T>(kernels, x, problem.weight),
-                            weight, to);
+    cpu::blocked_product<T>(kernels, problem.m(), problem.weight.out, problem.weight.rows,
+                            GatheredPanels<T>(kernels, x, problem.weight), weight, to);
   }
 }
 
 }  // namespace
 
 void run_panels(const Problem& problem, Isa isa) {
-  blocked<float>(problem, cpu::gemm_kernels<float>(isa), WeightPanels(*code_kernels(isa, problem.weight.bits), problem.weight, problem.transposed));
+  blocked<float>(problem, cpu::gemm_kernels<float>(isa),
+                 WeightPanels(*code_kernels(isa, problem.weight.bits), problem.weight, problem.transposed));
 }
 
 void run_exact(const Problem& problem) {

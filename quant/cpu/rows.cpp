@@ -43,12 +43,8 @@ constexpr Row panels_row(std::string_view name) {
 }
 
 constexpr Row all_rows[] = {
-    fused_row<Isa::avx512>("fused-avx512"),
-    panels_row<Isa::avx512>("panels-avx512"),
-    fused_row<Isa::avx2>("fused-avx2"),
-    panels_row<Isa::avx2>("panels-avx2"),
-    panels_row<Isa::scalar>("panels-scalar"),
-    fused_row<Isa::scalar>("fused-scalar"),
+    fused_row<Isa::avx512>("fused-avx512"),    panels_row<Isa::avx512>("panels-avx512"), fused_row<Isa::avx2>("fused-avx2"),
+    panels_row<Isa::avx2>("panels-avx2"),      panels_row<Isa::scalar>("panels-scalar"), fused_row<Isa::scalar>("fused-scalar"),
     {"exact", Isa::scalar, is_f64, run_exact},
 };
 
@@ -61,10 +57,11 @@ void run(const char* what, const Problem& problem) {
         Shape(std::span(x.sizes, static_cast<std::size_t>(x.rank))), Shape(std::span(y.sizes, static_cast<std::size_t>(y.rank))));
   for (const View* view : {&x, &y, problem.bias ? problem.bias : &y}) {
     check<TypeError>(is_floating(view->dtype), "{}: does not take elements of type {}", what, view->dtype);
-    check<TypeError>((view->dtype == DType::f64) == (x.dtype == DType::f64) || view == problem.bias, "{}: {} meets {}", what, x.dtype,
-                     view->dtype);
+    check<TypeError>((view->dtype == DType::f64) == (x.dtype == DType::f64) || view == problem.bias, "{}: {} meets {}", what,
+                     x.dtype, view->dtype);
   }
-  check(!problem.bias || (problem.bias->rank == 1 && problem.bias->sizes[0] == out), "{}: the bias must have {} elements", what, out);
+  check(!problem.bias || (problem.bias->rank == 1 && problem.bias->sizes[0] == out), "{}: the bias must have {} elements", what,
+        out);
   if (problem.m() == 0) return;
   for (const Row& row : rows())
     if (row.isa <= isa() && row.supports(problem)) return row.run(problem);
@@ -79,7 +76,9 @@ void forward(const Packed& weight, const View& x, const View* bias, const View& 
   run("quantized product", {weight, false, x, bias, y});
 }
 
-void backward(const Packed& weight, const View& dy, const View& dx) { run("quantized product's gradient", {weight, true, dy, nullptr, dx}); }
+void backward(const Packed& weight, const View& dy, const View& dx) {
+  run("quantized product's gradient", {weight, true, dy, nullptr, dx});
+}
 
 const CodeKernels* code_kernels(Isa isa, int bits) {
   const Unit* unit = isa == Isa::avx512 ? unit_avx512() : isa == Isa::avx2 ? unit_avx2() : unit_scalar();

@@ -40,7 +40,7 @@ struct Unit {
 };
 
 const Unit* unit_scalar();
-const Unit* unit_avx2();    // null where the compiler's target does not have the set
+const Unit* unit_avx2();  // null where the compiler's target does not have the set
 const Unit* unit_avx512();
 
 }  // namespace graft::quant

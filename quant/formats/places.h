@@ -22,12 +22,9 @@ template <class F>
 decltype(auto) with_words(const Tensor& tensor, F&& f) {
   const void* data = tensor.view().data;
   switch (size_of(tensor.dtype())) {
-    case 1:
-      return f(static_cast<const std::uint8_t*>(data));
-    case 2:
-      return f(static_cast<const std::uint16_t*>(data));
-    default:
-      return f(static_cast<const std::uint32_t*>(data));
+    case 1: return f(static_cast<const std::uint8_t*>(data));
+    case 2: return f(static_cast<const std::uint16_t*>(data));
+    default: return f(static_cast<const std::uint32_t*>(data));
   }
 }
 

@@ -28,10 +28,8 @@ std::shared_ptr<AdaLoraAdapter> adapter_of(const AdapterLayer& layer) {
 
 std::shared_ptr<AdapterLayer> layer_with(const std::string& format, const Options& options) {
   std::shared_ptr<AdapterLayer> layer;
-  if (format == "dense")
-    layer = std::make_shared<SVDLinear>(make_base(format, 64, 32), "default", options);
-  else
-    layer = std::make_shared<adalora::SVDQuantLinear>(make_base(format, 64, 32), "default", options);
+  if (format == "dense") layer = std::make_shared<SVDLinear>(make_base(format, 64, 32), "default", options);
+  else layer = std::make_shared<adalora::SVDQuantLinear>(make_base(format, 64, 32), "default", options);
   test::randomise(*layer, "default", 1);
   return layer;
 }

@@ -2,12 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/warning.h"
 #include "graft/adapters/wrappers.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -117,7 +118,8 @@ TEST(AdapterLayer, Scaling) {
 TEST(AdapterLayer, RefusesNamesAndBases) {
   const auto layer = layer_with({"a"});
   expect_error<ValueError>([&] { layer->update_layer("a", {.r = 2}); }, "there is an adapter 'a' already");
-  for (const char* name : {"", "a.b", "__base__"}) expect_error<ValueError>([&] { layer->update_layer(name, {.r = 2}); }, "cannot be the name of an adapter");
+  for (const char* name : {"", "a.b", "__base__"})
+    expect_error<ValueError>([&] { layer->update_layer(name, {.r = 2}); }, "cannot be the name of an adapter");
   expect_error<ValueError>([] { AdapterLayer(nullptr, "Mine"); }, "Mine: there is no base layer");
   expect_error<AttributeError>([&] { layer->qweight(); }, "a base of type Linear has no qweight");
 }
@@ -127,7 +129,8 @@ TEST(AdapterLayer, ForwardsToItsBase) {
   const lora::GPTQLoraLinear layer(base, "default", {.r = 2});
   EXPECT_EQ(layer.base_layer(), base);
   EXPECT_EQ(layer.quant_linear_module(), base);
-  EXPECT_TRUE(layer.qweight().same(dynamic_cast<quant::QuantLinear&>(*base).qweight()) || distance(layer.qweight(), dynamic_cast<quant::QuantLinear&>(*base).qweight()) == 0);
+  EXPECT_TRUE(layer.qweight().same(dynamic_cast<quant::QuantLinear&>(*base).qweight()) ||
+              distance(layer.qweight(), dynamic_cast<quant::QuantLinear&>(*base).qweight()) == 0);
   EXPECT_TRUE(layer.bias().same(base->bias()));
   EXPECT_EQ(layer.in_features(), 64);
   EXPECT_EQ(layer.out_features(), 32);
@@ -216,7 +219,8 @@ TEST(Merge, UnloadGivesTheBaseBack) {
 }
 
 TEST(Merge, AModelThatCannotIsLeftAsItWas) {
-  for (const auto& [format, words] : {std::pair{"gptq", "quantized with GPTQ"}, {"awq", "packed awq weights"}, {"eetq", "Merging LoRA layers"}}) {
+  for (const auto& [format, words] :
+       {std::pair{"gptq", "quantized with GPTQ"}, {"awq", "packed awq weights"}, {"eetq", "Merging LoRA layers"}}) {
     test::Model model(format);
     adapters::inject(model, LoraConfig{.r = 4, .target_modules = {"q_proj"}});
     try {

@@ -122,10 +122,8 @@ TEST(Combine, PruningKeepsTheLargestAndDensityOneKeepsAll) {
   double least_kept = 1e9, largest_gone = 0;
   std::size_t count = 0;
   for (std::size_t i = 0; i < kept.size(); ++i) {
-    if (kept[i] != 0)
-      least_kept = std::min(least_kept, std::abs(before[i])), ++count;
-    else
-      largest_gone = std::max(largest_gone, std::abs(before[i]));
+    if (kept[i] != 0) least_kept = std::min(least_kept, std::abs(before[i])), ++count;
+    else largest_gone = std::max(largest_gone, std::abs(before[i]));
   }
   EXPECT_EQ(count, kept.size() / 4);
   EXPECT_GE(least_kept, largest_gone);

@@ -1,11 +1,11 @@
 #include "graft/adapters/config.h"
 
 #include <gtest/gtest.h>
-
 #include <nlohmann/json.hpp>
 
-#include "../support/errors.h"
 #include "graft/adapters/warning.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
@@ -58,13 +58,23 @@ TEST(Config, EveryFieldSurvivesTheFile) {
                               .init_lora_weights = false,
                               .rank_pattern = {{"q_proj.lora_E", {true, false, true, true, false, false}}}};
   EXPECT_EQ(round_trip(adalora), adalora);
-  const OFTConfig oft{.r = 4, .oft_block_size = 0, .module_dropout = 0.5, .target_modules = {"k"}, .bias = "oft_only", .init_weights = false,
-                      .coft = true, .eps = 1e-3, .block_share = true, .use_cayley_neumann = false, .num_cayley_neumann_terms = 7};
+  const OFTConfig oft{.r = 4,
+                      .oft_block_size = 0,
+                      .module_dropout = 0.5,
+                      .target_modules = {"k"},
+                      .bias = "oft_only",
+                      .init_weights = false,
+                      .coft = true,
+                      .eps = 1e-3,
+                      .block_share = true,
+                      .use_cayley_neumann = false,
+                      .num_cayley_neumann_terms = 7};
   EXPECT_EQ(round_trip(oft), oft);
 }
 
 TEST(Config, TheFileHasPeftsKeys) {
-  const Json lora = Json::parse(to_json(LoraConfig{})), adalora = Json::parse(to_json(AdaLoraConfig{})), oft = Json::parse(to_json(OFTConfig{}));
+  const Json lora = Json::parse(to_json(LoraConfig{})), adalora = Json::parse(to_json(AdaLoraConfig{})),
+             oft = Json::parse(to_json(OFTConfig{}));
   EXPECT_EQ(lora.size(), 41u);
   EXPECT_EQ(adalora.size(), 50u);
   EXPECT_EQ(oft.size(), 23u);
@@ -79,9 +89,12 @@ TEST(Config, WhatPeftWritesOtherwise) {
   const auto read = [](const std::string& text) { return std::get<LoraConfig>(config_from_json(text)); };
   EXPECT_EQ(read(R"({"peft_type": "LORA"})").r, 8);
   EXPECT_EQ(read(R"({"peft_type": "LORA", "layers_to_transform": 3})").layers_to_transform, std::vector<std::int64_t>{3});
-  EXPECT_EQ(read(R"({"peft_type": "LORA", "layers_to_transform": [1], "layers_pattern": "h"})").layers_pattern, std::vector<std::string>{"h"});
-  EXPECT_EQ(read(R"({"peft_type": "LORA", "rank_pattern": {"z": 1, "a": 2}})").rank_pattern.front().first, "z");  // their order decides
-  EXPECT_EQ(read(R"({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"})").init_lora_weights, InitWeights("pissa_niter_4"));
+  EXPECT_EQ(read(R"({"peft_type": "LORA", "layers_to_transform": [1], "layers_pattern": "h"})").layers_pattern,
+            std::vector<std::string>{"h"});
+  EXPECT_EQ(read(R"({"peft_type": "LORA", "rank_pattern": {"z": 1, "a": 2}})").rank_pattern.front().first,
+            "z");  // their order decides
+  EXPECT_EQ(read(R"({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"})").init_lora_weights,
+            InitWeights("pissa_niter_4"));
 }
 
 TEST(Config, WarnsAboutWhatItDrops) {
@@ -101,7 +114,9 @@ TEST(Config, WarnsAboutWhatItDrops) {
 }
 
 TEST(Config, RefusesFilesThatItCannotFollow) {
-  const auto refuse = [](const std::string& text, const std::string& words) { expect_error<ValueError>([&] { config_from_json(text); }, words); };
+  const auto refuse = [](const std::string& text, const std::string& words) {
+    expect_error<ValueError>([&] { config_from_json(text); }, words);
+  };
   refuse("[]", "not a JSON object");
   refuse("{", "not a JSON object");
   expect_error<TypeError>([] { config_from_json(R"({"r": 8})"); }, "peft_type is missing");
@@ -112,7 +127,8 @@ TEST(Config, RefusesFilesThatItCannotFollow) {
   refuse(R"({"peft_type": "LORA", "qalora_scale": "mine"})", "qalora_scale is \"mine\", not one of peft, paper, authors");
   refuse(R"({"peft_type": "OFT", "r": 8})", "no oft_block_size");
   refuse(R"({"peft_type": "ADALORA", "total_step": 10, "use_dora": true})", "AdaLoRA does not support DoRA");
-  for (const char* key : {"alora_invocation_tokens", "layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora"})
+  for (const char* key :
+       {"alora_invocation_tokens", "layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora"})
     expect_error<NotImplementedError>([&] { config_from_json(fmt::format(R"({{"peft_type": "LORA", "{}": [1]}})", key)); }, key);
 }
 
@@ -122,11 +138,13 @@ void refused(const C& config, const std::string& words) {
 }
 
 TEST(Config, RefusesWhatCannotWork) {
-  refused(LoraConfig{.target_modules = ".*", .layers_to_transform = {1}}, "layers_to_transform cannot be used when target_modules is a regular");
+  refused(LoraConfig{.target_modules = ".*", .layers_to_transform = {1}},
+          "layers_to_transform cannot be used when target_modules is a regular");
   refused(LoraConfig{.target_modules = {"q"}, .layers_pattern = {"h"}}, "layers_pattern is given without layers_to_transform");
   refused(LoraConfig{.lora_dropout = 1}, "lora_dropout is 1, not a probability in [0, 1)");
   refused(LoraConfig{.bias = "oft_only"}, "bias is 'oft_only', not one of none, all, lora_only");
-  refused(LoraConfig{.init_lora_weights = "gaussian", .lora_bias = true}, "lora_bias needs init_lora_weights to be true or false");
+  refused(LoraConfig{.init_lora_weights = "gaussian", .lora_bias = true},
+          "lora_bias needs init_lora_weights to be true or false");
   refused(LoraConfig{.lora_bias = true, .use_dora = true}, "lora_bias cannot be combined with use_dora");
   refused(LoraConfig{.use_qalora = true, .qalora_group_size = 0}, "qalora_group_size is 0");
   refused(LoraConfig{.fan_in_fan_out = true}, "fan_in_fan_out");

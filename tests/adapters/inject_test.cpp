@@ -2,11 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/rules.h"
 #include "graft/adapters/wrappers.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adapters {
@@ -33,7 +34,8 @@ std::vector<std::string> trainable_names(Module& model) {
 }
 
 TEST(Inject, ReportsWhichRuleWonAndWhyOthersDeclined) {
-  const std::map<std::string, std::string> wrappers = {{"dense", "lora.Linear"}, {"gptq", "lora.GPTQLoraLinear"}, {"awq", "lora.AwqLoraLinear"}, {"eetq", "lora.EetqLoraLinear"}};
+  const std::map<std::string, std::string> wrappers = {
+      {"dense", "lora.Linear"}, {"gptq", "lora.GPTQLoraLinear"}, {"awq", "lora.AwqLoraLinear"}, {"eetq", "lora.EetqLoraLinear"}};
   for (const auto& format : test::formats) {
     Model model(format);
     const auto report = inject(model, on_q());
@@ -47,14 +49,17 @@ TEST(Inject, ReportsWhichRuleWonAndWhyOthersDeclined) {
   }
   Model model;
   const std::string text = fmt::format("{}", inject(model, on_q()));
-  EXPECT_NE(text.find("model.layers.0.q_proj: lora.Linear by lora/dense; not lora/eetq (a layer of type Linear, not eetq)"), std::string::npos) << text;
+  EXPECT_NE(text.find("model.layers.0.q_proj: lora.Linear by lora/dense; not lora/eetq (a layer of type Linear, not eetq)"),
+            std::string::npos)
+      << text;
   EXPECT_NE(text.find("trainable parameters: 1024 of"), std::string::npos) << text;
 }
 
 TEST(Inject, ParametersHavePeftsNamesAndTheBaseIsFrozen) {
   Model model("dense", true);
   inject(model, LoraConfig{.r = 2, .target_modules = {"layers.0.q_proj"}});
-  EXPECT_EQ(trainable_names(model), (std::vector<std::string>{"model.layers.0.q_proj.lora_A.default.weight", "model.layers.0.q_proj.lora_B.default.weight"}));
+  EXPECT_EQ(trainable_names(model), (std::vector<std::string>{"model.layers.0.q_proj.lora_A.default.weight",
+                                                              "model.layers.0.q_proj.lora_B.default.weight"}));
   std::vector<std::string> all;
   for (const auto& [name, tensor] : named_parameters(model)) all.push_back(name);
   EXPECT_EQ(std::count(all.begin(), all.end(), "model.layers.0.q_proj.base_layer.weight"), 1);
@@ -74,7 +79,9 @@ TEST(Inject, InitialValuesFollowFromTheSeedAndThePathAlone) {
   inject(a, on_q(), {.seed = 3});
   inject(b, LoraConfig{.r = 4, .target_modules = {"q_proj", "v_proj"}}, {.seed = 3});
   inject(c, on_q(), {.seed = 4});
-  const auto A = [](Module& model, const char* path) { return std::dynamic_pointer_cast<lora::LoraAdapter>(layer_at(model, path).adapter("default"))->A; };
+  const auto A = [](Module& model, const char* path) {
+    return std::dynamic_pointer_cast<lora::LoraAdapter>(layer_at(model, path).adapter("default"))->A;
+  };
   EXPECT_EQ(test::distance(A(a, "model.layers.0.q_proj"), A(b, "model.layers.0.q_proj")), 0);
   EXPECT_GT(test::distance(A(a, "model.layers.0.q_proj"), A(a, "model.layers.1.q_proj")), 0);
   EXPECT_GT(test::distance(A(a, "model.layers.0.q_proj"), A(c, "model.layers.0.q_proj")), 0);
@@ -82,8 +89,14 @@ TEST(Inject, InitialValuesFollowFromTheSeedAndThePathAlone) {
 
 TEST(Inject, RankAndAlphaPatterns) {
   Model model;
-  inject(model, LoraConfig{.r = 8, .lora_alpha = 16, .target_modules = {"q_proj", "v_proj"}, .rank_pattern = {{"layers.1.q_proj", 2}}, .alpha_pattern = {{"v_proj", 4}}});
-  const auto adapter = [&](const char* path) { return std::dynamic_pointer_cast<lora::LoraAdapter>(layer_at(model, path).adapter("default")); };
+  inject(model, LoraConfig{.r = 8,
+                           .lora_alpha = 16,
+                           .target_modules = {"q_proj", "v_proj"},
+                           .rank_pattern = {{"layers.1.q_proj", 2}},
+                           .alpha_pattern = {{"v_proj", 4}}});
+  const auto adapter = [&](const char* path) {
+    return std::dynamic_pointer_cast<lora::LoraAdapter>(layer_at(model, path).adapter("default"));
+  };
   EXPECT_EQ(adapter("model.layers.0.q_proj")->r(), 8);
   EXPECT_EQ(adapter("model.layers.1.q_proj")->r(), 2);
   EXPECT_EQ(adapter("model.layers.1.q_proj")->scaling(), 8);
@@ -116,7 +129,9 @@ TEST(Inject, TheFirstAfterAllWereDeletedIsActiveAgain) {
   delete_adapter(model, "default");
   inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj", "v_proj"}}, {.adapter_name = "second"});
   EXPECT_EQ(trainable_names(model).size(), 8u);
-  for_each_layer(model, [](const std::string&, AdapterLayer& layer) { EXPECT_EQ(layer.active_adapters(), std::vector<std::string>{"second"}); });
+  for_each_layer(model, [](const std::string&, AdapterLayer& layer) {
+    EXPECT_EQ(layer.active_adapters(), std::vector<std::string>{"second"});
+  });
 }
 
 TEST(Inject, BiasAndModulesToSave) {
@@ -124,7 +139,9 @@ TEST(Inject, BiasAndModulesToSave) {
   inject(all, LoraConfig{.r = 2, .target_modules = {"layers.0.q_proj"}, .bias = "all"});
   EXPECT_EQ(trainable_names(all).size(), 2u + 7u);
   inject(own, LoraConfig{.r = 2, .target_modules = {"layers.0.q_proj"}, .bias = "lora_only"});
-  EXPECT_EQ(trainable_names(own), (std::vector<std::string>{"model.layers.0.q_proj.base_layer.bias", "model.layers.0.q_proj.lora_A.default.weight", "model.layers.0.q_proj.lora_B.default.weight"}));
+  EXPECT_EQ(trainable_names(own),
+            (std::vector<std::string>{"model.layers.0.q_proj.base_layer.bias", "model.layers.0.q_proj.lora_A.default.weight",
+                                      "model.layers.0.q_proj.lora_B.default.weight"}));
 
   Model model;
   const Tensor original = model.norm->weight;
@@ -139,7 +156,8 @@ TEST(Inject, BiasAndModulesToSave) {
   EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 2);
   delete_adapter(model, "default");
   EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 1);
-  expect_error<ValueError>([&] { inject(model, LoraConfig{.target_modules = {"q_proj"}, .modules_to_save = {"nothing"}}); }, "no module of the model is meant by modules_to_save (nothing)");
+  expect_error<ValueError>([&] { inject(model, LoraConfig{.target_modules = {"q_proj"}, .modules_to_save = {"nothing"}}); },
+                           "no module of the model is meant by modules_to_save (nothing)");
 }
 
 TEST(Inject, RefusesAndLeavesTheModelAsItWas) {
@@ -151,12 +169,14 @@ TEST(Inject, RefusesAndLeavesTheModelAsItWas) {
   };
   unchanged(LoraConfig{.target_modules = {"nothing"}}, "no module of the model is meant by target_modules (nothing)");
   unchanged(LoraConfig{.target_modules = {"q_proj"}, .layers_to_transform = {7}}, "note that layers_to_transform is set");
-  unchanged(LoraConfig{.target_modules = {"q_proj"}, .exclude_modules = {"q_proj"}}, "are excluded by exclude_modules or modules_to_save: model.layers.0.q_proj, model.layers.1.q_proj");
+  unchanged(LoraConfig{.target_modules = {"q_proj"}, .exclude_modules = {"q_proj"}},
+            "are excluded by exclude_modules or modules_to_save: model.layers.0.q_proj, model.layers.1.q_proj");
   unchanged(LoraConfig{}, "no target_modules are given");
   unchanged(LoraConfig{.target_modules = {"q_proj", "norm"}}, "model.norm: a module of type Norm cannot be adapted");
   unchanged(LoraConfig{.r = 0, .target_modules = {"q_proj"}}, "r is 0, and the rank must be a positive integer");
   unchanged(LoraConfig{.target_modules = {"q_proj"}, .use_dora = true}, "lora.GPTQLoraLinear does not support DoRA");
-  unchanged(LoraConfig{.target_modules = {"q_proj"}, .use_qalora = true, .qalora_group_size = 24}, "qalora_group_size (24) must divide in_features (64)");
+  unchanged(LoraConfig{.target_modules = {"q_proj"}, .use_qalora = true, .qalora_group_size = 24},
+            "qalora_group_size (24) must divide in_features (64)");
   unchanged(on_q(), "no rule takes a layer of type QuantLinear: there are no rules", {.registry = Registry()});
   unchanged(on_q(), "'a.b' cannot be the name of an adapter", {.adapter_name = "a.b"});
   inject(model, on_q());
@@ -171,8 +191,13 @@ TEST(Inject, APartOfTheChoiceThatMeansNothingIsRefused) {
   refuse({.target_modules = {"q_proj", "gate_proj"}}, "target_modules: gate_proj");
   refuse({.target_modules = {"q_proj"}, .layers_to_transform = {0, 7}}, "layers_to_transform: 7");
   refuse({.target_modules = {"q_proj"}, .rank_pattern = {{"v_proj", 4}}}, "rank_pattern: v_proj");
-  refuse({.target_modules = {"q_proj"}, .alpha_pattern = {{"layers.0.q_proj", 4}, {"layers.0.down_proj", 4}}}, "alpha_pattern: layers.0.down_proj");
-  expect_error<ValueError>([&] { inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"o_proj", "q_proj"}}); }, "target_modules: o_proj");
+  refuse({.target_modules = {"q_proj"}, .alpha_pattern = {{"layers.0.q_proj", 4}, {"layers.0.down_proj", 4}}},
+         "alpha_pattern: layers.0.down_proj");
+  expect_error<ValueError>(
+      [&] {
+        inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"o_proj", "q_proj"}});
+      },
+      "target_modules: o_proj");
   EXPECT_TRUE(adapter_names(model).empty());
   const auto report = inject(model, LoraConfig{.target_modules = {"q_proj", "gate_proj"}}, {.strict = false});
   EXPECT_EQ(report.warnings, std::vector<std::string>{"nothing in the model is meant by target_modules: gate_proj"});
@@ -182,7 +207,9 @@ TEST(Inject, APartOfTheChoiceThatMeansNothingIsRefused) {
 TEST(Inject, OneAdapterWithBiasesAndOneTrainableAdaLora) {
   Model model("dense", true);
   inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = "all"});
-  expect_error<ValueError>([&] { inject(model, LoraConfig{.target_modules = {"v_proj"}, .bias = "lora_only"}, {.adapter_name = "b"}); }, "both have bias other than 'none'");
+  expect_error<ValueError>(
+      [&] { inject(model, LoraConfig{.target_modules = {"v_proj"}, .bias = "lora_only"}, {.adapter_name = "b"}); },
+      "both have bias other than 'none'");
   Model other;
   const AdaLoraConfig adalora{.total_step = 10, .target_modules = {"q_proj"}};
   inject(other, adalora);
@@ -194,15 +221,18 @@ TEST(Inject, OneAdapterWithBiasesAndOneTrainableAdaLora) {
 
 TEST(Inject, AUsersRuleComesFirst) {
   auto registry = Registry::builtin();
-  registry.prepend<LoraConfig>({.name = "mine",
-                                .accepts = [](const LinearBase& layer, const LoraConfig&) {
-                                  return layer.in_features() == 64 ? Verdict::accept() : Verdict::decline("{} inputs", layer.in_features());
-                                },
-                                .make = [](std::shared_ptr<LinearBase> base, const std::string& name, const LoraConfig& config, std::uint64_t seed) {
-                                  auto layer = std::make_shared<AdapterLayer>(base, "Mine");
-                                  layer->add_adapter(name, std::make_shared<lora::LoraAdapter>(*base, lora::options(config, seed), Rounding::once));
-                                  return layer;
-                                }});
+  registry.prepend<LoraConfig>(
+      {.name = "mine",
+       .accepts =
+           [](const LinearBase& layer, const LoraConfig&) {
+             return layer.in_features() == 64 ? Verdict::accept() : Verdict::decline("{} inputs", layer.in_features());
+           },
+       .make =
+           [](std::shared_ptr<LinearBase> base, const std::string& name, const LoraConfig& config, std::uint64_t seed) {
+             auto layer = std::make_shared<AdapterLayer>(base, "Mine");
+             layer->add_adapter(name, std::make_shared<lora::LoraAdapter>(*base, lora::options(config, seed), Rounding::once));
+             return layer;
+           }});
   Model model("awq");
   EXPECT_EQ(inject(model, on_q(), {.registry = registry}).targets[0].layer, "Mine");
 
@@ -211,8 +241,10 @@ TEST(Inject, AUsersRuleComesFirst) {
   dora.prepend(rules::quantized_qalora());
   for (const char* format : {"gptq", "awq", "eetq"}) {
     Model a(format), b(format), plain(format);
-    EXPECT_EQ(inject(a, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .use_dora = true}, {.registry = dora}).targets[0].rule, "lora/quantized-dora");
-    EXPECT_EQ(inject(b, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .use_qalora = true}, {.registry = dora}).targets[0].rule, "lora/quantized-qalora");
+    EXPECT_EQ(inject(a, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .use_dora = true}, {.registry = dora}).targets[0].rule,
+              "lora/quantized-dora");
+    EXPECT_EQ(inject(b, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .use_qalora = true}, {.registry = dora}).targets[0].rule,
+              "lora/quantized-qalora");
     EXPECT_EQ(inject(plain, on_q(), {.registry = dora}).targets[0].rule, std::string("lora/") + format);
   }
 }

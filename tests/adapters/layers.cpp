@@ -63,8 +63,7 @@ void Model::visit(Visitor& visitor) {
 
 Tensor Model::forward(const Tensor& x) const {
   Tensor h = x;
-  for (const auto& block : layers)
-    h = h + block->down_proj->forward(tanh(block->q_proj->forward(h)) * block->v_proj->forward(h));
+  for (const auto& block : layers) h = h + block->down_proj->forward(tanh(block->q_proj->forward(h)) * block->v_proj->forward(h));
   return lm_head->forward(h * norm->weight);
 }
 

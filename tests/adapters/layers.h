@@ -14,7 +14,8 @@ namespace graft::test {
 inline const std::vector<std::string> formats = {"dense", "gptq", "awq", "eetq"};
 
 /// A layer of one format with random weights; the same for the same arguments. Quantized ones are 4 bits in groups of 32 (EETQ: 8 bits).
-std::shared_ptr<LinearBase> make_base(const std::string& format, std::int64_t in, std::int64_t out, bool bias = false, DType dtype = DType::f32);
+std::shared_ptr<LinearBase> make_base(const std::string& format, std::int64_t in, std::int64_t out, bool bias = false,
+                                      DType dtype = DType::f32);
 
 /// Normal numbers in any dtype.
 Tensor random(const Shape& shape, std::uint64_t seed, DType dtype = DType::f32, double deviation = 1);

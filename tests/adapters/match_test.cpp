@@ -47,7 +47,8 @@ TEST(Match, WhatIsSavedWholeGetsNoAdapterNorDoesAnythingBelow) {
 
 TEST(Match, LayersToTransform) {
   const auto in_layer = [](std::vector<std::int64_t> layers, std::vector<std::string> pattern = {}) {
-    return LoraConfig{.target_modules = {"q_proj"}, .layers_to_transform = std::move(layers), .layers_pattern = std::move(pattern)};
+    return LoraConfig{
+        .target_modules = {"q_proj"}, .layers_to_transform = std::move(layers), .layers_pattern = std::move(pattern)};
   };
   EXPECT_EQ(matched(in_layer({3}), q3), Match::yes);
   EXPECT_EQ(matched(in_layer({3}), q0), Match::no);
@@ -76,7 +77,8 @@ TEST(Match, AllLinearSeesQuantizedLayersAndLeavesTheOutputAlone) {
 }
 
 TEST(Match, PatternsTakeTheFirstKeyThatMatches) {
-  const Pattern<std::int64_t> ranks = {{"q_proj", 4}, {"layers.3.self_attn.q_proj", 2}, {"^model.layers.0.self_attn.v_proj", 8}, {".*gate.*", 1}};
+  const Pattern<std::int64_t> ranks = {
+      {"q_proj", 4}, {"layers.3.self_attn.q_proj", 2}, {"^model.layers.0.self_attn.v_proj", 8}, {".*gate.*", 1}};
   EXPECT_EQ(look_up(ranks, q0), 4);
   EXPECT_EQ(look_up(ranks, q3), 4);
   EXPECT_EQ(look_up(ranks, "model.layers.0.self_attn.v_proj"), 8);

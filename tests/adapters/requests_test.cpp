@@ -1,7 +1,6 @@
 // Requests that PEFT passes over in silence or fails on late: an error, or at least a warning. docs/errors.md lists them.
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/oft.h"
@@ -9,6 +8,8 @@
 #include "graft/adapters/warning.h"
 #include "graft/adapters/wrappers.h"
 #include "graft/core/safetensors.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft::adapters {
@@ -27,34 +28,44 @@ std::vector<std::string> warnings_of(const auto& f) {
 
 TEST(Requests, QaLoraIsRefusedWhereALayerHasNone) {
   const lora::Options qalora{.r = 4, .use_qalora = true};
-  expect_error<ValueError>([&] { lora::Linear(make_base("dense", 64, 32), "default", qalora); }, "lora.Linear does not support QA-LoRA");
+  expect_error<ValueError>([&] { lora::Linear(make_base("dense", 64, 32), "default", qalora); },
+                           "lora.Linear does not support QA-LoRA");
   for (const char* format : {"dense", "awq", "eetq"}) {
     Model model(format);
-    expect_error<ValueError>([&] { inject(model, LoraConfig{.target_modules = {"q_proj"}, .use_qalora = true}); }, "does not support QA-LoRA");
+    expect_error<ValueError>([&] { inject(model, LoraConfig{.target_modules = {"q_proj"}, .use_qalora = true}); },
+                             "does not support QA-LoRA");
     EXPECT_TRUE(adapter_names(model).empty());
   }
 }
 
 TEST(Requests, QaLoraSaysWhatItDoesNotApply) {
-  const auto made = [](const lora::Options& options) { return [=] { lora::GPTQLoraLinear(make_base("gptq", 64, 32, true), "default", options); }; };
+  const auto made = [](const lora::Options& options) {
+    return [=] { lora::GPTQLoraLinear(make_base("gptq", 64, 32, true), "default", options); };
+  };
   EXPECT_TRUE(warnings_of(made({.r = 4, .use_qalora = true})).empty());
-  EXPECT_EQ(warnings_of(made({.r = 4, .use_qalora = true, .lora_bias = true})), std::vector<std::string>{"use_qalora: the bias of lora_B is kept but not applied"});
+  EXPECT_EQ(warnings_of(made({.r = 4, .use_qalora = true, .lora_bias = true})),
+            std::vector<std::string>{"use_qalora: the bias of lora_B is kept but not applied"});
   EXPECT_EQ(warnings_of(made({.r = 4, .init_lora_weights = "gaussian", .use_qalora = true})),
             std::vector<std::string>{"use_qalora: lora_A is uniform at first, whatever the scheme"});
-  expect_error<ValueError>(made({.r = 4, .init_lora_weights = "olora", .use_qalora = true}), "use_qalora takes init_lora_weights true, false or 'gaussian'");
+  expect_error<ValueError>(made({.r = 4, .init_lora_weights = "olora", .use_qalora = true}),
+                           "use_qalora takes init_lora_weights true, false or 'gaussian'");
 }
 
 TEST(Requests, FeaturesThatAreNotOfferedAreRefusedInFiles) {
   for (const char* type : {R"("LORA")", R"("ADALORA", "total_step": 10)"})
-    for (const char* key : {"alora_invocation_tokens", "arrow_config", "ensure_weight_tying", "kasa_config", "layer_replication", "megatron_config",
-                            "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "velora_config"})
-      expect_error<NotImplementedError>([&] { config_from_json(fmt::format(R"({{"peft_type": {}, "{}": {{"a": 1}}}})", type, key)); },
-                                        fmt::format("adapter_config.json: {} = {{\"a\":1}} is a feature that this library does not offer", key));
+    for (const char* key :
+         {"alora_invocation_tokens", "arrow_config", "ensure_weight_tying", "kasa_config", "layer_replication", "megatron_config",
+          "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "velora_config"})
+      expect_error<NotImplementedError>(
+          [&] { config_from_json(fmt::format(R"({{"peft_type": {}, "{}": {{"a": 1}}}})", type, key)); },
+          fmt::format("adapter_config.json: {} = {{\"a\":1}} is a feature that this library does not offer", key));
 }
 
 TEST(Requests, WhatPeftsAdaLoraIgnoresInAFileIsWarnedAbout) {
-  for (const char* entry : {R"("use_rslora": true)", R"("lora_bias": true)", R"("alpha_pattern": {"q": 4})", R"("use_qalora": true)", R"("r": 4)"}) {
-    const auto warnings = warnings_of([&] { config_from_json(fmt::format(R"({{"peft_type": "ADALORA", "total_step": 10, {}}})", entry)); });
+  for (const char* entry :
+       {R"("use_rslora": true)", R"("lora_bias": true)", R"("alpha_pattern": {"q": 4})", R"("use_qalora": true)", R"("r": 4)"}) {
+    const auto warnings =
+        warnings_of([&] { config_from_json(fmt::format(R"({{"peft_type": "ADALORA", "total_step": 10, {}}})", entry)); });
     ASSERT_EQ(warnings.size(), 1u) << entry;
     EXPECT_NE(warnings[0].find("has no effect on AdaLoRA"), std::string::npos) << warnings[0];
   }
@@ -74,7 +85,8 @@ TEST(Requests, MalformedRegularExpressionsAreNamed) {
   refuse({.target_modules = "(q_proj"}, "'(q_proj' is not a regular expression");
   refuse({.target_modules = {"q_proj"}, .exclude_modules = "[v"}, "'[v' is not a regular expression");
   refuse({.target_modules = {"q_proj"}, .rank_pattern = {{"q_proj(", 4}}}, "q_proj(");
-  refuse({.target_modules = {"q_proj"}, .layers_to_transform = {0}, .layers_pattern = {"layers("}}, "layers_pattern: 'layers(' is not a regular expression");
+  refuse({.target_modules = {"q_proj"}, .layers_to_transform = {0}, .layers_pattern = {"layers("}},
+         "layers_pattern: 'layers(' is not a regular expression");
 }
 
 TEST(Requests, OneTrainedCopyOfAModuleIsActiveAtATime) {
@@ -82,8 +94,11 @@ TEST(Requests, OneTrainedCopyOfAModuleIsActiveAtATime) {
   const LoraConfig config{.r = 2, .target_modules = {"q_proj"}, .modules_to_save = {"norm"}};
   inject(model, config);
   inject(model, config, {.adapter_name = "second"});
-  expect_error<ValueError>([&] { set_adapter(model, {"default", "second"}); },
-                           "model.norm.weight: adapters 'default' and 'second' both have a trained copy of it");
+  expect_error<ValueError>(
+      [&] {
+        set_adapter(model, {"default", "second"});
+      },
+      "model.norm.weight: adapters 'default' and 'second' both have a trained copy of it");
   EXPECT_NO_THROW(set_adapter(model, {"second"}));
 }
 
@@ -91,7 +106,8 @@ TEST(Requests, BlocksThatDoNotDivideBecomeTheNearestDivisor) {
   struct Row {
     std::int64_t features, wanted, used;
   };
-  for (const auto& [features, wanted, used] : {Row{4096, 48, 32}, Row{768, 32, 32}, Row{100, 32, 25}, Row{97, 32, 1}, Row{10, 7, 5}, Row{12, 5, 4}, Row{3072, 5000, 3072}}) {
+  for (const auto& [features, wanted, used] : {Row{4096, 48, 32}, Row{768, 32, 32}, Row{100, 32, 25}, Row{97, 32, 1},
+                                               Row{10, 7, 5}, Row{12, 5, 4}, Row{3072, 5000, 3072}}) {
     const auto warnings = warnings_of([&, features = features, wanted = wanted, used = used] {
       EXPECT_EQ(oft::resolve_blocks(features, 0, wanted).size, used);
       EXPECT_EQ(oft::resolve_blocks(features, wanted, 0).count, used);
@@ -107,8 +123,11 @@ TEST(Requests, WeightsThatASchemeTookApartComeBackWhenAnotherLayerRefuses) {
   for (const char* scheme : {"olora", "pissa", "PiSSA_niter_2"}) {
     Model model;
     const Tensor before = model.layers[0]->q_proj->weight().clone();
-    expect_error<ValueError>([&] { inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj", "norm"}, .init_lora_weights = scheme}); },
-                             "a module of type Norm cannot be adapted");
+    expect_error<ValueError>(
+        [&] {
+          inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj", "norm"}, .init_lora_weights = scheme});
+        },
+        "a module of type Norm cannot be adapted");
     EXPECT_EQ(distance(model.layers[0]->q_proj->weight(), before), 0);
 
     const test::TemporaryFolder folder;

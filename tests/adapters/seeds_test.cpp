@@ -1,15 +1,15 @@
 // What the seeds state about their types by name: constructors and their defaults, both names of the base, dispatch, refusals.
-#include "graft/adapters/wrappers.h"
-
 #include <gtest/gtest.h>
 
 #include <utility>
 
-#include "../support/errors.h"
 #include "graft/adapters/adalora.h"
 #include "graft/adapters/oft.h"
+#include "graft/adapters/wrappers.h"
 #include "graft/autograd/ops.h"
 #include "graft/quant/format.h"
+
+#include "../support/errors.h"
 #include "layers.h"
 
 namespace graft {
@@ -86,8 +86,8 @@ TEST(Wrappers, TheBaseHasTwoNamesAndItsTensorsAreForwarded) {
 TEST(Wrappers, PrintedNamesBeginWithTheMethod) {
   std::vector<std::string> names;
   for (const auto& layer : one_of_each()) names.push_back(layer->type_name());
-  EXPECT_EQ(names, (std::vector<std::string>{"lora.GPTQLoraLinear", "lora.AwqLoraLinear", "lora.EetqLoraLinear", "adalora.SVDQuantLinear",
-                                             "oft.GPTQOFTLinear"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"lora.GPTQLoraLinear", "lora.AwqLoraLinear", "lora.EetqLoraLinear",
+                                             "adalora.SVDQuantLinear", "oft.GPTQOFTLinear"}));
 }
 
 TEST(Wrappers, SwitchedOffTheyAreTheirBaseBitForBit) {
@@ -104,7 +104,8 @@ TEST(Wrappers, SwitchedOffTheyAreTheirBaseBitForBit) {
 
 TEST(Wrappers, HalfPrecisionComesBackAsItWent) {
   for (const DType dtype : {DType::f16, DType::bf16, DType::f32})
-    for (const auto& layer : one_of_each()) EXPECT_EQ(layer->forward(test::random({3, 64}, 5, dtype)).dtype(), dtype) << layer->type_name();
+    for (const auto& layer : one_of_each())
+      EXPECT_EQ(layer->forward(test::random({3, 64}, 5, dtype)).dtype(), dtype) << layer->type_name();
 }
 
 TEST(Wrappers, NoPackedWeightIsMerged) {
@@ -122,17 +123,22 @@ TEST(Wrappers, NoPackedWeightIsMerged) {
 
 TEST(Wrappers, DoraIsRefusedBeforeAnythingIsMade) {
   const lora::Options dora{.r = 4, .use_dora = true};
-  expect_error<ValueError>([&] { lora::GPTQLoraLinear(make_base("gptq", 64, 32), "default", dora); }, "lora.GPTQLoraLinear does not support DoRA");
-  expect_error<ValueError>([&] { lora::AwqLoraLinear(make_base("awq", 64, 32), "default", dora); }, "lora.AwqLoraLinear does not support DoRA");
-  expect_error<ValueError>([&] { lora::EetqLoraLinear(make_base("eetq", 64, 32), "default", dora); }, "lora.EetqLoraLinear does not support DoRA");
+  expect_error<ValueError>([&] { lora::GPTQLoraLinear(make_base("gptq", 64, 32), "default", dora); },
+                           "lora.GPTQLoraLinear does not support DoRA");
+  expect_error<ValueError>([&] { lora::AwqLoraLinear(make_base("awq", 64, 32), "default", dora); },
+                           "lora.AwqLoraLinear does not support DoRA");
+  expect_error<ValueError>([&] { lora::EetqLoraLinear(make_base("eetq", 64, 32), "default", dora); },
+                           "lora.EetqLoraLinear does not support DoRA");
   lora::GPTQLoraLinear layer(make_base("gptq", 64, 32), "default", {.r = 4});
   expect_error<ValueError>([&] { layer.update_layer("second", dora); }, "does not support DoRA");
-  expect_error<NotImplementedError>([&] { layer.update_layer("second", {.r = 4, .use_dora = true, .use_qalora = true}); }, "cannot be combined");
+  expect_error<NotImplementedError>([&] { layer.update_layer("second", {.r = 4, .use_dora = true, .use_qalora = true}); },
+                                    "cannot be combined");
   EXPECT_EQ(layer.adapter_names(), std::vector<std::string>{"default"});
 }
 
 TEST(Wrappers, VariantsAreResolvedFromTheTwoFlags) {
-  const lora::VariantMaker dora = &lora::make_variant<lora::DoraLinearVariant>, qalora = &lora::make_variant<lora::QALoraLinearVariant>;
+  const lora::VariantMaker dora = &lora::make_variant<lora::DoraLinearVariant>,
+                           qalora = &lora::make_variant<lora::QALoraLinearVariant>;
   EXPECT_EQ(lora::resolve_lora_variant(false, false), nullptr);
   EXPECT_EQ(lora::resolve_lora_variant(true, false), dora);
   EXPECT_EQ(lora::resolve_lora_variant(false, true), qalora);
@@ -145,7 +151,8 @@ TEST(Wrappers, VariantsAreResolvedFromTheTwoFlags) {
 TEST(Wrappers, ModuleDropoutSwitchesBlocksOffInTraining) {
   oft::GPTQOFTLinear layer(make_base("gptq", 64, 32), "default", {.r = 8, .module_dropout = 0.5, .seed = 3});
   test::randomise(layer, "default", 9);
-  const Tensor x = test::random({3, 64}, 5), turned = std::as_const(*layer.adapter("default")).input(x, {*layer.base_layer(), false});
+  const Tensor x = test::random({3, 64}, 5),
+               turned = std::as_const(*layer.adapter("default")).input(x, {*layer.base_layer(), false});
   const Tensor dropped = std::as_const(*layer.adapter("default")).input(x, {*layer.base_layer(), true});
   int same_as_x = 0, same_as_turned = 0;
   for (int block = 0; block < 8; ++block) {
@@ -201,13 +208,18 @@ TEST(Dispatch, GPTQModelFirstThenAutoGPTQByTheQuantizationConfig) {
 TEST(Dispatch, AnOldPackerIsRefusedThereAndNotBefore) {
   const auto old = packed_by("awq", "autoawq", "0.1.8");
   EXPECT_NO_THROW(lora::AwqLoraLinear(old, "default", {.r = 4}));
-  expect_error<ImportError>([&] { lora::dispatch_awq(old, "default", {.r = 4}); }, "packed by AutoAWQ 0.1.8; 0.2.0 is the first version");
-  expect_error<ImportError>([&] { oft::dispatch_awq(old, "default", {.r = 4}); }, "packed by AutoAWQ 0.1.8; 0.2.0 is the first version");
-  for (const char* version : {"0.2.0", "0.2.9", "1.0"}) EXPECT_NE(lora::dispatch_awq(packed_by("awq", "autoawq", version), "default", {.r = 4}), nullptr);
+  expect_error<ImportError>([&] { lora::dispatch_awq(old, "default", {.r = 4}); },
+                            "packed by AutoAWQ 0.1.8; 0.2.0 is the first version");
+  expect_error<ImportError>([&] { oft::dispatch_awq(old, "default", {.r = 4}); },
+                            "packed by AutoAWQ 0.1.8; 0.2.0 is the first version");
+  for (const char* version : {"0.2.0", "0.2.9", "1.0"})
+    EXPECT_NE(lora::dispatch_awq(packed_by("awq", "autoawq", version), "default", {.r = 4}), nullptr);
   const auto silent = make_base("awq", 64, 32);
   EXPECT_NE(lora::dispatch_awq(silent, "default", {.r = 4}), nullptr);
-  expect_error<ImportError>([&] { lora::dispatch_awq(silent, "default", {.r = 4}, {.auto_awq_version = "0.1.6"}); }, "AutoAWQ 0.1.6");
-  expect_error<ValueError>([&] { lora::dispatch_awq(silent, "default", {.r = 4}, {.auto_awq_version = "new"}); }, "'new' is no version of AutoAWQ");
+  expect_error<ImportError>([&] { lora::dispatch_awq(silent, "default", {.r = 4}, {.auto_awq_version = "0.1.6"}); },
+                            "AutoAWQ 0.1.6");
+  expect_error<ValueError>([&] { lora::dispatch_awq(silent, "default", {.r = 4}, {.auto_awq_version = "new"}); },
+                           "'new' is no version of AutoAWQ");
   EXPECT_NE(lora::dispatch_awq(packed_by("awq", "gptqmodel", "0.1.0"), "default", {.r = 4}), nullptr);
 }
 

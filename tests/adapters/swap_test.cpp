@@ -166,28 +166,20 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
     follow(i);
     switching.time([&] {
       switch (i % 6) {
-        case 0:
-          return layer.set_adapter(a);
-        case 1:
-          return layer.set_adapter(guest);
-        case 2:
-          return layer.set_adapter(both);
-        case 3:
-          return layer.enable_adapters(false);
-        case 4:
-          return layer.set_adapter(b);
-        default:
-          return layer.enable_adapters(true);
+        case 0: return layer.set_adapter(a);
+        case 1: return layer.set_adapter(guest);
+        case 2: return layer.set_adapter(both);
+        case 3: return layer.enable_adapters(false);
+        case 4: return layer.set_adapter(b);
+        default: return layer.enable_adapters(true);
       }
     });
   };
   const auto come_and_go = [&](int i) {
     follow(i);
     swapping.time([&] {
-      if (i % 2)
-        layer.delete_adapter("guest");
-      else
-        layer.add_adapter("guest", served.guest);
+      if (i % 2) layer.delete_adapter("guest");
+      else layer.add_adapter("guest", served.guest);
     });
   };
   constexpr int operations = 100'000 / 2, threads = 8;  // for each of the two formats

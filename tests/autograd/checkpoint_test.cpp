@@ -2,10 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/autograd/linear.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {

@@ -2,8 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/autograd/ops.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
@@ -61,7 +62,8 @@ TEST(Gradcheck, CountsNaNAsWrong) {
 
 TEST(Gradcheck, WantsF64) {
   std::vector<Tensor> small{Tensor::ones({2}).set_requires_grad()};
-  test::expect_error<TypeError>([&] { gradcheck([](std::span<const Tensor> x) { return x[0]; }, small); }, "gradcheck: inputs are f64, not f32");
+  test::expect_error<TypeError>([&] { gradcheck([](std::span<const Tensor> x) { return x[0]; }, small); },
+                                "gradcheck: inputs are f64, not f32");
 }
 
 }  // namespace

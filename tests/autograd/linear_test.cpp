@@ -2,10 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include "../support/errors.h"
 #include "graft/autograd/gradcheck.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
@@ -83,7 +84,8 @@ TEST_F(LowRank, RowsReceiveTheirTermOnly) {
     LowRankTerm t = term(Rounding::once, 2);
     t.rows = Tensor::from(std::vector<std::int64_t>{4, 1}, {2});
     if (own) t.x = index_select(reshape(x, {6, 6}), 0, t.rows);
-    const Tensor all = reshape(plain(t, x) * 2.0, {6, 4}), y = reshape(low_rank_sum(y0, x, {&t, 1}), {6, 4}), before = reshape(y0, {6, 4});
+    const Tensor all = reshape(plain(t, x) * 2.0, {6, 4}), y = reshape(low_rank_sum(y0, x, {&t, 1}), {6, 4}),
+                 before = reshape(y0, {6, 4});
     for (std::int64_t row = 0; row < 6; ++row) {
       const Tensor base = slice(before, 0, row, row + 1);
       const Tensor wanted = row == 4 || row == 1 ? base + slice(all, 0, row, row + 1) : base;
@@ -93,8 +95,8 @@ TEST_F(LowRank, RowsReceiveTheirTermOnly) {
 }
 
 TEST_F(LowRank, IsDifferentiableInEverything) {
-  std::vector<Tensor> inputs{random({2, 3, 6}, DType::f64), random({4, 6}, DType::f64), random({2, 6}, DType::f64), random({4, 2}, DType::f64),
-                             random({4}, DType::f64)};
+  std::vector<Tensor> inputs{random({2, 3, 6}, DType::f64), random({4, 6}, DType::f64), random({2, 6}, DType::f64),
+                             random({4, 2}, DType::f64), random({4}, DType::f64)};
   for (Tensor& x : inputs) x.set_requires_grad();
   for (const Rounding rounding : {Rounding::once, Rounding::per_adapter, Rounding::before_scale})
     for (const bool some : {false, true}) {
@@ -123,10 +125,21 @@ TEST(Linear, HoldsItsParameters) {
 
 TEST(Linear, RefusesWhatDoesNotFit) {
   expect_error<ValueError>([] { Linear(Tensor::ones({4})); }, "Linear: wants a floating weight [out, in], not f32[4]");
-  expect_error<ValueError>([] { Linear(Tensor::ones({4, 6}, DType::i8)); }, "Linear: wants a floating weight [out, in], not i8[4, 6]");
-  expect_error<ValueError>([] { Linear(Tensor::ones({4, 6}), Tensor::ones({6})); }, "Linear: wants a floating bias [4] or none, not f32[6]");
-  expect_error<ValueError>([] { Linear(Tensor::ones({4, 6})).forward(Tensor::ones({2, 5})); },
-                           "linear: an input of shape [2, 5] does not fit a weight of shape [4, 6]");
+  expect_error<ValueError>(
+      [] {
+        Linear(Tensor::ones({4, 6}, DType::i8));
+      },
+      "Linear: wants a floating weight [out, in], not i8[4, 6]");
+  expect_error<ValueError>(
+      [] {
+        Linear(Tensor::ones({4, 6}), Tensor::ones({6}));
+      },
+      "Linear: wants a floating bias [4] or none, not f32[6]");
+  expect_error<ValueError>(
+      [] {
+        Linear(Tensor::ones({4, 6})).forward(Tensor::ones({2, 5}));
+      },
+      "linear: an input of shape [2, 5] does not fit a weight of shape [4, 6]");
 }
 
 }  // namespace

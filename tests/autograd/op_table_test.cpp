@@ -1,11 +1,12 @@
 // What every operation must show, derived from its row in the op table.
+#include "../support/op_table.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
 #include <random>
 
-#include "../support/op_table.h"
 #include "graft/autograd/gradcheck.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/parallel.h"
@@ -168,7 +169,8 @@ TEST_P(OpTable, RoundsLittleInSmallDtypes) {
     ASSERT_EQ(small.gradients.size(), wide.gradients.size());
     for (std::size_t i = 0; i < wide.gradients.size(); ++i) {
       EXPECT_EQ(small.gradients[i].dtype(), dtype);
-      EXPECT_LE(distance(small.gradients[i], wide.gradients[i]), 12 * row.slack * unit_roundoff(dtype)) << name(dtype) << ", gradient " << i;
+      EXPECT_LE(distance(small.gradients[i], wide.gradients[i]), 12 * row.slack * unit_roundoff(dtype))
+          << name(dtype) << ", gradient " << i;
     }
   }
 }

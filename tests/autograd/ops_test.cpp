@@ -5,8 +5,9 @@
 
 #include <cmath>
 
-#include "../support/errors.h"
 #include "graft/core/autocast.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
@@ -98,7 +99,8 @@ TEST(ShapeOps, ReshapeRefusals) {
 
 TEST(ShapeOps, OtherRefusals) {
   const Tensor x = Tensor::zeros({2, 3});
-  expect_error<ValueError>([&] { permute(x, std::vector<int>{0}); }, "permute: 1 dimensions are named for a tensor of shape [2, 3]");
+  expect_error<ValueError>([&] { permute(x, std::vector<int>{0}); },
+                           "permute: 1 dimensions are named for a tensor of shape [2, 3]");
   expect_error<ValueError>([&] { permute(x, std::vector<int>{0, -2}); }, "permute: dimension 0 is named twice");
   expect_error<ValueError>([&] { transpose(x, 0, 2); }, "transpose: dimension 2 of a tensor with 2 dimensions");
   expect_error<ValueError>([&] { squeeze(x, 0); }, "squeeze: dimension 0 of shape [2, 3] has not extent 1");
@@ -106,8 +108,11 @@ TEST(ShapeOps, OtherRefusals) {
   expect_error<ValueError>([&] { expand(Tensor::zeros({2, 1}), {1}); }, "expand: shape [2, 1] does not broadcast to [1]");
   expect_error<ValueError>([&] { slice(x, 1, 2, 4); }, "slice: 2 … 4 is outside dimension 1 of shape [2, 3]");
   expect_error<ValueError>([&] { concat({}, 0); }, "concat: there is nothing to join");
-  expect_error<ValueError>([&] { concat(std::vector<Tensor>{x, Tensor::zeros({3, 2})}, 0); },
-                           "concat: shapes [2, 3] and [3, 2] differ outside dimension 0");
+  expect_error<ValueError>(
+      [&] {
+        concat(std::vector<Tensor>{x, Tensor::zeros({3, 2})}, 0);
+      },
+      "concat: shapes [2, 3] and [3, 2] differ outside dimension 0");
   expect_error<ValueError>([&] { row({1}).t(); }, "t: a tensor of shape [1] has fewer than 2 dimensions");
   expect_error<ValueError>([&] { sum_to(x, {2, 2}); }, "do not broadcast");
 }
@@ -170,21 +175,38 @@ TEST(Matmul, EmptyAndRefusals) {
   EXPECT_EQ(values(matmul(Tensor::ones({2, 0}), Tensor::ones({0, 2}))), List(4, 0));
   EXPECT_EQ(linear(Tensor::ones({3, 0, 4}), Tensor::ones({5, 4})).shape(), Shape({3, 0, 5}));
   EXPECT_EQ(linear(Tensor::ones({4}), Tensor::ones({5, 4})).shape(), Shape({5}));
-  expect_error<ValueError>([] { matmul(Tensor::ones({2, 3}), Tensor::ones({2, 3})); }, "matmul: shapes [2, 3] and [2, 3] do not multiply");
-  expect_error<ValueError>([] { matmul(Tensor::ones({3}), Tensor::ones({3, 2})); }, "matmul: a tensor of shape [3] has fewer than 2");
-  expect_error<ValueError>([] { matmul(Tensor::ones({2, 2, 3}), Tensor::ones({3, 3, 2})); }, "matmul: shapes [2] and [3] do not broadcast");
-  expect_error<ValueError>([] { linear(Tensor::ones({2, 3}), Tensor::ones({4, 3}), Tensor::ones({3})); },
-                           "linear: a bias of shape [3] does not fit a weight of shape [4, 3]");
+  expect_error<ValueError>(
+      [] {
+        matmul(Tensor::ones({2, 3}), Tensor::ones({2, 3}));
+      },
+      "matmul: shapes [2, 3] and [2, 3] do not multiply");
+  expect_error<ValueError>(
+      [] {
+        matmul(Tensor::ones({3}), Tensor::ones({3, 2}));
+      },
+      "matmul: a tensor of shape [3] has fewer than 2");
+  expect_error<ValueError>(
+      [] {
+        matmul(Tensor::ones({2, 2, 3}), Tensor::ones({3, 3, 2}));
+      },
+      "matmul: shapes [2] and [3] do not broadcast");
+  expect_error<ValueError>(
+      [] {
+        linear(Tensor::ones({2, 3}), Tensor::ones({4, 3}), Tensor::ones({3}));
+      },
+      "linear: a bias of shape [3] does not fit a weight of shape [4, 3]");
 }
 
 TEST(Matmul, TheSumWithABiasIsRoundedOnce) {
   // 1 + 2⁻⁸ lies between two bf16 numbers: rounded first, it would lose what decides about the sum.
-  const Tensor x = to(row({1, 0.00390625}), DType::bf16), w = Tensor::ones({1, 2}, DType::bf16), b = to(row({0.00390625}), DType::bf16);
+  const Tensor x = to(row({1, 0.00390625}), DType::bf16), w = Tensor::ones({1, 2}, DType::bf16),
+               b = to(row({0.00390625}), DType::bf16);
   EXPECT_EQ(linear(x, w, b).item(), 1.0078125);
 }
 
 TEST(Matmul, IsLoweredUnderAutocast) {
-  const Tensor a = Tensor::ones({2, 3}).set_requires_grad(), b = Tensor::ones({3, 2}, DType::f16), c = Tensor::ones({3, 2}, DType::f64);
+  const Tensor a = Tensor::ones({2, 3}).set_requires_grad(), b = Tensor::ones({3, 2}, DType::f16),
+               c = Tensor::ones({3, 2}, DType::f64);
   const autocast::Guard guard(Device::Type::cpu, DType::bf16);
   EXPECT_EQ(matmul(a, b).dtype(), DType::bf16);
   EXPECT_EQ(linear(a, b.t(), Tensor::ones({2})).dtype(), DType::bf16);
@@ -201,14 +223,30 @@ TEST(Index, Refusals) {
   const Tensor x = Tensor::zeros({2, 3});
   expect_error<ValueError>([&] { index_select(x, 1, ids({0, 3})); }, "index_select: index 3 is outside 0 … 2");
   expect_error<ValueError>([&] { index_select(x, 1, ids({-1})); }, "index_select: index -1 is outside 0 … 2");
-  expect_error<TypeError>([&] { index_select(x, 1, Tensor::zeros({1}, DType::i32)); }, "an index has elements of type i64, not i32");
-  expect_error<ValueError>([&] { index_select(x, 1, Tensor::zeros({1, 1}, DType::i64)); }, "an index has one dimension, not shape [1, 1]");
-  expect_error<ValueError>([&] { index_add(x, 0, ids({1}), Tensor::zeros({2, 3})); },
-                           "index_add: a source of shape [2, 3] where [1, 3] is wanted");
-  expect_error<ValueError>([&] { gather(x, 1, ids({1})); }, "gather: an index of shape [1] does not fit a tensor of shape [2, 3]");
-  expect_error<ValueError>([&] { gather(x, 1, Tensor::zeros({3, 1}, DType::i64)); }, "does not fit a tensor of shape [2, 3] along dimension 1");
-  expect_error<ValueError>([&] { scatter_add(x, 1, Tensor::zeros({2, 1}, DType::i64), Tensor::zeros({2, 2})); },
-                           "scatter_add: a source of shape [2, 2] for an index of shape [2, 1]");
+  expect_error<TypeError>([&] { index_select(x, 1, Tensor::zeros({1}, DType::i32)); },
+                          "an index has elements of type i64, not i32");
+  expect_error<ValueError>(
+      [&] {
+        index_select(x, 1, Tensor::zeros({1, 1}, DType::i64));
+      },
+      "an index has one dimension, not shape [1, 1]");
+  expect_error<ValueError>(
+      [&] {
+        index_add(x, 0, ids({1}), Tensor::zeros({2, 3}));
+      },
+      "index_add: a source of shape [2, 3] where [1, 3] is wanted");
+  expect_error<ValueError>([&] { gather(x, 1, ids({1})); },
+                           "gather: an index of shape [1] does not fit a tensor of shape [2, 3]");
+  expect_error<ValueError>(
+      [&] {
+        gather(x, 1, Tensor::zeros({3, 1}, DType::i64));
+      },
+      "does not fit a tensor of shape [2, 3] along dimension 1");
+  expect_error<ValueError>(
+      [&] {
+        scatter_add(x, 1, Tensor::zeros({2, 1}, DType::i64), Tensor::zeros({2, 2}));
+      },
+      "scatter_add: a source of shape [2, 2] for an index of shape [2, 1]");
   expect_error<ValueError>([&] { embedding(x, ids({2})); }, "index 2 is outside 0 … 1");
   expect_error<ValueError>([&] { embedding(row({1}), ids({0})); }, "embedding: a weight has shape [vocabulary, width], not [1]");
   EXPECT_EQ(index_select(x, 0, ids({})).shape(), Shape({0, 3}));
@@ -221,8 +259,10 @@ TEST(Norm, SpecialCasesAndRefusals) {
   const Tensor half = Tensor::full({1, 2}, 3, DType::bf16);
   EXPECT_EQ(rms_norm(half, Tensor::ones({2}), 0).dtype(), DType::f32) << "a wider weight promotes, after the rows were rounded";
   EXPECT_EQ(layer_norm(half, Tensor::ones({2}), Tensor(), 1e-5).dtype(), DType::bf16);
-  expect_error<ValueError>([&] { rms_norm(half, Tensor::ones({3}), 0); }, "rms_norm: a parameter of shape [3] for rows of width 2");
-  expect_error<ValueError>([&] { layer_norm(half, Tensor(), Tensor::ones({1}), 0); }, "layer_norm: a parameter of shape [1] for rows of width 2");
+  expect_error<ValueError>([&] { rms_norm(half, Tensor::ones({3}), 0); },
+                           "rms_norm: a parameter of shape [3] for rows of width 2");
+  expect_error<ValueError>([&] { layer_norm(half, Tensor(), Tensor::ones({1}), 0); },
+                           "layer_norm: a parameter of shape [1] for rows of width 2");
   expect_error<ValueError>([] { softmax(Tensor::scalar(1)); }, "softmax: a tensor of shape [] has fewer than 1 dimensions");
 }
 
@@ -241,15 +281,36 @@ TEST(Norm, FrozenWeightsCostNoGradient) {
 
 TEST(Attention, Refusals) {
   const Tensor q = Tensor::ones({1, 4, 3, 8}), k = Tensor::ones({1, 2, 3, 8});
-  expect_error<ValueError>([&] { attention(q, Tensor::ones({1, 3, 3, 8}), Tensor::ones({1, 3, 3, 8})); }, "heads a multiple of kv_heads");
-  expect_error<ValueError>([&] { attention(q, k, Tensor::ones({1, 2, 4, 8})); }, "attention: q [1, 4, 3, 8], k [1, 2, 3, 8], v [1, 2, 4, 8]");
-  expect_error<TypeError>([&] { attention(q, k, k, {.key_mask = Tensor::ones({1, 3})}); }, "a key mask has elements of type bool, not f32");
-  expect_error<ValueError>([&] { attention(q, k, k, {.key_mask = Tensor::ones({1, 4}, DType::boolean)}); },
-                           "a key mask of shape [1, 4] for keys of shape [1, 2, 3, 8]");
-  expect_error<ValueError>([&] { rotary(Tensor::ones({1, 1, 2, 3}), Tensor::ones({1, 2, 1}), Tensor::ones({1, 2, 1})); },
-                           "rotary: takes [batch, heads, length, even width], not [1, 1, 2, 3]");
-  expect_error<ValueError>([&] { rotary(Tensor::ones({1, 1, 2, 4}), Tensor::ones({1, 3, 2}), Tensor::ones({1, 2, 2})); },
-                           "rotary: an angle table of shape [1, 3, 2] for x of shape [1, 1, 2, 4]; wanted [1 or 1, 2, 2]");
+  expect_error<ValueError>(
+      [&] {
+        attention(q, Tensor::ones({1, 3, 3, 8}), Tensor::ones({1, 3, 3, 8}));
+      },
+      "heads a multiple of kv_heads");
+  expect_error<ValueError>(
+      [&] {
+        attention(q, k, Tensor::ones({1, 2, 4, 8}));
+      },
+      "attention: q [1, 4, 3, 8], k [1, 2, 3, 8], v [1, 2, 4, 8]");
+  expect_error<TypeError>(
+      [&] {
+        attention(q, k, k, {.key_mask = Tensor::ones({1, 3})});
+      },
+      "a key mask has elements of type bool, not f32");
+  expect_error<ValueError>(
+      [&] {
+        attention(q, k, k, {.key_mask = Tensor::ones({1, 4}, DType::boolean)});
+      },
+      "a key mask of shape [1, 4] for keys of shape [1, 2, 3, 8]");
+  expect_error<ValueError>(
+      [&] {
+        rotary(Tensor::ones({1, 1, 2, 3}), Tensor::ones({1, 2, 1}), Tensor::ones({1, 2, 1}));
+      },
+      "rotary: takes [batch, heads, length, even width], not [1, 1, 2, 3]");
+  expect_error<ValueError>(
+      [&] {
+        rotary(Tensor::ones({1, 1, 2, 4}), Tensor::ones({1, 3, 2}), Tensor::ones({1, 2, 2}));
+      },
+      "rotary: an angle table of shape [1, 3, 2] for x of shape [1, 1, 2, 4]; wanted [1 or 1, 2, 2]");
 }
 
 TEST(Loss, IgnoredLabelsAndRefusals) {
@@ -260,10 +321,18 @@ TEST(Loss, IgnoredLabelsAndRefusals) {
   EXPECT_EQ(values(logits.grad())[0], 0);
   EXPECT_TRUE(std::isnan(cross_entropy(logits, ids({-100, -100})).item()));
   EXPECT_EQ(cross_entropy(to(logits, DType::bf16), ids({0, 1})).dtype(), DType::bf16);
-  expect_error<ValueError>([&] { cross_entropy(logits, ids({0, 2})); },
-                           "cross_entropy: label 2 is neither one of 2 classes nor the ignored label -100");
-  expect_error<ValueError>([&] { cross_entropy(logits, ids({0})); }, "cross_entropy: labels of shape [1] for logits of shape [2, 2]");
-  expect_error<TypeError>([&] { cross_entropy(logits, row({0, 1})); }, "cross_entropy: labels have elements of type i64, not f64");
+  expect_error<ValueError>(
+      [&] {
+        cross_entropy(logits, ids({0, 2}));
+      },
+      "cross_entropy: label 2 is neither one of 2 classes nor the ignored label -100");
+  expect_error<ValueError>([&] { cross_entropy(logits, ids({0})); },
+                           "cross_entropy: labels of shape [1] for logits of shape [2, 2]");
+  expect_error<TypeError>(
+      [&] {
+        cross_entropy(logits, row({0, 1}));
+      },
+      "cross_entropy: labels have elements of type i64, not f64");
   expect_error<ValueError>([&] { mse_loss(row({1}), row({1, 2})); }, "mse_loss: shapes [1] and [2] differ");
 }
 
@@ -314,8 +383,11 @@ TEST(Linalg, Refusals) {
   expect_error<TypeError>([] { inverse(Tensor::zeros({2, 2}, DType::f16)); }, "inverse: takes f32 or f64, not f16");
   expect_error<ValueError>([] { inverse(Tensor::zeros({2, 2})); }, "singular");
   expect_error<ValueError>([] { cholesky(tensor({1, 2, 2, 1}, {2, 2})); }, "positive definite");
-  expect_error<ValueError>([] { solve_triangular(Tensor::eye(2), Tensor::zeros({3, 2}), true); },
-                           "solve_triangular: shapes [2, 2] and [3, 2] do not fit");
+  expect_error<ValueError>(
+      [] {
+        solve_triangular(Tensor::eye(2), Tensor::zeros({3, 2}), true);
+      },
+      "solve_triangular: shapes [2, 2] and [3, 2] do not fit");
 }
 
 }  // namespace

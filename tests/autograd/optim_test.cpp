@@ -4,9 +4,10 @@
 
 #include <cmath>
 
-#include "../support/errors.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/parallel.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
@@ -17,9 +18,7 @@ Tensor parameter(const std::vector<double>& values, DType dtype = DType::f64) {
   return to(Tensor::from(values, {static_cast<std::int64_t>(values.size())}), dtype).set_requires_grad();
 }
 
-void set_grad(const Tensor& p, const std::vector<double>& values) {
-  p.set_grad(to(Tensor::from(values, p.shape()), p.dtype()));
-}
+void set_grad(const Tensor& p, const std::vector<double>& values) { p.set_grad(to(Tensor::from(values, p.shape()), p.dtype())); }
 
 void expect_near(const Tensor& x, const std::vector<double>& wanted, double tolerance) {
   const auto values = x.to_vector<double>();
@@ -100,7 +99,7 @@ TEST(SGD, MomentumAndNesterovByHand) {
   set_grad(q, {2});
   plain.step();
   nesterov.step();
-  expect_near(p, {1 - 0.1 * 2.5}, 1e-15);          // d = 2 + 0.5·1, buffer = d
+  expect_near(p, {1 - 0.1 * 2.5}, 1e-15);  // d = 2 + 0.5·1, buffer = d
   expect_near(q, {1 - 0.1 * (2.5 + 0.9 * 2.5)}, 1e-15);
   plain.step();
   const double d = 2 + 0.5 * 0.75;
@@ -187,7 +186,9 @@ TEST(Optimizer, RefusesStatesThatDoNotFitAndChangesNothing) {
   };
   using State = std::vector<NamedTensor>;
   expect_error<ValueError>([&] { load([](State& s) { s.pop_back(); }); }, "AdamW: the state has no entry p.step");
-  expect_error<ValueError>([&] { load([](State& s) { s.push_back({"other", Tensor::zeros({})}); }); },
+  expect_error<ValueError>([&] { load([](State& s) {
+                                   s.push_back({"other", Tensor::zeros({})});
+                                 }); },
                            "AdamW: the state has an entry other that belongs to no parameter");
   expect_error<ValueError>([&] { load([](State& s) { s.push_back(s[0]); }); }, "AdamW: the state names an entry twice");
   expect_error<ValueError>([&] { load([](State& s) { s[1].tensor = Tensor::zeros({3}, DType::f64); }); },

@@ -4,9 +4,10 @@
 
 #include <thread>
 
-#include "../support/errors.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
@@ -14,7 +15,9 @@ namespace {
 using test::expect_error;
 
 Tensor number(double value) { return Tensor::scalar(value, DType::f64).set_requires_grad(); }
-Tensor leaf(const Shape& shape, double value = 1, DType dtype = DType::f32) { return Tensor::full(shape, value, dtype).set_requires_grad(); }
+Tensor leaf(const Shape& shape, double value = 1, DType dtype = DType::f32) {
+  return Tensor::full(shape, value, dtype).set_requires_grad();
+}
 
 TEST(Tape, AccumulatesIntoLeaves) {
   const Tensor x = number(3);
@@ -112,7 +115,8 @@ TEST(Tape, ChangedCapturesAreRefused) {
   const Tensor x = leaf({2}), w = leaf({2}, 3);
   const Tensor y = sum(x * w);
   w.fill_(4);
-  expect_error<ValueError>([&] { y.backward(); }, "a tensor of shape [2] that was saved for backward has been changed in place since");
+  expect_error<ValueError>([&] { y.backward(); },
+                           "a tensor of shape [2] that was saved for backward has been changed in place since");
   const Tensor e = exp(x);
   const Tensor z = sum(e);
   e.detach().fill_(0);

@@ -15,7 +15,8 @@ struct Format {
   int exponent_bits, fraction_bits;
   double value(std::uint32_t bits) const {
     const int bias = (1 << (exponent_bits - 1)) - 1;
-    const std::uint32_t fraction = bits & ((1u << fraction_bits) - 1), exponent = bits >> fraction_bits & ((1u << exponent_bits) - 1);
+    const std::uint32_t fraction = bits & ((1u << fraction_bits) - 1),
+                        exponent = bits >> fraction_bits & ((1u << exponent_bits) - 1);
     const double sign = bits >> 15 ? -1 : 1;
     if (exponent == (1u << exponent_bits) - 1) return fraction ? std::nan("") : sign * std::numeric_limits<double>::infinity();
     const double significand = (exponent ? 1 : 0) + std::ldexp(fraction, -fraction_bits);
@@ -96,7 +97,8 @@ TEST(DType, SizesAndKinds) {
 }
 
 TEST(DType, NamesBothWays) {
-  for (auto dtype : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i16, DType::i8, DType::u8, DType::boolean})
+  for (auto dtype : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i16, DType::i8, DType::u8,
+                     DType::boolean})
     EXPECT_EQ(dtype_from_name(name(dtype)), dtype);
   EXPECT_EQ(dtype_from_name("torch.bfloat16"), DType::bf16);
   EXPECT_EQ(dtype_from_name("float16"), DType::f16);
@@ -110,19 +112,15 @@ TEST(DType, PromotesAsPyTorchDoes) {
   using enum DType;
   constexpr DType order[] = {f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean};
   constexpr DType table[10][10] = {
-      {f64, f64, f64, f64, f64, f64, f64, f64, f64, f64},
-      {f64, f32, f32, f32, f32, f32, f32, f32, f32, f32},
-      {f64, f32, f16, f32, f16, f16, f16, f16, f16, f16},
-      {f64, f32, f32, bf16, bf16, bf16, bf16, bf16, bf16, bf16},
-      {f64, f32, f16, bf16, i64, i64, i64, i64, i64, i64},
-      {f64, f32, f16, bf16, i64, i32, i32, i32, i32, i32},
-      {f64, f32, f16, bf16, i64, i32, i16, i16, i16, i16},
-      {f64, f32, f16, bf16, i64, i32, i16, i8, i16, i8},
-      {f64, f32, f16, bf16, i64, i32, i16, i16, u8, u8},
-      {f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean},
+      {f64, f64, f64, f64, f64, f64, f64, f64, f64, f64},  {f64, f32, f32, f32, f32, f32, f32, f32, f32, f32},
+      {f64, f32, f16, f32, f16, f16, f16, f16, f16, f16},  {f64, f32, f32, bf16, bf16, bf16, bf16, bf16, bf16, bf16},
+      {f64, f32, f16, bf16, i64, i64, i64, i64, i64, i64}, {f64, f32, f16, bf16, i64, i32, i32, i32, i32, i32},
+      {f64, f32, f16, bf16, i64, i32, i16, i16, i16, i16}, {f64, f32, f16, bf16, i64, i32, i16, i8, i16, i8},
+      {f64, f32, f16, bf16, i64, i32, i16, i16, u8, u8},   {f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean},
   };
   for (int i = 0; i < 10; ++i)
-    for (int j = 0; j < 10; ++j) EXPECT_EQ(promote(order[i], order[j]), table[i][j]) << name(order[i]) << " and " << name(order[j]);
+    for (int j = 0; j < 10; ++j)
+      EXPECT_EQ(promote(order[i], order[j]), table[i][j]) << name(order[i]) << " and " << name(order[j]);
 }
 
 TEST(DType, DispatchRefusesWhatIsNotInTheList) {

@@ -32,7 +32,8 @@ std::vector<std::int64_t> strides(Order order, std::int64_t rows, std::int64_t c
 }
 
 void expect_product(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, Order a_order, Order b_order, Order y_order) {
-  Guarded a(dtype, {m, k}, strides(a_order, m, k)), b(dtype, {k, n}, strides(b_order, k, n)), y(dtype, {m, n}, strides(y_order, m, n));
+  Guarded a(dtype, {m, k}, strides(a_order, m, k)), b(dtype, {k, n}, strides(b_order, k, n)),
+      y(dtype, {m, n}, strides(y_order, m, n));
   a.randomize(1);
   b.randomize(2);
   cpu::matmul(a.view(), b.view(), y.view());
@@ -45,8 +46,8 @@ void expect_product(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k,
       const double error = std::abs(yv[i * n + j] - want);
       worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
-  EXPECT_LE(worst, tolerance(dtype, k)) << name(dtype) << " " << m << "x" << n << "x" << k << " orders " << int(a_order) << int(b_order)
-                                        << int(y_order) << " on " << name(isa());
+  EXPECT_LE(worst, tolerance(dtype, k)) << name(dtype) << " " << m << "x" << n << "x" << k << " orders " << int(a_order)
+                                        << int(b_order) << int(y_order) << " on " << name(isa());
   EXPECT_TRUE(y.intact()) << name(dtype) << " " << m << "x" << n << "x" << k << " on " << name(isa());
 }
 
@@ -54,7 +55,15 @@ TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
     for (DType dtype : dtypes)
-      for (auto [m, n, k] : {std::tuple{1, 1, 1}, {2, 3, 5}, {4, 17, 33}, {5, 16, 7}, {6, 32, 8}, {7, 31, 19}, {13, 65, 257}, {37, 2, 29}, {3, 129, 300}})
+      for (auto [m, n, k] : {std::tuple{1, 1, 1},
+                             {2, 3, 5},
+                             {4, 17, 33},
+                             {5, 16, 7},
+                             {6, 32, 8},
+                             {7, 31, 19},
+                             {13, 65, 257},
+                             {37, 2, 29},
+                             {3, 129, 300}})
         for (Order a : {Order::rows, Order::columns, Order::gaps})
           for (Order b : {Order::rows, Order::columns, Order::gaps})
             for (Order y : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, b, y);
@@ -65,8 +74,10 @@ TEST(Gemm, TilesPlusMinusOne) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
     for (std::int64_t m : {5, 6, 7, 11, 12, 13, 95, 96, 97})
-      for (std::int64_t n : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129}) expect_product(DType::f32, m, n, 31, Order::rows, Order::columns, Order::rows);
-    for (std::int64_t k : {255, 256, 257, 511, 513}) expect_product(DType::f32, 9, 20, k, Order::rows, Order::columns, Order::rows);
+      for (std::int64_t n : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129})
+        expect_product(DType::f32, m, n, 31, Order::rows, Order::columns, Order::rows);
+    for (std::int64_t k : {255, 256, 257, 511, 513})
+      expect_product(DType::f32, 9, 20, k, Order::rows, Order::columns, Order::rows);
   }
 }
 
@@ -116,7 +127,8 @@ TEST(Gemm, HalfResultsAreRoundedOnce) {
       const std::int64_t k = 3;
       std::vector<f16> a(m * k), b{f16(2048.f), f16(1.f), f16(0.5f)}, y(m);
       for (auto& v : a) v = f16(1.f);
-      View va{a.data(), DType::f16, 2, {m, k}, {k, 1}}, vb{b.data(), DType::f16, 2, {k, 1}, {1, 1}}, vy{y.data(), DType::f16, 2, {m, 1}, {1, 1}};
+      View va{a.data(), DType::f16, 2, {m, k}, {k, 1}}, vb{b.data(), DType::f16, 2, {k, 1}, {1, 1}},
+          vy{y.data(), DType::f16, 2, {m, 1}, {1, 1}};
       cpu::matmul(va, vb, vy);
       for (f16 value : y) EXPECT_EQ(static_cast<float>(value), 2050.f);
     }
@@ -135,7 +147,8 @@ TEST(Gemm, SameBitsForAnyNumberOfThreads) {
         set_thread_pool(make_thread_pool(threads));
         cpu::matmul(a.view(), b.view(), y.view());
         if (first.empty()) first = y.values();
-        EXPECT_EQ(std::memcmp(first.data(), y.values().data(), first.size() * sizeof(double)), 0) << threads << " threads on " << name(isa);
+        EXPECT_EQ(std::memcmp(first.data(), y.values().data(), first.size() * sizeof(double)), 0)
+            << threads << " threads on " << name(isa);
       }
       set_thread_pool(nullptr);
     }

@@ -39,10 +39,11 @@ Tensor mask_of(const Problem& p) {
   return mask;
 }
 
-Reference reference(const Problem& p, double scale, const Tensor& mask, const std::vector<double>& q, const std::vector<double>& k,
-                    const std::vector<double>& v, const std::vector<double>& dy) {
+Reference reference(const Problem& p, double scale, const Tensor& mask, const std::vector<double>& q,
+                    const std::vector<double>& k, const std::vector<double>& v, const std::vector<double>& dy) {
   const std::int64_t d = p.width, rows = p.batch * p.heads * p.queries;
-  Reference r{std::vector<double>(rows * d), std::vector<double>(rows), std::vector<double>(rows * d), std::vector<double>(k.size()), std::vector<double>(v.size())};
+  Reference r{std::vector<double>(rows * d), std::vector<double>(rows), std::vector<double>(rows * d),
+              std::vector<double>(k.size()), std::vector<double>(v.size())};
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t i = row % p.queries, h = row / p.queries % p.heads, b = row / p.queries / p.heads;
     const std::int64_t kv = (b * p.kv_heads + h / (p.heads / p.kv_heads)) * p.keys;
@@ -88,14 +89,17 @@ struct Operands {
         lse(operand(dtype == DType::f64 ? DType::f64 : DType::f32, {p.batch, p.heads, p.queries})),
         dq(operand(dtype, {p.batch, p.heads, p.queries, p.width}, p.layout)),
         dk(operand(dtype, {p.batch, p.kv_heads, p.keys, p.width}, p.layout)),
-        dv(operand(dtype, {p.batch, p.kv_heads, p.keys, p.width}, p.layout)), mask(mask_of(p)), mask_view(mask.view()) {
+        dv(operand(dtype, {p.batch, p.kv_heads, p.keys, p.width}, p.layout)),
+        mask(mask_of(p)),
+        mask_view(mask.view()) {
     shape.scale = 0.4;
     shape.causal = p.causal;
     shape.key_mask = p.masked ? &mask_view : nullptr;
   }
   void run() const {
     cpu_kernels().attention(q.view(), k.view(), v.view(), shape, y.view(), lse.view());
-    cpu_kernels().attention_backward(q.view(), k.view(), v.view(), shape, y.view(), lse.view(), dy.view(), dq.view(), dk.view(), dv.view());
+    cpu_kernels().attention_backward(q.view(), k.view(), v.view(), shape, y.view(), lse.view(), dy.view(), dq.view(), dk.view(),
+                                     dv.view());
   }
   std::vector<double> all() const {
     std::vector<double> values;
@@ -159,7 +163,8 @@ TEST(KernelsAttention, EmptyExtents) {
 
 TEST(KernelsAttention, RefusesIntegers) {
   const Tensor x = Tensor::zeros({1, 1, 1, 1}, DType::i32);
-  expect_error<TypeError>([&] { cpu_kernels().attention(x.view(), x.view(), x.view(), {}, x.view(), x.view()); }, "attention: needs floating elements, not i32");
+  expect_error<TypeError>([&] { cpu_kernels().attention(x.view(), x.view(), x.view(), {}, x.view(), x.view()); },
+                          "attention: needs floating elements, not i32");
 }
 
 TEST(KernelsAttentionThreads, SameBitsForAnyThreads) {

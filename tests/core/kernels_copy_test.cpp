@@ -27,7 +27,8 @@ TEST(KernelsCopy, EveryLayoutIntoEveryOther) {
   for (DType dtype : {DType::f32, DType::f16, DType::f64})
     for (Layout from : layouts)
       for (Layout to : layouts)
-        for (const Sizes& sizes : {Sizes{}, Sizes{5}, Sizes{1}, Sizes{0}, Sizes{3, 4}, Sizes{2, 1, 5, 3}, Sizes{70, 65}, Sizes{2, 3, 2, 2, 3, 2}}) {
+        for (const Sizes& sizes :
+             {Sizes{}, Sizes{5}, Sizes{1}, Sizes{0}, Sizes{3, 4}, Sizes{2, 1, 5, 3}, Sizes{70, 65}, Sizes{2, 3, 2, 2, 3, 2}}) {
           const Guarded x = numbers(dtype, sizes, 3, from), y = operand(dtype, sizes, to);
           cpu_kernels().copy(x.view(), y.view());
           EXPECT_EQ(y.values(), x.values());
@@ -57,7 +58,8 @@ TEST(KernelsCopy, FloatingToIntegerTruncatesAndSaturates) {
 
 TEST(KernelsCopy, IntegersWrapAndKeepAllBits) {
   const std::int64_t large = (std::int64_t{1} << 62) + 1;
-  const Tensor x = Tensor::from<std::int64_t>({large, 257, -1}, {3}), wide = Tensor::empty({3}, DType::i64), narrow = Tensor::empty({3}, DType::u8);
+  const Tensor x = Tensor::from<std::int64_t>({large, 257, -1}, {3}), wide = Tensor::empty({3}, DType::i64),
+               narrow = Tensor::empty({3}, DType::u8);
   cpu_kernels().copy(x.view(), wide.view());
   cpu_kernels().copy(x.view(), narrow.view());
   EXPECT_EQ(wide.to_vector<std::int64_t>(), (std::vector<std::int64_t>{large, 257, -1}));
@@ -77,7 +79,9 @@ TEST(KernelsCopy, HalvesAreTheSameOnEveryIsa) {
     cpu_kernels().copy(halves.view(), wide.view());
     cpu_kernels().copy(floats.view(), narrow.view());
     for (std::int64_t i = 0; i < 65536; ++i) {
-      ASSERT_EQ(std::bit_cast<std::uint32_t>(wide.data<float>()[i]), std::bit_cast<std::uint32_t>(static_cast<float>(halves.data<f16>()[i]))) << i;
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(wide.data<float>()[i]),
+                std::bit_cast<std::uint32_t>(static_cast<float>(halves.data<f16>()[i])))
+          << i;
       ASSERT_EQ(narrow.data<f16>()[i].bits, f16(floats.data<float>()[i]).bits) << i;
     }
   }

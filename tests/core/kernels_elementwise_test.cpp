@@ -60,8 +60,10 @@ TEST(KernelsElementwise, UnaryOnEveryFloatingDtypeLayoutAndIsa) {
   }
 }
 
-const BinaryOp arithmetic[] = {BinaryOp::add, BinaryOp::sub, BinaryOp::mul, BinaryOp::div, BinaryOp::maximum, BinaryOp::minimum,
-                               BinaryOp::silu_grad, BinaryOp::gelu_grad, BinaryOp::gelu_tanh_grad, BinaryOp::relu_grad};
+const BinaryOp arithmetic[] = {BinaryOp::add,       BinaryOp::sub,       BinaryOp::mul,
+                               BinaryOp::div,       BinaryOp::maximum,   BinaryOp::minimum,
+                               BinaryOp::silu_grad, BinaryOp::gelu_grad, BinaryOp::gelu_tanh_grad,
+                               BinaryOp::relu_grad};
 
 TEST(KernelsElementwise, BinaryOnEveryFloatingDtypeAndLayout) {
   EXPECT_EQ(std::size(arithmetic), static_cast<std::size_t>(BinaryOp::equal));
@@ -70,7 +72,8 @@ TEST(KernelsElementwise, BinaryOnEveryFloatingDtypeAndLayout) {
       for (Layout left : layouts)
         for (Layout right : layouts) {
           SCOPED_TRACE(fmt::format("{} {}", name(op), dtype));
-          const Guarded a = numbers(dtype, {5, 41, 6}, 1, left, 3), b = numbers(dtype, {5, 41, 6}, 2, right), y = operand(dtype, {5, 41, 6}, left);
+          const Guarded a = numbers(dtype, {5, 41, 6}, 1, left, 3), b = numbers(dtype, {5, 41, 6}, 2, right),
+                        y = operand(dtype, {5, 41, 6}, left);
           if (op == BinaryOp::div) cpu_kernels().unary(UnaryOp::affine, b.view(), b.view(), 0.25, 1);
           cpu_kernels().binary(op, a.view(), b.view(), y.view());
           const auto av = a.values(), bv = b.values();
@@ -83,7 +86,8 @@ TEST(KernelsElementwise, BinaryOnEveryFloatingDtypeAndLayout) {
 }
 
 TEST(KernelsElementwise, BroadcastsThroughStrideZero) {
-  const Tensor rows = Tensor::from<float>({10, 20}, {2}), columns = Tensor::from<float>({1, 2, 3}, {3}), y = Tensor::empty({2, 3});
+  const Tensor rows = Tensor::from<float>({10, 20}, {2}), columns = Tensor::from<float>({1, 2, 3}, {3}),
+               y = Tensor::empty({2, 3});
   cpu_kernels().binary(BinaryOp::add, rows.alias({2, 3}, {1, 0}, 0).view(), columns.alias({2, 3}, {0, 1}, 0).view(), y.view());
   EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{11, 12, 13, 21, 22, 23}));
 }
@@ -107,7 +111,8 @@ TEST(KernelsElementwise, NanAndInfinity) {
     return y.to_vector<double>();
   };
   const auto same = [](const std::vector<double>& got, const std::vector<double>& wanted) {
-    for (int i = 0; i < 4; ++i) EXPECT_TRUE(got[i] == wanted[i] || (std::isnan(got[i]) && std::isnan(wanted[i]))) << i << ": " << got[i];
+    for (int i = 0; i < 4; ++i)
+      EXPECT_TRUE(got[i] == wanted[i] || (std::isnan(got[i]) && std::isnan(wanted[i]))) << i << ": " << got[i];
   };
   same(apply(UnaryOp::exp), {nan, inf, 0, 1});
   same(apply(UnaryOp::tanh), {nan, 1, -1, 0});
@@ -141,7 +146,8 @@ TEST(KernelsElementwise, ComparesEveryDtype) {
 
 TEST(KernelsElementwise, IntegersStayExact) {
   const std::int64_t large = (std::int64_t{1} << 60) + 1;
-  const Tensor a = Tensor::from<std::int64_t>({large, -5, 7}, {3}), b = Tensor::from<std::int64_t>({1, 3, -7}, {3}), y = Tensor::empty({3}, DType::i64);
+  const Tensor a = Tensor::from<std::int64_t>({large, -5, 7}, {3}), b = Tensor::from<std::int64_t>({1, 3, -7}, {3}),
+               y = Tensor::empty({3}, DType::i64);
   const auto combined = [&](BinaryOp op) {
     cpu_kernels().binary(op, a.view(), b.view(), y.view());
     return y.to_vector<std::int64_t>();
@@ -158,9 +164,12 @@ TEST(KernelsElementwise, IntegersStayExact) {
 
 TEST(KernelsElementwise, IntegersRefuseWhatNeedsFractions) {
   const Tensor x = Tensor::zeros({3}, DType::i32);
-  expect_error<TypeError>([&] { cpu_kernels().unary(UnaryOp::exp, x.view(), x.view(), 0, 0); }, "exp: needs floating elements, not i32");
-  expect_error<TypeError>([&] { cpu_kernels().binary(BinaryOp::div, x.view(), x.view(), x.view()); }, "div: needs floating elements, not i32");
-  expect_error<ValueError>([&] { cpu_kernels().unary(UnaryOp::affine, x.view(), x.view(), 0.5, 0); }, "affine: 0.5 is not an integer, and the elements are i32");
+  expect_error<TypeError>([&] { cpu_kernels().unary(UnaryOp::exp, x.view(), x.view(), 0, 0); },
+                          "exp: needs floating elements, not i32");
+  expect_error<TypeError>([&] { cpu_kernels().binary(BinaryOp::div, x.view(), x.view(), x.view()); },
+                          "div: needs floating elements, not i32");
+  expect_error<ValueError>([&] { cpu_kernels().unary(UnaryOp::affine, x.view(), x.view(), 0.5, 0); },
+                           "affine: 0.5 is not an integer, and the elements are i32");
 }
 
 TEST(KernelsElementwise, Selects) {
@@ -175,7 +184,8 @@ TEST(KernelsElementwise, Selects) {
 
 TEST(KernelsElementwiseThreads, SameBitsForAnyThreadsAndIsa) {
   const auto compute = [] {
-    const Guarded x = numbers(DType::f32, {300, 401}, 1, Layout::dense, 5), y = operand(DType::f32, {300, 401}, Layout::transposed);
+    const Guarded x = numbers(DType::f32, {300, 401}, 1, Layout::dense, 5),
+                  y = operand(DType::f32, {300, 401}, Layout::transposed);
     std::vector<double> all;
     for (UnaryOp op : {UnaryOp::exp, UnaryOp::silu, UnaryOp::gelu, UnaryOp::gelu_tanh, UnaryOp::tanh}) {
       cpu_kernels().unary(op, x.view(), y.view(), 0, 0);

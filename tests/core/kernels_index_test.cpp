@@ -70,7 +70,8 @@ TEST(KernelsIndex, GatherEveryDimDtypeAndLayout) {
         const Tensor dense = counted(shape, dtype), x = turned ? reversed(dense) : dense;
         Shape out{3, 4, 60};
         out[dim] = 8;
-        const Tensor index = turned ? reversed(positions(out, shape[dim])) : positions(out, shape[dim]), y = Tensor::empty(out, dtype);
+        const Tensor index = turned ? reversed(positions(out, shape[dim])) : positions(out, shape[dim]),
+                     y = Tensor::empty(out, dtype);
         cpu_kernels().gather(x.view(), dim, index.view(), y.view());
         const auto from = dense.to_vector<double>(), got = y.to_vector<double>();
         const auto where = index.to_vector<std::int64_t>();
@@ -88,7 +89,8 @@ TEST(KernelsIndex, AddEveryDimDtypeAndLayout) {
       for (bool turned : {false, true}) {
         Shape small = shape;
         small[dim] = 9;
-        const Tensor x = turned ? reversed(counted(small, dtype, 7)) : counted(small, dtype, 7), index = positions({9}, shape[dim]);
+        const Tensor x = turned ? reversed(counted(small, dtype, 7)) : counted(small, dtype, 7),
+                     index = positions({9}, shape[dim]);
         const Tensor y = turned ? reversed(counted(shape, dtype, 5)) : counted(shape, dtype, 5);
         auto wanted = y.to_vector<double>();
         cpu_kernels().index_add(y.view(), dim, index.view(), x.view());
@@ -109,7 +111,8 @@ TEST(KernelsIndex, ScatterAddEveryDimDtypeAndLayout) {
       for (bool turned : {false, true}) {
         Shape small{3, 4, 68};
         small[dim] = 6;
-        const Tensor x = counted(small, dtype, 7), index = turned ? reversed(positions(small, shape[dim])) : positions(small, shape[dim]);
+        const Tensor x = counted(small, dtype, 7),
+                     index = turned ? reversed(positions(small, shape[dim])) : positions(small, shape[dim]);
         const Tensor y = turned ? reversed(counted(shape, dtype, 5)) : counted(shape, dtype, 5);
         auto wanted = y.to_vector<double>();
         cpu_kernels().scatter_add(y.view(), dim, index.view(), x.view());
@@ -126,7 +129,8 @@ TEST(KernelsIndex, ScatterAddEveryDimDtypeAndLayout) {
 
 TEST(KernelsIndex, ManyHalvesAddUpWithoutStalling) {
   // In bf16 itself 256 + 1 is 256; the sum of 1000 ones must be 1000.
-  const Tensor y = Tensor::zeros({2}, DType::bf16), x = Tensor::ones({1000}, DType::bf16), index = Tensor::zeros({1000}, DType::i64);
+  const Tensor y = Tensor::zeros({2}, DType::bf16), x = Tensor::ones({1000}, DType::bf16),
+               index = Tensor::zeros({1000}, DType::i64);
   cpu_kernels().index_add(y.view(), 0, index.view(), x.view());
   EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{1000, 0}));
 }
@@ -140,7 +144,8 @@ TEST(KernelsIndex, NothingToMove) {
 
 TEST(KernelsIndex, BoolsDoNotAddUp) {
   const Tensor y = Tensor::zeros({2}, DType::boolean), index = Tensor::zeros({2}, DType::i64);
-  expect_error<TypeError>([&] { cpu_kernels().scatter_add(y.view(), 0, index.view(), y.view()); }, "scatter_add: does not take elements of type bool");
+  expect_error<TypeError>([&] { cpu_kernels().scatter_add(y.view(), 0, index.view(), y.view()); },
+                          "scatter_add: does not take elements of type bool");
 }
 
 TEST(KernelsIndexThreads, SameBitsForAnyThreads) {

@@ -10,7 +10,8 @@ using namespace test;
 constexpr DType matrix_types[] = {DType::f64, DType::f32};
 
 /// a [.., m, k] b [.., k, n] in double.
-std::vector<double> product(const std::vector<double>& a, const std::vector<double>& b, std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n) {
+std::vector<double> product(const std::vector<double>& a, const std::vector<double>& b, std::int64_t batch, std::int64_t m,
+                            std::int64_t k, std::int64_t n) {
   std::vector<double> y(batch * m * n);
   for (std::int64_t g = 0; g < batch; ++g)
     for (std::int64_t i = 0; i < m; ++i)
@@ -59,11 +60,14 @@ TEST(KernelsLinalg, Inverse) {
 
 TEST(KernelsLinalg, InverseRefusesSingularAndUnfit) {
   const Tensor singular = Tensor::from<float>({1, 0, 0, 1, 1, 2, 2, 4}, {2, 2, 2}), y = Tensor::empty({2, 2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().inverse(singular.view(), y.view()); }, "inverse: matrix 1 of the batch is singular");
+  expect_error<ValueError>([&] { cpu_kernels().inverse(singular.view(), y.view()); },
+                           "inverse: matrix 1 of the batch is singular");
   const Tensor rounded = Tensor::from<double>({0.1, 0.3, 0.2, 0.6}, {2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().inverse(rounded.view(), rounded.view()); }, "inverse: matrix 0 of the batch is singular");
+  expect_error<ValueError>([&] { cpu_kernels().inverse(rounded.view(), rounded.view()); },
+                           "inverse: matrix 0 of the batch is singular");
   const Tensor nan = Tensor::from<float>({1, NAN, 0, 1}, {2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().inverse(nan.view(), nan.view()); }, "inverse: matrix 0 of the batch has an element that is not finite");
+  expect_error<ValueError>([&] { cpu_kernels().inverse(nan.view(), nan.view()); },
+                           "inverse: matrix 0 of the batch has an element that is not finite");
   const Tensor half = Tensor::ones({2, 2}, DType::f16);
   expect_error<TypeError>([&] { cpu_kernels().inverse(half.view(), half.view()); }, "inverse: needs f32 or f64, not f16");
 }
@@ -107,14 +111,16 @@ TEST(KernelsLinalg, Cholesky) {
           for (std::int64_t j = i % n + 1; j < n; ++j) ASSERT_EQ(l[i * n + j], 0);
       }
   const Tensor indefinite = Tensor::from<double>({1, 2, 2, 1}, {2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().cholesky(indefinite.view(), indefinite.view()); }, "cholesky: matrix 0 of the batch is not positive definite");
+  expect_error<ValueError>([&] { cpu_kernels().cholesky(indefinite.view(), indefinite.view()); },
+                           "cholesky: matrix 0 of the batch is not positive definite");
 }
 
 TEST(KernelsLinalg, Qr) {
   for (DType dtype : matrix_types)
     for (auto [m, n] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {7, 4}, {4, 7}, {30, 30}}) {
       const std::int64_t k = std::min(m, n);
-      const Guarded a = numbers(dtype, {2, m, n}, 1, Layout::gaps), q = operand(dtype, {2, m, k}), r = operand(dtype, {2, k, n}, Layout::transposed);
+      const Guarded a = numbers(dtype, {2, m, n}, 1, Layout::gaps), q = operand(dtype, {2, m, k}),
+                    r = operand(dtype, {2, k, n}, Layout::transposed);
       cpu_kernels().qr(a.view(), q.view(), r.view());
       expect_close(product(q.values(), r.values(), 2, m, k, n), a.values(), bound(dtype, m));
       expect_close(product(transposed(q.values(), 2, m, k), q.values(), 2, k, m, k), identity(2, k), bound(dtype, m));
@@ -126,7 +132,8 @@ TEST(KernelsLinalg, Qr) {
 
 void expect_svd(const Tensor& a, std::int64_t batch, std::int64_t m, std::int64_t n) {
   const std::int64_t k = std::min(m, n);
-  const Tensor u = Tensor::empty({batch, m, k}, a.dtype()), s = Tensor::empty({batch, k}, a.dtype()), vt = Tensor::empty({batch, k, n}, a.dtype());
+  const Tensor u = Tensor::empty({batch, m, k}, a.dtype()), s = Tensor::empty({batch, k}, a.dtype()),
+               vt = Tensor::empty({batch, k, n}, a.dtype());
   cpu_kernels().svd(a.view(), u.view(), s.view(), vt.view());
   const auto uv = u.to_vector<double>(), sv = s.to_vector<double>(), vv = vt.to_vector<double>();
   auto scaled = vv;
@@ -155,8 +162,8 @@ TEST(KernelsLinalg, Svd) {
 }
 
 TEST(KernelsLinalg, SvdOfKnownValues) {
-  const Tensor a = Tensor::from<double>({3, 0, 0, 0, -5e-160, 0, 0, 0, 4e150}, {3, 3}), u = Tensor::empty({3, 3}, DType::f64), s = Tensor::empty({3}, DType::f64),
-               vt = Tensor::empty({3, 3}, DType::f64);
+  const Tensor a = Tensor::from<double>({3, 0, 0, 0, -5e-160, 0, 0, 0, 4e150}, {3, 3}), u = Tensor::empty({3, 3}, DType::f64),
+               s = Tensor::empty({3}, DType::f64), vt = Tensor::empty({3, 3}, DType::f64);
   cpu_kernels().svd(a.view(), u.view(), s.view(), vt.view());
   EXPECT_DOUBLE_EQ(s.to_vector<double>()[0], 4e150);
   EXPECT_DOUBLE_EQ(s.to_vector<double>()[1], 3);

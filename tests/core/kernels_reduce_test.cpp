@@ -55,7 +55,8 @@ TEST(KernelsReduce, EveryOperationDtypeAndLayout) {
       for (DType dtype : floating)
         for (Layout from : layouts)
           for (Layout to : {Layout::dense, Layout::gaps}) {
-            SCOPED_TRACE(fmt::format("case {} op {} {} layout {}", &test - cases, static_cast<int>(op), dtype, static_cast<int>(from)));
+            SCOPED_TRACE(
+                fmt::format("case {} op {} {} layout {}", &test - cases, static_cast<int>(op), dtype, static_cast<int>(from)));
             const Guarded x = numbers(dtype, test.sizes, 1, from), y = operand(dtype, test.kept, to);
             cpu_kernels().reduce(op, x.view(), y.view());
             // Sums of numbers below 1: rounding of about √n terms' worth, in the accumulator's precision for halves.

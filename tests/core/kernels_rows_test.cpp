@@ -22,7 +22,8 @@ std::vector<double> softmax_reference(const std::vector<double>& x, std::int64_t
     const double largest = *std::max_element(&x[at], &x[at] + n);
     double sum = 0;
     for (std::int64_t i = 0; i < n; ++i) sum += std::exp(x[at + i] - largest);
-    for (std::int64_t i = 0; i < n; ++i) y[at + i] = log ? x[at + i] - largest - std::log(sum) : std::exp(x[at + i] - largest) / sum;
+    for (std::int64_t i = 0; i < n; ++i)
+      y[at + i] = log ? x[at + i] - largest - std::log(sum) : std::exp(x[at + i] - largest) / sum;
   });
   return y;
 }
@@ -68,7 +69,8 @@ TEST(KernelsRows, RmsNorm) {
       for (Layout layout : layouts) {
         SCOPED_TRACE(fmt::format("n {} {} layout {}", n, dtype, static_cast<int>(layout)));
         const DType statistics = dtype == DType::f64 ? DType::f64 : DType::f32;
-        const Guarded x = numbers(dtype, {2, 6, n}, 1, layout, 4), weight = numbers(dtype, {n}, 2, layout), y = operand(dtype, {2, 6, n}, layout);
+        const Guarded x = numbers(dtype, {2, 6, n}, 1, layout, 4), weight = numbers(dtype, {n}, 2, layout),
+                      y = operand(dtype, {2, 6, n}, layout);
         const Guarded rstd = operand(statistics, {2, 6});
         cpu_kernels().rms_norm(x.view(), weight.view(), eps, y.view(), rstd.view());
         const auto xv = x.values(), wv = weight.values();
@@ -82,7 +84,8 @@ TEST(KernelsRows, RmsNorm) {
         expect_near(y, wanted, is_half(dtype) ? 3 : 8);
         expect_near(rstd, scales, 8);
 
-        const Guarded dy = numbers(dtype, {2, 6, n}, 3), dx = operand(dtype, {2, 6, n}, layout), dweight = operand(dtype, {n}, layout);
+        const Guarded dy = numbers(dtype, {2, 6, n}, 3), dx = operand(dtype, {2, 6, n}, layout),
+                      dweight = operand(dtype, {n}, layout);
         cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
         const auto dyv = dy.values();
         std::vector<double> wanted_dx(xv.size()), wanted_dweight(n);
@@ -102,16 +105,20 @@ TEST(KernelsRows, RmsNorm) {
 }
 
 TEST(KernelsRows, RmsNormRoundsOnce) {
-  const Tensor x = Tensor::empty({1, 3}, DType::bf16), weight = Tensor::from<float>({1.5f, 1.25f, 3}, {3}), y = Tensor::empty({1, 3}, DType::bf16), rstd = Tensor::empty({1});
+  const Tensor x = Tensor::empty({1, 3}, DType::bf16), weight = Tensor::from<float>({1.5f, 1.25f, 3}, {3}),
+               y = Tensor::empty({1, 3}, DType::bf16), rstd = Tensor::empty({1});
   cpu_kernels().copy(Tensor::from<float>({1, 2, 3}, {1, 3}).view(), x.view());
   cpu_kernels().rms_norm(x.view(), weight.view(), 0, y.view(), rstd.view());
   const float scale = 1 / std::sqrt(14.0f / 3);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(static_cast<float>(y.data<bf16>()[i]), static_cast<float>(bf16(static_cast<float>(i + 1) * scale * weight.data<float>()[i])));
+  for (int i = 0; i < 3; ++i)
+    EXPECT_EQ(static_cast<float>(y.data<bf16>()[i]),
+              static_cast<float>(bf16(static_cast<float>(i + 1) * scale * weight.data<float>()[i])));
 }
 
 TEST(KernelsRows, RmsNormBackwardLeavesOutWhatIsNotWanted) {
   const Guarded x = numbers(DType::f32, {50, 9}, 1), weight = numbers(DType::f32, {9}, 2), dy = numbers(DType::f32, {50, 9}, 3);
-  const Guarded y = operand(DType::f32, {50, 9}), rstd = operand(DType::f32, {50}), dx = operand(DType::f32, {50, 9}), dweight = operand(DType::f32, {9});
+  const Guarded y = operand(DType::f32, {50, 9}), rstd = operand(DType::f32, {50}), dx = operand(DType::f32, {50, 9}),
+                dweight = operand(DType::f32, {9});
   cpu_kernels().rms_norm(x.view(), weight.view(), 1e-5, y.view(), rstd.view());
   cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
   const Guarded only_dx = operand(DType::f32, {50, 9}), only_dweight = operand(DType::f32, {9});
@@ -162,7 +169,8 @@ TEST(KernelsRows, CrossEntropy) {
         SCOPED_TRACE(fmt::format("n {} {} layout {}", n, dtype, static_cast<int>(layout)));
         const DType statistics = dtype == DType::f64 ? DType::f64 : DType::f32;
         const Guarded logits = numbers(dtype, {4, 3, n}, 1, layout, 8), dlogits = operand(dtype, {4, 3, n}, layout);
-        const Guarded losses = operand(statistics, {4, 3}), lse = operand(statistics, {4, 3}), dlosses = numbers(statistics, {4, 3}, 2);
+        const Guarded losses = operand(statistics, {4, 3}), lse = operand(statistics, {4, 3}),
+                      dlosses = numbers(statistics, {4, 3}, 2);
         const Tensor labels = Tensor::empty({4, 3}, DType::i64);
         for (std::int64_t row = 0; row < 12; ++row) labels.data<std::int64_t>()[row] = row == 5 ? -100 : (row * 37) % n;
         cpu_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view());
@@ -188,9 +196,13 @@ TEST(KernelsRows, CrossEntropyRefusesLabelsOutsideTheClasses) {
   for (std::int64_t label : {std::int64_t{3}, std::int64_t{-1}}) {
     const Tensor labels = Tensor::from<std::int64_t>({0, label}, {2});
     const auto words = fmt::format("label {} is neither one of 3 classes nor the ignored label -100", label);
-    expect_error<ValueError>([&] { cpu_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view()); }, words);
+    expect_error<ValueError>([&] { cpu_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view()); },
+                             words);
     expect_error<ValueError>(
-        [&] { cpu_kernels().cross_entropy_backward(logits.view(), labels.view(), -100, lse.view(), losses.view(), logits.view()); }, words);
+        [&] {
+          cpu_kernels().cross_entropy_backward(logits.view(), labels.view(), -100, lse.view(), losses.view(), logits.view());
+        },
+        words);
   }
 }
 
@@ -201,7 +213,8 @@ TEST(KernelsRows, RefuseIntegers) {
 
 TEST(KernelsRowsThreads, SameBitsForAnyThreadsAndIsa) {
   const auto compute = [] {
-    const Guarded x = numbers(DType::f32, {300, 257}, 1), weight = numbers(DType::f32, {257}, 2), dy = numbers(DType::f32, {300, 257}, 3);
+    const Guarded x = numbers(DType::f32, {300, 257}, 1), weight = numbers(DType::f32, {257}, 2),
+                  dy = numbers(DType::f32, {300, 257}, 3);
     const Guarded y = operand(DType::f32, {300, 257}), rstd = operand(DType::f32, {300}), dx = operand(DType::f32, {300, 257}),
                   dweight = operand(DType::f32, {257}), soft = operand(DType::f32, {300, 257});
     cpu_kernels().rms_norm(x.view(), weight.view(), 1e-5, y.view(), rstd.view());

@@ -93,7 +93,8 @@ TEST(Draw, BernoulliGoesIntoAnyDtypeAndHitsItsEnds) {
 }
 
 TEST(Draw, RefusesIntegers) {
-  expect_error<TypeError>([] { drawn(Draw::normal, 3, 0, 1, DType::i32); }, "random normal numbers need floating elements, not i32");
+  expect_error<TypeError>([] { drawn(Draw::normal, 3, 0, 1, DType::i32); },
+                          "random normal numbers need floating elements, not i32");
 }
 
 }  // namespace

@@ -39,7 +39,9 @@ TEST(Tensor, ViewsShareStorageAndVersions) {
 
 TEST(Tensor, RefusesViewsOutsideTheStorage) {
   const Tensor x = Tensor::zeros({4});
-  EXPECT_EQ(message_of<ValueError>([&] { x.alias({2, 3}, {3, 1}, 0); }),
+  EXPECT_EQ(message_of<ValueError>([&] {
+              x.alias({2, 3}, {3, 1}, 0);
+            }),
             "a view of shape [2, 3], strides [3, 1] and offset 0 reaches outside 4 elements");
   EXPECT_THROW(x.alias({2}, {-1}, 0), ValueError);
   EXPECT_NO_THROW(x.alias({2}, {-1}, 1));
@@ -50,7 +52,9 @@ TEST(Tensor, RefusesWhatDoesNotFit) {
   EXPECT_EQ(message_of<TypeError>([] { Tensor::zeros({1}).data<double>(); }), "data: the tensor holds f32, not f64");
   EXPECT_EQ(message_of<ValueError>([] { Tensor::zeros({2}).item(); }), "item: the tensor has shape [2], not one element");
   EXPECT_EQ(message_of<ValueError>([] { Tensor().shape(); }), "shape: the tensor is undefined");
-  EXPECT_EQ(message_of<ValueError>([] { Tensor::zeros({1 << 30, 1 << 30, 1 << 30}); }),
+  EXPECT_EQ(message_of<ValueError>([] {
+              Tensor::zeros({1 << 30, 1 << 30, 1 << 30});
+            }),
             "shape [1073741824, 1073741824, 1073741824] has more elements than can be counted");
   EXPECT_EQ(message_of<TypeError>([] { Tensor::zeros({1}, DType::i32).set_requires_grad(); }),
             "set_requires_grad: elements of type i32 cannot be differentiated");

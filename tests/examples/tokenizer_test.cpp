@@ -22,10 +22,8 @@ json description() {
     const bool printable = (byte > 0x20 && byte < 0x7F) || (byte > 0xA0 && byte != 0xAD);
     const int c = printable ? byte : extra++;
     std::string character;
-    if (c < 0x80)
-      character = static_cast<char>(c);
-    else
-      character = {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
+    if (c < 0x80) character = static_cast<char>(c);
+    else character = {static_cast<char>(0xC0 | c >> 6), static_cast<char>(0x80 | (c & 0x3F))};
     vocabulary[character] = next++;
   }
   for (const char* token : {"he", "ll", "hell", "\u0120a"}) vocabulary[token] = next++;

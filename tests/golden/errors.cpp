@@ -23,6 +23,7 @@
 #include "layer_case.h"
 
 namespace golden {
+// clang-format off: one line for each thing that is asked for
 namespace {
 
 using namespace graft;
@@ -450,18 +451,24 @@ Outcome provoke(const Line& line) {
 void expect_same(const Json& row, const Outcome& outcome) {
   if (row.at("class").is_null()) {
     EXPECT_EQ(outcome.type, "") << outcome.message;
-    if (row.contains("warnings") && !row.at("warnings").empty()) EXPECT_TRUE(outcome.warned) << "PEFT warns here: " << row.at("warnings");
+    if (row.contains("warnings") && !row.at("warnings").empty()) {
+      EXPECT_TRUE(outcome.warned) << "PEFT warns here: " << row.at("warnings");
+    }
     return;
   }
   const std::string wanted = row.at("class");
   const bool namesake = wanted != "RuntimeError" && wanted != "AssertionError" && wanted != "UnboundLocalError";
-  if (namesake) EXPECT_EQ(outcome.type, wanted) << outcome.message;
-  else EXPECT_NE(outcome.type, "");
+  if (namesake) {
+    EXPECT_EQ(outcome.type, wanted) << outcome.message;
+  } else {
+    EXPECT_NE(outcome.type, "");
+  }
   EXPECT_GT(outcome.message.size(), 20u) << "a message says what was given and what was wanted";
   // The seeds quote these two.
   const std::string words = row.at("message");
-  if (words == "Merging LoRA layers is not supported for Eetq layers." || words == "Unmerging LoRA layers is not supported for Eetq layers.")
+  if (words == "Merging LoRA layers is not supported for Eetq layers." || words == "Unmerging LoRA layers is not supported for Eetq layers.") {
     EXPECT_EQ(outcome.message, words);
+  }
 }
 
 /// A line of docs/errors.md.
@@ -486,6 +493,7 @@ std::map<std::string, Verdict> read_table() {
   return table;
 }
 
+// clang-format on
 }  // namespace
 
 void check_errors_case(const Case& golden_case) {

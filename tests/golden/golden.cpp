@@ -26,7 +26,8 @@ Worst compare(const Tensor& got, const Tensor& want) {
   Worst worst;
   for (std::size_t i = 0; i < a.size(); ++i) {
     double error = std::abs(a[i] - b[i]);
-    if (!std::isfinite(error)) error = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) ? 0 : std::numeric_limits<double>::infinity();
+    if (!std::isfinite(error))
+      error = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) ? 0 : std::numeric_limits<double>::infinity();
     if (std::isfinite(b[i])) worst.largest = std::max(worst.largest, std::abs(b[i]));
     if (error > worst.error) worst = {error, worst.largest, a[i], b[i], i};
   }
@@ -36,8 +37,8 @@ Worst compare(const Tensor& got, const Tensor& want) {
 double relative(const Worst& worst) { return worst.error / (worst.largest > 0 ? worst.largest : 1); }
 
 void expect_within(const Worst& worst, double error, double tolerance, const char* kind, const std::string& what) {
-  EXPECT_LE(error, tolerance) << what << ": " << kind << " error at element " << worst.at << ": got " << worst.got << ", wanted " << worst.want
-                              << " (largest entry " << worst.largest << ")";
+  EXPECT_LE(error, tolerance) << what << ": " << kind << " error at element " << worst.at << ": got " << worst.got << ", wanted "
+                              << worst.want << " (largest entry " << worst.largest << ")";
 }
 
 }  // namespace
@@ -87,7 +88,8 @@ void expect_same_bits(const Tensor& got, const Tensor& want, const std::string& 
   const auto* left = static_cast<const char*>(a.view().data);
   const auto* right = static_cast<const char*>(b.view().data);
   for (std::int64_t i = 0; i < a.count(); ++i)
-    ASSERT_EQ(std::memcmp(left + i * size, right + i * size, size), 0) << what << ": other bits at element " << i << " of " << a.count();
+    ASSERT_EQ(std::memcmp(left + i * size, right + i * size, size), 0)
+        << what << ": other bits at element " << i << " of " << a.count();
 }
 
 void expect_same_files(const graft::safetensors::File& got, const graft::safetensors::File& want) {

@@ -1,8 +1,9 @@
 // The golden tests: cases made by the Python originals, found on disk and checked one by one.
 #pragma once
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
+
+#include <filesystem>
 #include <string>
 
 #include "graft/core/safetensors.h"

@@ -14,7 +14,8 @@ std::shared_ptr<graft::LinearBase> base_layer(const Tensors& tensors) {
   const Json& base = tensors.info().at("base");
   const std::string format = base.at("format");
   if (format == "dense")
-    return std::make_shared<graft::Linear>(tensors["base.weight"].clone(), tensors.has("base.bias") ? tensors["base.bias"].clone() : Tensor());
+    return std::make_shared<graft::Linear>(tensors["base.weight"].clone(),
+                                           tensors.has("base.bias") ? tensors["base.bias"].clone() : Tensor());
   graft::quant::Stored stored;
   stored.module = format;
   stored.in = base.at("in");
@@ -48,9 +49,7 @@ graft::lora::Options lora_options(const Json& a) {
   return o;
 }
 
-graft::adalora::Options adalora_options(const Json& a) {
-  return {.r = a.at("init_r"), .lora_alpha = a.at("lora_alpha")};
-}
+graft::adalora::Options adalora_options(const Json& a) { return {.r = a.at("init_r"), .lora_alpha = a.at("lora_alpha")}; }
 
 graft::oft::Options oft_options(const Json& a) {
   return {.r = a.at("r"),
@@ -84,7 +83,8 @@ Layer first_layer(const Tensors& tensors, const std::string& method, const std::
 }
 
 /// A further adapter, of the first one's method and casts.
-void add_layer(graft::AdapterLayer& layer, const Tensors& tensors, const std::string& method, const std::string& name, const Json& a, bool today) {
+void add_layer(graft::AdapterLayer& layer, const Tensors& tensors, const std::string& method, const std::string& name,
+               const Json& a, bool today) {
   if (method == "lora") return dynamic_cast<graft::lora::LoraLayer&>(layer).update_layer(name, lora_options(a));
   layer.add_adapter(name, first_layer(tensors, method, name, a, today)->adapter(name));
 }
@@ -106,10 +106,8 @@ Layer wrapped_layer(const Tensors& tensors, bool today) {
   Layer layer;
   for (const Json& a : info.at("adapters")) {
     const std::string name = a.at("name");
-    if (!layer)
-      layer = first_layer(tensors, method, name, a, today);
-    else
-      add_layer(*layer, tensors, method, name, a, today);
+    if (!layer) layer = first_layer(tensors, method, name, a, today);
+    else add_layer(*layer, tensors, method, name, a, today);
   }
   for (auto& [name, tensor] : parameters(*layer)) {
     graft::check(tensors.has("adapter." + name), "the layer has a parameter {} and the file does not", name);

@@ -50,7 +50,8 @@ void run_once(const Tensors& tensors, AdapterLayer& layer, const std::string& or
   x.set_requires_grad();
   Tensor y;
   {
-    const graft::autocast::Guard guard(graft::Device::Type::cpu, autocast ? std::optional(dtype_of(info.at("autocast"))) : std::nullopt);
+    const graft::autocast::Guard guard(graft::Device::Type::cpu,
+                                       autocast ? std::optional(dtype_of(info.at("autocast"))) : std::nullopt);
     y = layer.forward(x);
   }
   EXPECT_EQ(y.dtype(), tensors[original + "y"].dtype());
@@ -63,10 +64,8 @@ void run_once(const Tensors& tensors, AdapterLayer& layer, const std::string& or
   }
   for (const auto& [name, tensor] : got) {
     SCOPED_TRACE(name);
-    if (std::find(exact.begin(), exact.end(), name) != exact.end())
-      expect_same_bits(tensor, tensors[original + name], name);
-    else
-      expect_as_good(tensors, name, tensor, original, half);
+    if (std::find(exact.begin(), exact.end(), name) != exact.end()) expect_same_bits(tensor, tensors[original + name], name);
+    else expect_as_good(tensors, name, tensor, original, half);
   }
   for (const auto& [name, tensor] : parameters(layer))
     if (tensors.has("projected." + name)) expect_close(*tensor, tensors["projected." + name], 1e-6, "projected." + name);
@@ -136,14 +135,16 @@ void check_weighted(const Tensors& tensors) {
   EXPECT_EQ(mixed->r(), info.at("combined").at("r").get<std::int64_t>());
   EXPECT_EQ(mixed->scaling(), info.at("combined").at("scaling").get<double>());
   expect_close(mixed->delta_weight(), tensors["combined.delta"], 1e-5, "combined.delta");
-  if (tensors.has("truth.combined.delta")) expect_close(mixed->delta_weight(), tensors["truth.combined.delta"], 1e-5, "truth.combined.delta");
+  if (tensors.has("truth.combined.delta"))
+    expect_close(mixed->delta_weight(), tensors["truth.combined.delta"], 1e-5, "truth.combined.delta");
 }
 
 void check_init(const Tensors& tensors) {
   const auto base = base_layer(tensors);
   const Json& a = tensors.info().at("adapters").at(0);
-  const graft::lora::Linear layer(base, "default",
-                                  {.r = a.at("r"), .lora_alpha = a.at("lora_alpha"), .init_lora_weights = a.at("init_lora_weights").get<std::string>()});
+  const graft::lora::Linear layer(
+      base, "default",
+      {.r = a.at("r"), .lora_alpha = a.at("lora_alpha"), .init_lora_weights = a.at("init_lora_weights").get<std::string>()});
   const auto adapter = std::dynamic_pointer_cast<graft::lora::LoraAdapter>(layer.adapter("default"));
   EXPECT_EQ(adapter->scaling(), tensors.info().at("scaling").get<double>());
   const Tensor product = graft::matmul(adapter->B.detach(), adapter->A.detach());
@@ -166,7 +167,9 @@ struct Net final : graft::Module {
   }
 };
 
-std::string spelled(const std::string& prefix, std::size_t i, const char* what) { return fmt::format("{}.lin.{}.{}", prefix, i, what); }
+std::string spelled(const std::string& prefix, std::size_t i, const char* what) {
+  return fmt::format("{}.lin.{}.{}", prefix, i, what);
+}
 
 /// The network of a case with its adapters, whose parameters are under `prefix`.
 Net net(const Tensors& tensors, const std::string& prefix) {
@@ -176,7 +179,8 @@ Net net(const Tensors& tensors, const std::string& prefix) {
   for (std::size_t i = 0; i < layers; ++i)
     net.lin.emplace_back(std::make_shared<graft::Linear>(tensors[spelled(prefix, i, "base_layer.weight")].clone(),
                                                          tensors[spelled(prefix, i, "base_layer.bias")].clone()));
-  graft::AdaLoraConfig config{.target_r = c.at("target_r"), .init_r = c.at("init_r"), .tinit = c.at("tinit"), .tfinal = c.at("tfinal")};
+  graft::AdaLoraConfig config{
+      .target_r = c.at("target_r"), .init_r = c.at("init_r"), .tinit = c.at("tinit"), .tfinal = c.at("tfinal")};
   config.deltaT = c.at("deltaT");
   config.beta1 = c.at("beta1");
   config.beta2 = c.at("beta2");
@@ -198,7 +202,8 @@ void check_regulariser(const Tensors& tensors) {
   const Tensor loss = plain + regulariser;
   expect_close(loss.detach().reshape({1}), tensors["loss"], 1e-12, "loss");
   loss.backward();
-  for (const auto& [name, tensor] : graft::trainable(model)) expect_close(tensor.grad(), tensors["grad." + name], 1e-9, "grad." + name);
+  for (const auto& [name, tensor] : graft::trainable(model))
+    expect_close(tensor.grad(), tensors["grad." + name], 1e-9, "grad." + name);
 }
 
 Tensor row(const Tensor& table, std::int64_t i) { return graft::squeeze(graft::slice(table, 0, i, i + 1), 0); }
@@ -220,27 +225,32 @@ void check_allocator(const Tensors& tensors) {
   const Json& o = info.at("optimizer_config");
   std::unique_ptr<graft::Optimizer> optimizer;
   if (info.at("optimizer") == "sgd")
-    optimizer = std::make_unique<graft::SGD>(graft::trainable(model), graft::SGDOptions{.lr = o.at("lr"), .momentum = o.at("momentum")});
+    optimizer =
+        std::make_unique<graft::SGD>(graft::trainable(model), graft::SGDOptions{.lr = o.at("lr"), .momentum = o.at("momentum")});
   else
-    optimizer = std::make_unique<graft::AdamW>(graft::trainable(model), graft::AdamWOptions{.lr = o.at("lr"),
-                                                                                            .beta1 = o.at("betas").at(0),
-                                                                                            .beta2 = o.at("betas").at(1),
-                                                                                            .eps = o.at("eps"),
-                                                                                            .weight_decay = o.at("weight_decay")});
+    optimizer =
+        std::make_unique<graft::AdamW>(graft::trainable(model), graft::AdamWOptions{.lr = o.at("lr"),
+                                                                                    .beta1 = o.at("betas").at(0),
+                                                                                    .beta2 = o.at("betas").at(1),
+                                                                                    .eps = o.at("eps"),
+                                                                                    .weight_decay = o.at("weight_decay")});
   std::map<std::string, Tensor> named;
   for (const auto& [name, tensor] : graft::trainable(model)) named.emplace(name, tensor);
   const auto expect_E = [&](const std::string& when, std::int64_t step) {
     for (const auto& [name, tensor] : named)
       if (tensors.has("step." + when + "." + name))
-        expect_close(tensor.detach(), row(tensors["step." + when + "." + name], step), 1e-9, fmt::format("{} {} at step {}", when, name, step));
+        expect_close(tensor.detach(), row(tensors["step." + when + "." + name], step), 1e-9,
+                     fmt::format("{} {} at step {}", when, name, step));
   };
   const auto losses = tensors["step.loss"].to_vector<double>(), thresholds = tensors["step.threshold"].to_vector<double>();
   const auto budgets = tensors["step.budget"].to_vector<std::int64_t>(), kept = tensors["step.kept"].to_vector<std::int64_t>();
-  const std::int64_t final_step = info.at("adapter_config").at("total_step").get<int>() - info.at("adapter_config").at("tfinal").get<int>();
+  const std::int64_t final_step =
+      info.at("adapter_config").at("total_step").get<int>() - info.at("adapter_config").at("tfinal").get<int>();
 
   for (std::int64_t step = 0; step < static_cast<std::int64_t>(losses.size()); ++step) {
     SCOPED_TRACE(fmt::format("step {}", step));
-    const Tensor loss = model.loss(row(tensors["x"], step), row(tensors["target"], step)) + graft::adalora::orthogonal_regulariser(model);
+    const Tensor loss =
+        model.loss(row(tensors["x"], step), row(tensors["target"], step)) + graft::adalora::orthogonal_regulariser(model);
     EXPECT_NEAR(loss.item(), losses[step], 1e-9 * losses[step]);
     loss.backward();
     optimizer->step();

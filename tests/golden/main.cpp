@@ -85,7 +85,8 @@ void add_suite(const Suite& suite, const fs::path& place) {
   if (suite.kind == std::string_view("[]")) {
     const Json file = read_json(place);
     const Json& rows = file.is_array() ? file : file.at("errors");
-    for (std::size_t i = 0; i < rows.size(); ++i) add({suite.name, row_name(i, rows.size(), rows[i]), place, rows[i]}, suite.check);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      add({suite.name, row_name(i, rows.size(), rows[i]), place, rows[i]}, suite.check);
     return;
   }
   for (const fs::path& path : entries(place)) {
@@ -104,7 +105,8 @@ void add_all() {
     if (fs::exists(folder / suite.place)) add_suite(suite, folder / suite.place);
   for (const fs::path& path : entries(folder)) {
     const std::string name = path.filename().string();
-    const bool known = matches(name, beside_suites) || std::any_of(std::begin(suites), std::end(suites), [&](auto& s) { return name == s.place; });
+    const bool known = matches(name, beside_suites) ||
+                       std::any_of(std::begin(suites), std::end(suites), [&](auto& s) { return name == s.place; });
     if (!known) add({"Unknown", name, path, {}}, surprise);
   }
 }
@@ -119,8 +121,10 @@ void write_ctest(const std::string& file, const std::string& program) {
       std::string filter = name;
       std::replace(filter.begin(), filter.end(), '-', '?');
       out << fmt::format("add_test([=[golden.{0}]=] [=[{1}]=] [=[--gtest_filter={2}]=])\n", name, program, filter)
-          << fmt::format("set_tests_properties([=[golden.{0}]=] PROPERTIES LABELS golden TIMEOUT 600 SKIP_REGULAR_EXPRESSION [=[\\[  SKIPPED \\]]=])\n",
-                         name);
+          << fmt::format(
+                 "set_tests_properties([=[golden.{0}]=] PROPERTIES LABELS golden TIMEOUT 600 SKIP_REGULAR_EXPRESSION [=[\\[  "
+                 "SKIPPED \\]]=])\n",
+                 name);
     }
   graft::check<graft::FileError>(out.good(), "{}: cannot be written", file);
 }
@@ -133,7 +137,8 @@ int main(int argc, char** argv) {
   try {
     golden::add_all();
     const std::string option = "--write_ctest=", argument = argc > 1 ? argv[1] : "";
-    if (argument.starts_with(option)) return golden::write_ctest(argument.substr(option.size()), std::filesystem::absolute(argv[0]).string()), 0;
+    if (argument.starts_with(option))
+      return golden::write_ctest(argument.substr(option.size()), std::filesystem::absolute(argv[0]).string()), 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "golden_tests: %s\n", error.what());
     return 1;

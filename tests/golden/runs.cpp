@@ -4,12 +4,13 @@
 
 #include <cmath>
 
-#include "golden.h"
 #include "graft/adapters/peft_io.h"
 #include "graft/adapters/rank_allocator.h"
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
 #include "graft/examples/llama/model.h"
+
+#include "golden.h"
 
 namespace golden {
 namespace {
@@ -30,7 +31,9 @@ struct Run {
         tokens(read_json(folder / info.at("tokens").get<std::string>())),
         logits(safetensors::File::open(folder / "logits.safetensors")) {}
 
-  llama::CausalLM model(DType dtype = DType::f32) const { return llama::load(root() / "models" / info.at("base").get<std::string>(), dtype); }
+  llama::CausalLM model(DType dtype = DType::f32) const {
+    return llama::load(root() / "models" / info.at("base").get<std::string>(), dtype);
+  }
   bool has_method() const { return !info.at("method").is_null(); }
 
   fs::path folder;
@@ -75,7 +78,8 @@ Tensor next_token_loss(const llama::CausalLM& model, const Tensor& rows) {
 void check_held_loss(llama::CausalLM& model, const Run& run, const std::string& name) {
   NoGrad guard;
   const double want = run.info.at(name);
-  const Tensor loss = next_token_loss(model, ids(run.tokens.at("held"))) + adalora::orthogonal_regulariser(model);  // as PEFT's model does
+  const Tensor loss =
+      next_token_loss(model, ids(run.tokens.at("held"))) + adalora::orthogonal_regulariser(model);  // as PEFT's model does
   EXPECT_NEAR(loss.item(), want, 1e-4 * want) << name;
 }
 
@@ -108,7 +112,8 @@ void check_training(llama::CausalLM& model, const Run& run) {
     if (allocator) {
       allocator->update_and_allocate(static_cast<std::int64_t>(step));
       for (const auto& [path, rank] : allocator->ranks())
-        ASSERT_EQ(rank, run.info.at("ranks").at(step).at("base_model.model." + path).get<std::int64_t>()) << path << " at step " << step;
+        ASSERT_EQ(rank, run.info.at("ranks").at(step).at("base_model.model." + path).get<std::int64_t>())
+            << path << " at step " << step;
     }
     optimizer.zero_grad();
   }
@@ -119,7 +124,8 @@ void check_training(llama::CausalLM& model, const Run& run) {
 void check_folder(llama::CausalLM& model, const fs::path& folder) {
   const fs::path copy = fs::temp_directory_path() / ("graft-golden-" + std::to_string(getpid()));
   adapters::save_pretrained(model, copy);
-  expect_same_files(safetensors::File::open(copy / "adapter_model.safetensors"), safetensors::File::open(folder / "adapter_model.safetensors"));
+  expect_same_files(safetensors::File::open(copy / "adapter_model.safetensors"),
+                    safetensors::File::open(folder / "adapter_model.safetensors"));
   EXPECT_TRUE(adapters::read_config(copy) == adapters::read_config(folder)) << read_json(copy / "adapter_config.json");
   fs::remove_all(copy);
 }
@@ -150,10 +156,8 @@ void check_half(const Run& run) {
   for (const Json& dtype : run.info.at("dtype")) {
     const std::string name = "logits.base." + dtype.get<std::string>();
     const Tensor got = probe(run.model(dtype_from_name(dtype.get<std::string>())), run, truth);
-    if (dtype == "f64")
-      expect_close_absolute(got, truth, 1e-4, name);
-    else
-      expect_close_absolute(got, truth, 1.2 * worst_error(run.logits.tensor(name), truth), name);
+    if (dtype == "f64") expect_close_absolute(got, truth, 1e-4, name);
+    else expect_close_absolute(got, truth, 1.2 * worst_error(run.logits.tensor(name), truth), name);
   }
 }
 

@@ -103,8 +103,8 @@ TEST_F(CheckpointFolder, TheOriginalTensorsMakeTheSameFileAgain) {
     SCOPED_TRACE(fmt::format("{} {} {} bits", d.method, d.layout, d.bits));
     tensors_.clear();
     add("a.b", stored);
-    write(fmt::format(R"({{"quant_method": "{}", "bits": {}, "group_size": {}, "sym": {}, {}"desc_act": false}})", d.method, d.bits,
-                      d.group_size, d.sym, d.method == "eetq" ? "" : fmt::format(R"("format": "{}", )", d.layout)));
+    write(fmt::format(R"({{"quant_method": "{}", "bits": {}, "group_size": {}, "sym": {}, {}"desc_act": false}})", d.method,
+                      d.bits, d.group_size, d.sym, d.method == "eetq" ? "" : fmt::format(R"("format": "{}", )", d.layout)));
     const auto layer = std::dynamic_pointer_cast<QuantLinear>(open().linear("a.b", 256, 128, DType::f32));
     std::vector<NamedTensor> originals;
     for (const auto& [part, tensor] : layer->original()) originals.push_back({"a.b." + part, tensor});

@@ -108,7 +108,7 @@ TEST(Fields, RefusesWhatDoesNotExist) {
 struct Grouping {
   std::int64_t in, group_size;
 };
-constexpr Grouping groupings[] = {{160, 16}, {160, 32},  {160, 64},  {160, 128}, {544, 256},
+constexpr Grouping groupings[] = {{160, 16},  {160, 32},    {160, 64},  {160, 128}, {544, 256},
                                   {544, 512}, {1056, 1024}, {96, 1000}, {160, -1}};
 constexpr DType scale_dtypes[] = {DType::f16, DType::bf16, DType::f32};
 
@@ -166,7 +166,8 @@ TEST(GptqFormat, ReadsPlanes) {
 TEST(GptqFormat, ReadsGroupsOfUnequalSize) {
   for (int bits : {2, 3, 4, 8}) {
     Integers layer = reference::draw(160, 64, bits, 32, false, false, static_cast<unsigned>(bits));
-    for (std::size_t k = 0; k < layer.g_idx.size(); ++k) layer.g_idx[k] = static_cast<std::int32_t>(k * k % 7 % 4);  // 3 and 4 have none
+    for (std::size_t k = 0; k < layer.g_idx.size(); ++k)
+      layer.g_idx[k] = static_cast<std::int32_t>(k * k % 7 % 4);  // 3 and 4 have none
     expect_reads(reference::gptq(layer, ZeroWriter::as_is), layer);
     EXPECT_EQ(decode(reference::gptq(layer, ZeroWriter::as_is)).group_size, 0);
   }
@@ -265,8 +266,8 @@ TEST(GptqFormat, TwoLabelsAreSettledByTheMeanOfCodeLessZero) {
   stored.description.layout = "gptq or gptq_v2";
   test::expect_error<ValueError>([&] { decode(stored); },
                                  "is labelled gptq and gptq_v2, and its data do not tell: code less stored zero point is 4.");
-  test::expect_error<ValueError>(
-      [&] { decode(stored); }, "gptq_v2 would give 0 and gptq 1; set layout to one of them (of Choices, or of Description)");
+  test::expect_error<ValueError>([&] { decode(stored); },
+                                 "gptq_v2 would give 0 and gptq 1; set layout to one of them (of Choices, or of Description)");
 }
 
 TEST(GptqFormat, ReadsFilesWithoutZerosOrGroups) {
@@ -544,19 +545,18 @@ TEST(AwqFormat, RefusesTensorsThatContradictEachOther) {
 }
 
 TEST(MarlinFormat, RefusesWhatItCannotHold) {
-  expect_refusals(reference::marlin(reference::draw(64, 64, 4, -1, true, false, 1), "gptq"),
-                  {{"asymmetric", [](Stored& s) { s.description.sym = false; },
-                    "layout marlin with 4 bits and sym false; it has symmetric 4 bits"},
-                   {"other words", replace("B", {4, 64}, DType::i32),
-                    "B has shape [4, 64]; 64 in and 64 out features, 4 bits and groups of -1 need [4, 128]"},
-                   {"other groups", [](Stored& s) { s.description.group_size = 32; },
-                    "s has shape [1, 64]; 64 in and 64 out features, 4 bits and groups of 32 need [2, 64]"},
-                   {"zeros", replace("qzeros", {1, 8}, DType::i32),
-                    "has a tensor 'qzeros', which gptq in layout marlin does not use"},
-                   {"act-order", replace("g_idx", {64}, DType::i32),
-                    "has a tensor 'g_idx', which gptq in layout marlin does not use"},
-                   {"odd out", [](Stored& s) { s.out = 32; },
-                    "layout marlin with 64 in and 32 out features; it needs multiples of 16 and 64"}});
+  expect_refusals(
+      reference::marlin(reference::draw(64, 64, 4, -1, true, false, 1), "gptq"),
+      {{"asymmetric", [](Stored& s) { s.description.sym = false; },
+        "layout marlin with 4 bits and sym false; it has symmetric 4 bits"},
+       {"other words", replace("B", {4, 64}, DType::i32),
+        "B has shape [4, 64]; 64 in and 64 out features, 4 bits and groups of -1 need [4, 128]"},
+       {"other groups", [](Stored& s) { s.description.group_size = 32; },
+        "s has shape [1, 64]; 64 in and 64 out features, 4 bits and groups of 32 need [2, 64]"},
+       {"zeros", replace("qzeros", {1, 8}, DType::i32), "has a tensor 'qzeros', which gptq in layout marlin does not use"},
+       {"act-order", replace("g_idx", {64}, DType::i32), "has a tensor 'g_idx', which gptq in layout marlin does not use"},
+       {"odd out", [](Stored& s) { s.out = 32; },
+        "layout marlin with 64 in and 32 out features; it needs multiples of 16 and 64"}});
 }
 
 TEST(EetqFormat, RefusesWhatItCannotHold) {

@@ -40,7 +40,8 @@ Decoded layer(const Case& c) {
   for (std::int64_t k = 0; k < c.in; ++k) {
     // A permutation of the channels (the multiplier is prime to the sizes here), or any group for any channel.
     const std::int64_t at = c.grouping == Grouping::shuffled ? k * 1009 % c.in : k;
-    d.groups[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(c.grouping == Grouping::irregular ? word(3, k) % groups : at / c.group_size);
+    d.groups[static_cast<std::size_t>(k)] =
+        static_cast<std::int32_t>(c.grouping == Grouping::irregular ? word(3, k) % groups : at / c.group_size);
   }
   d.scales = Tensor::empty({groups, c.out});
   Tensor zeros = Tensor::empty({groups, c.out});
@@ -70,8 +71,9 @@ std::vector<double> dense(const Decoded& d) {
     for (std::int64_t n = 0; n < d.out; ++n) {
       const std::int64_t at = d.groups[static_cast<std::size_t>(k)] * d.out + n;
       const double scale = d.scales.data<float>()[at], code = codes[static_cast<std::size_t>(k * d.out + n)];
-      w[static_cast<std::size_t>(n * d.in + k)] =
-          d.offsets.defined() ? scale * code + d.offsets.data<float>()[at] : scale * (code - static_cast<double>(d.zeros.data<float>()[at]));
+      w[static_cast<std::size_t>(n * d.in + k)] = d.offsets.defined()
+                                                      ? scale * code + d.offsets.data<float>()[at]
+                                                      : scale * (code - static_cast<double>(d.zeros.data<float>()[at]));
     }
   return w;
 }
@@ -114,11 +116,13 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
         for (std::int64_t j = 0; j < out; ++j) {
           double want = transposed ? 0 : shift[static_cast<std::size_t>(j)];
           for (std::int64_t k = 0; k < in; ++k)
-            want += x[static_cast<std::size_t>(i * in + k)] * w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
+            want +=
+                x[static_cast<std::size_t>(i * in + k)] * w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
           worst = std::isnan(error) ? INFINITY : std::max(worst, error);
         }
-      EXPECT_LE(worst, tolerance(dtype, in)) << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
+      EXPECT_LE(worst, tolerance(dtype, in))
+          << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
       EXPECT_TRUE(b.y.intact() && b.x.intact() && bias.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
     }
   }
@@ -131,8 +135,8 @@ TEST(QuantKernels, EveryWidthAndGroupSize) {
 }
 
 // One, primes, a tile of 128 × 64 less and more one, and the smallest sizes that formats allow: 8, 16, 32 and 64.
-constexpr std::pair<int, int> ragged[] = {{1, 1},   {2, 3},    {7, 64},   {8, 4},    {15, 63},   {16, 65},   {17, 16},
-                                          {32, 32}, {64, 8},   {127, 31}, {128, 33}, {129, 127}, {257, 129}, {131, 191}};
+constexpr std::pair<int, int> ragged[] = {{1, 1},   {2, 3},  {7, 64},   {8, 4},    {15, 63},   {16, 65},   {17, 16},
+                                          {32, 32}, {64, 8}, {127, 31}, {128, 33}, {129, 127}, {257, 129}, {131, 191}};
 
 TEST(QuantKernels, RaggedShapes) {
   for (int bits = 2; bits <= 8; ++bits)
@@ -149,7 +153,8 @@ TEST(QuantKernels, RaggedShapesOfTheOtherDtypes) {
 
 TEST(QuantKernels, EveryNumberOfRows) {
   for (int bits : {3, 4})
-    for (std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 31, 64, 97}) expect_rows({160, 70, bits, 64}, DType::f32, m);
+    for (std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 31, 64, 97})
+      expect_rows({160, 70, bits, 64}, DType::f32, m);
 }
 
 TEST(QuantKernels, ActOrderAndIrregularGroups) {
@@ -181,15 +186,16 @@ TEST(QuantKernels, ManyTiles) {
 }
 
 TEST(QuantKernels, DequantizeIsExact) {
-  for (const Case& c : {Case{150, 70, 4, 64}, Case{150, 70, 3, 32, Grouping::shuffled}, Case{64, 33, 8, 64, Grouping::in_order, true},
-                        Case{48, 5, 2, 16, Grouping::irregular}}) {
+  for (const Case& c : {Case{150, 70, 4, 64}, Case{150, 70, 3, 32, Grouping::shuffled},
+                        Case{64, 33, 8, 64, Grouping::in_order, true}, Case{48, 5, 2, 16, Grouping::irregular}}) {
     const Decoded d = layer(c);
     const auto packed = pack(d);
     const std::vector<double> w = dense(d);
     const std::int64_t begin = 2, end = c.out - 1;
     std::vector<float> out(static_cast<std::size_t>((end - begin) * c.in));
     dequantize(*packed, begin, end, out.data());
-    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_EQ(out[i], static_cast<float>(w[i + static_cast<std::size_t>(begin * c.in)])) << to_string(c);
+    for (std::size_t i = 0; i < out.size(); ++i)
+      ASSERT_EQ(out[i], static_cast<float>(w[i + static_cast<std::size_t>(begin * c.in)])) << to_string(c);
   }
 }
 
@@ -263,10 +269,12 @@ TEST(QuantKernels, Refusals) {
   EXPECT_EQ(message<ValueError>([&] { backward(*packed, x.view(), y.view()); }),
             "quantized product's gradient: a weight of 40 × 20 cannot take [2, 40] to [2, 20]");
   EXPECT_EQ(message<TypeError>([&] { forward(*packed, x.view(), nullptr, doubles.view()); }), "quantized product: f32 meets f64");
-  EXPECT_EQ(message<ValueError>([&] { forward(*packed, x.view(), &bias.view(), y.view()); }), "quantized product: the bias must have 20 elements");
+  EXPECT_EQ(message<ValueError>([&] { forward(*packed, x.view(), &bias.view(), y.view()); }),
+            "quantized product: the bias must have 20 elements");
   View integers = x.view();
   integers.dtype = DType::i32;
-  EXPECT_EQ(message<TypeError>([&] { forward(*packed, integers, nullptr, y.view()); }), "quantized product: does not take elements of type i32");
+  EXPECT_EQ(message<TypeError>([&] { forward(*packed, integers, nullptr, y.view()); }),
+            "quantized product: does not take elements of type i32");
   float out[1];
   EXPECT_EQ(message<ValueError>([&] { dequantize(*packed, 5, 21, out); }), "dequantize: rows 5 to 21 of 20");
 }

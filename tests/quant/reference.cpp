@@ -56,12 +56,9 @@ std::vector<std::uint32_t> interleaved(const std::vector<unsigned>& values, int,
 
 Tensor words_tensor(const std::vector<std::uint32_t>& words, int word_bits, const Shape& shape) {
   switch (word_bits) {
-    case 8:
-      return Tensor::from(std::vector<std::int8_t>(words.begin(), words.end()), shape);
-    case 16:
-      return Tensor::from(std::vector<std::int16_t>(words.begin(), words.end()), shape);
-    default:
-      return Tensor::from(std::vector<std::int32_t>(words.begin(), words.end()), shape);
+    case 8: return Tensor::from(std::vector<std::int8_t>(words.begin(), words.end()), shape);
+    case 16: return Tensor::from(std::vector<std::int16_t>(words.begin(), words.end()), shape);
+    default: return Tensor::from(std::vector<std::int32_t>(words.begin(), words.end()), shape);
   }
 }
 

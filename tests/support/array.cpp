@@ -8,7 +8,8 @@ namespace graft::test {
 double Array::broadcast(const Index& at, int rank) const {
   std::int64_t offset = 0;
   const int skip = rank - shape.rank();
-  for (int i = 0; i < shape.rank(); ++i) offset = offset * shape[i] + (shape[i] == 1 ? 0 : at[static_cast<std::size_t>(skip + i)]);
+  for (int i = 0; i < shape.rank(); ++i)
+    offset = offset * shape[i] + (shape[i] == 1 ? 0 : at[static_cast<std::size_t>(skip + i)]);
   return data[static_cast<std::size_t>(offset)];
 }
 
@@ -16,7 +17,8 @@ void Array::each(const std::function<void(const Index&, double&)>& f) {
   Index at{};
   for (double& element : data) {
     f(at, element);
-    for (int i = shape.rank() - 1; i >= 0 && ++at[static_cast<std::size_t>(i)] == shape[i]; --i) at[static_cast<std::size_t>(i)] = 0;
+    for (int i = shape.rank() - 1; i >= 0 && ++at[static_cast<std::size_t>(i)] == shape[i]; --i)
+      at[static_cast<std::size_t>(i)] = 0;
   }
 }
 
@@ -46,7 +48,8 @@ std::vector<Tensor> make_inputs(const Row& row, std::int64_t n) {
       }
       case Input::Kind::boolean: {
         Tensor mask = Tensor::empty(input.shape, DType::boolean);
-        for (std::size_t i = 0; i < values.data.size(); ++i) mask.data<bool>()[i] = values.data[i] > 0.5 * (input.low + input.high);
+        for (std::size_t i = 0; i < values.data.size(); ++i)
+          mask.data<bool>()[i] = values.data[i] > 0.5 * (input.low + input.high);
         made.push_back(mask);
         break;
       }

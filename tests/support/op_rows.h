@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "graft/autograd/ops.h"
+
 #include "op_table.h"
 
 namespace graft::test {
@@ -30,14 +31,20 @@ Array broadcast_map(const Array& a, const Array& b, F f) {
 
 inline Row unary(const char* name, Tensor (*op)(const Tensor&), double (*f)(double), double low = -2, double high = 2) {
   return {.name = name,
-          .inputs = [=](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}, low, high}}; },
+          .inputs =
+              [=](std::int64_t n) {
+                return std::vector<Input>{{{3 * n, 5}, low, high}};
+              },
           .op = [=](Tensors x) { return op(x[0]); },
           .reference = [=](const Arrays& x) { return mapped(x[0], f); }};
 }
 
 inline Row binary(const char* name, Tensor (*op)(const Tensor&, const Tensor&), double (*f)(double, double), double low = -2) {
   return {.name = name,
-          .inputs = [=](std::int64_t n) { return std::vector<Input>{{{3 * n, 1, 5}, low, 2}, {{4, 5}, low, 2}}; },
+          .inputs =
+              [=](std::int64_t n) {
+                return std::vector<Input>{{{3 * n, 1, 5}, low, 2}, {{4, 5}, low, 2}};
+              },
           .op = [=](Tensors x) { return op(x[0], x[1]); },
           .reference = [=](const Arrays& x) { return broadcast_map(x[0], x[1], f); }};
 }
@@ -90,9 +97,13 @@ inline Array transposed(const Array& x) {
   return y;
 }
 
-inline Row shape_row(const char* name, std::function<Tensor(const Tensor&)> op, std::function<Array(const Array&)> reference, bool unit = false) {
+inline Row shape_row(const char* name, std::function<Tensor(const Tensor&)> op, std::function<Array(const Array&)> reference,
+                     bool unit = false) {
   return {.name = name,
-          .inputs = [=](std::int64_t n) { return std::vector<Input>{{unit ? Shape{2, 1, 3 * n} : Shape{2, 4, 3 * n}}}; },
+          .inputs =
+              [=](std::int64_t n) {
+                return std::vector<Input>{{unit ? Shape{2, 1, 3 * n} : Shape{2, 4, 3 * n}}};
+              },
           .op = [=](Tensors x) { return op(x[0]); },
           .reference = [=](const Arrays& x) { return reference(x[0]); },
           .floating_only = false};

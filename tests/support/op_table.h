@@ -40,9 +40,9 @@ struct Array {
 
 struct Input {
   enum class Kind {
-    real,      // uniform in [low, high], differentiated
-    whole,     // whole numbers in low … high, as reals, so that equal ones meet; not differentiated
-    index,     // i64, uniform in low … high − 1
+    real,   // uniform in [low, high], differentiated
+    whole,  // whole numbers in low … high, as reals, so that equal ones meet; not differentiated
+    index,  // i64, uniform in low … high − 1
     boolean,
     dominant,  // real, with the number of rows added to the diagonal: well conditioned, and symmetric positive definite when `symmetric`
   };
@@ -53,7 +53,7 @@ struct Input {
 };
 
 struct Row {
-  std::string name;     // as in ops.h
+  std::string name;          // as in ops.h
   std::string variant = {};  // tells rows of one name apart
   /// The inputs at size 1 (a few elements) and larger.
   std::function<std::vector<Input>(std::int64_t n)> inputs;
@@ -61,11 +61,11 @@ struct Row {
   /// Row-major elements of the result, from f64 inputs, computed in a plain way.
   std::function<Array(const std::vector<Array>&)> reference;
   bool differentiable = true;
-  bool twice = true;         // has derivatives of derivatives
-  bool halves = true;        // takes f16 and bf16; otherwise they must be refused with TypeError
-  bool floating_only = true; // refuses i64 in place of its real inputs with TypeError
-  double slack = 1;          // times the tolerance of the dtype checks, for ill-conditioned functions
-  std::int64_t large = 512;  // n at which several threads have work
+  bool twice = true;          // has derivatives of derivatives
+  bool halves = true;         // takes f16 and bf16; otherwise they must be refused with TypeError
+  bool floating_only = true;  // refuses i64 in place of its real inputs with TypeError
+  double slack = 1;           // times the tolerance of the dtype checks, for ill-conditioned functions
+  std::int64_t large = 512;   // n at which several threads have work
 
   std::string label() const { return variant.empty() ? name : name + "_" + variant; }
 };

@@ -3,6 +3,7 @@
 
 #include "graft/autograd/checkpoint.h"
 #include "graft/autograd/hook.h"
+
 #include "op_rows.h"
 
 namespace graft::test {
@@ -10,7 +11,8 @@ namespace {
 
 Array attended(const Arrays& in, const AttentionOptions& options, const Array* mask) {
   const Array &q = in[0], &k = in[1], &v = in[2];
-  const std::int64_t b = q.shape[0], heads = q.shape[1], t = q.shape[2], d = q.shape[3], s = k.shape[2], group = heads / k.shape[1];
+  const std::int64_t b = q.shape[0], heads = q.shape[1], t = q.shape[2], d = q.shape[3], s = k.shape[2],
+                     group = heads / k.shape[1];
   const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(d));
   Array y(q.shape);
   for (std::int64_t bi = 0; bi < b; ++bi)
@@ -25,7 +27,8 @@ Array attended(const Arrays& in, const AttentionOptions& options, const Array* m
           total += weights[static_cast<std::size_t>(j)] = std::exp(score * scale);
         }
         for (std::int64_t c = 0; c < d && total > 0; ++c)
-          for (std::int64_t j = 0; j < s; ++j) y(bi, h, i, c) += weights[static_cast<std::size_t>(j)] / total * v(bi, h / group, j, c);
+          for (std::int64_t j = 0; j < s; ++j)
+            y(bi, h, i, c) += weights[static_cast<std::size_t>(j)] / total * v(bi, h / group, j, c);
       }
   return y;
 }
@@ -85,7 +88,10 @@ void add_attention_rows(std::vector<Row>& rows) {
 
 void add_loss_rows(std::vector<Row>& rows) {
   rows.push_back({.name = "cross_entropy",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{2, 3 * n, 5}}, {{2, 3 * n}, 0, 5, Kind::index}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{2, 3 * n, 5}}, {{2, 3 * n}, 0, 5, Kind::index}};
+                      },
                   .op = [](Tensors x) { return cross_entropy(x[0], x[1], 2); },
                   .reference =
                       [](const Arrays& x) {
@@ -101,7 +107,10 @@ void add_loss_rows(std::vector<Row>& rows) {
                         return total;
                       }});
   rows.push_back({.name = "mse_loss",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}}, {{3 * n, 5}}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{3 * n, 5}}, {{3 * n, 5}}};
+                      },
                   .op = [](Tensors x) { return mse_loss(x[0], x[1]); },
                   .reference =
                       [](const Arrays& x) {
@@ -115,7 +124,10 @@ void add_loss_rows(std::vector<Row>& rows) {
 
 void add_random_rows(std::vector<Row>& rows) {
   rows.push_back({.name = "dropout",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{3 * n, 5}}};
+                      },
                   .op =
                       [](Tensors x) {
                         Generator generator{7, 3};
@@ -124,12 +136,16 @@ void add_random_rows(std::vector<Row>& rows) {
                   .reference =
                       [](const Arrays& x) {
                         Array y = x[0];
-                        for (std::size_t i = 0; i < y.data.size(); ++i) y.data[i] = drawn_uniform(i) < 0.75 ? y.data[i] / 0.75 : 0;
+                        for (std::size_t i = 0; i < y.data.size(); ++i)
+                          y.data[i] = drawn_uniform(i) < 0.75 ? y.data[i] / 0.75 : 0;
                         return y;
                       }});
   auto drawing = [](const char* name, auto op, auto reference) {
     return Row{.name = name,
-               .inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}}}; },
+               .inputs =
+                   [](std::int64_t n) {
+                     return std::vector<Input>{{{3 * n, 5}}};
+                   },
                .op =
                    [=](Tensors x) {
                      Generator generator{7, 3};
@@ -157,15 +173,23 @@ void add_random_rows(std::vector<Row>& rows) {
 
 void add_tape_rows(std::vector<Row>& rows) {
   rows.push_back({.name = "hook",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{3 * n, 5}}};
+                      },
                   .op = [](Tensors x) { return hook(x[0], [](const Tensor& dy) { return dy * 1.0; }); },
                   .reference = [](const Arrays& x) { return x[0]; },
                   .floating_only = false});
-  rows.push_back({.name = "checkpoint",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 5}}, {{5}}}; },
-                  .op = [](Tensors x) { return checkpoint([](Tensors in) { return silu(in[0]) * in[1]; }, x); },
-                  .reference = [](const Arrays& x) { return broadcast_map(x[0], x[1], [](double a, double b) { return a * sigmoid_of(a) * b; }); },
-                  .twice = false});
+  rows.push_back(
+      {.name = "checkpoint",
+       .inputs =
+           [](std::int64_t n) {
+             return std::vector<Input>{{{3 * n, 5}}, {{5}}};
+           },
+       .op = [](Tensors x) { return checkpoint([](Tensors in) { return silu(in[0]) * in[1]; }, x); },
+       .reference =
+           [](const Arrays& x) { return broadcast_map(x[0], x[1], [](double a, double b) { return a * sigmoid_of(a) * b; }); },
+       .twice = false});
 }
 
 void add_linalg_rows(std::vector<Row>& rows) {
@@ -176,29 +200,31 @@ void add_linalg_rows(std::vector<Row>& rows) {
   rows.push_back({.name = "inverse",
                   .inputs = square(false),
                   .op = [](Tensors x) { return inverse(x[0]); },
-                  .reference =
-                      [](const Arrays& x) {  // Gauss and Jordan; the matrices need no pivots
-                        Array y(x[0].shape);
-                        for (std::int64_t b = 0; b < y.shape[0]; ++b) {
-                          double a[4][8] = {};
-                          for (int i = 0; i < 4; ++i) {
-                            for (int j = 0; j < 4; ++j) a[i][j] = x[0](b, i, j);
-                            a[i][4 + i] = 1;
-                          }
-                          for (int p = 0; p < 4; ++p) {
-                            for (int j = 7; j >= p; --j) a[p][j] /= a[p][p];
-                            for (int i = 0; i < 4; ++i)
-                              for (int j = 7; j >= p && i != p; --j) a[i][j] -= a[i][p] * a[p][j];
-                          }
-                          for (int i = 0; i < 4; ++i)
-                            for (int j = 0; j < 4; ++j) y(b, i, j) = a[i][4 + j];
-                        }
-                        return y;
-                      }});
+                  .reference = [](const Arrays& x) {  // Gauss and Jordan; the matrices need no pivots
+                    Array y(x[0].shape);
+                    for (std::int64_t b = 0; b < y.shape[0]; ++b) {
+                      double a[4][8] = {};
+                      for (int i = 0; i < 4; ++i) {
+                        for (int j = 0; j < 4; ++j) a[i][j] = x[0](b, i, j);
+                        a[i][4 + i] = 1;
+                      }
+                      for (int p = 0; p < 4; ++p) {
+                        for (int j = 7; j >= p; --j) a[p][j] /= a[p][p];
+                        for (int i = 0; i < 4; ++i)
+                          for (int j = 7; j >= p && i != p; --j) a[i][j] -= a[i][p] * a[p][j];
+                      }
+                      for (int i = 0; i < 4; ++i)
+                        for (int j = 0; j < 4; ++j) y(b, i, j) = a[i][4 + j];
+                    }
+                    return y;
+                  }});
   for (const bool upper : {false, true})
     rows.push_back({.name = "solve_triangular",
                     .variant = upper ? "upper" : "lower",
-                    .inputs = [](std::int64_t n) { return std::vector<Input>{{{4, 4}, -1, 1, Kind::dominant}, {{2 * n, 4, 3}}}; },
+                    .inputs =
+                        [](std::int64_t n) {
+                          return std::vector<Input>{{{4, 4}, -1, 1, Kind::dominant}, {{2 * n, 4, 3}}};
+                        },
                     .op = [=](Tensors x) { return solve_triangular(x[0], x[1], upper); },
                     .reference =
                         [=](const Arrays& x) {
@@ -207,7 +233,8 @@ void add_linalg_rows(std::vector<Row>& rows) {
                             for (std::int64_t c = 0; c < 3; ++c)
                               for (std::int64_t step = 0; step < 4; ++step) {
                                 const std::int64_t i = upper ? 3 - step : step;
-                                for (std::int64_t j = upper ? i + 1 : 0; j < (upper ? 4 : i); ++j) y(b, i, c) -= x[0](i, j) * y(b, j, c);
+                                for (std::int64_t j = upper ? i + 1 : 0; j < (upper ? 4 : i); ++j)
+                                  y(b, i, c) -= x[0](i, j) * y(b, j, c);
                                 y(b, i, c) /= x[0](i, i);
                               }
                           return y;

@@ -72,12 +72,18 @@ void add_product_rows(std::vector<Row>& rows) {
 
 void add_index_rows(std::vector<Row>& rows) {
   rows.push_back({.name = "index_select",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{2, 4, 3 * n}}, {{6}, 0, 4, Kind::index}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{2, 4, 3 * n}}, {{6}, 0, 4, Kind::index}};
+                      },
                   .op = [](Tensors x) { return index_select(x[0], 1, x[1]); },
                   .reference = [](const Arrays& x) { return index_selected(x[0], x[1]); },
                   .floating_only = false});
   rows.push_back({.name = "index_add",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{2, 4, 3 * n}}, {{6}, 0, 4, Kind::index}, {{2, 6, 3 * n}}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{2, 4, 3 * n}}, {{6}, 0, 4, Kind::index}, {{2, 6, 3 * n}}};
+                      },
                   .op = [](Tensors x) { return index_add(x[0], 1, x[1], x[2]); },
                   .reference =
                       [](const Arrays& x) {
@@ -90,7 +96,10 @@ void add_index_rows(std::vector<Row>& rows) {
                   .floating_only = false,
                   .slack = 2});
   rows.push_back({.name = "gather",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{3, 4, 3 * n}}, {{2, 6, 3 * n}, 0, 4, Kind::index}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{3, 4, 3 * n}}, {{2, 6, 3 * n}, 0, 4, Kind::index}};
+                      },
                   .op = [](Tensors x) { return gather(x[0], 1, x[1]); },
                   .reference =
                       [](const Arrays& x) {
@@ -102,27 +111,34 @@ void add_index_rows(std::vector<Row>& rows) {
                       },
                   .floating_only = false,
                   .slack = 2});
-  rows.push_back(
-      {.name = "scatter_add",
-       .inputs = [](std::int64_t n) { return std::vector<Input>{{{3, 4, 3 * n}}, {{2, 6, 3 * n}, 0, 4, Kind::index}, {{2, 6, 3 * n}}}; },
-       .op = [](Tensors x) { return scatter_add(x[0], 1, x[1], x[2]); },
-       .reference =
-           [](const Arrays& x) {
-             Array y = x[0], source = x[2];
-             source.each([&](const Array::Index& at, double& v) {
-               y(at[0], static_cast<std::int64_t>(x[1](at[0], at[1], at[2])), at[2]) += v;
-             });
-             return y;
-           },
-       .floating_only = false,
-       .slack = 2});
+  rows.push_back({.name = "scatter_add",
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{3, 4, 3 * n}}, {{2, 6, 3 * n}, 0, 4, Kind::index}, {{2, 6, 3 * n}}};
+                      },
+                  .op = [](Tensors x) { return scatter_add(x[0], 1, x[1], x[2]); },
+                  .reference =
+                      [](const Arrays& x) {
+                        Array y = x[0], source = x[2];
+                        source.each([&](const Array::Index& at, double& v) {
+                          y(at[0], static_cast<std::int64_t>(x[1](at[0], at[1], at[2])), at[2]) += v;
+                        });
+                        return y;
+                      },
+                  .floating_only = false,
+                  .slack = 2});
   rows.push_back({.name = "embedding",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{7, 3 * n}}, {{2, 5}, 0, 7, Kind::index}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{7, 3 * n}}, {{2, 5}, 0, 7, Kind::index}};
+                      },
                   .op = [](Tensors x) { return embedding(x[0], x[1]); },
                   .reference =
                       [](const Arrays& x) {
                         Array y({2, 5, x[0].shape[1]});
-                        y.each([&](const Array::Index& at, double& out) { out = x[0](static_cast<std::int64_t>(x[1](at[0], at[1])), at[2]); });
+                        y.each([&](const Array::Index& at, double& out) {
+                          out = x[0](static_cast<std::int64_t>(x[1](at[0], at[1])), at[2]);
+                        });
                         return y;
                       },
                   .floating_only = false,
@@ -134,9 +150,14 @@ void add_norm_rows(std::vector<Row>& rows) {
   rows.back().reference = [](const Arrays& x) { return by_rows(x[0], softmax_row); };
   rows.back().slack = 2;  // its gradient is a small difference of larger numbers
   rows.push_back(unary("log_softmax", log_softmax, nullptr));
-  rows.back().reference = [](const Arrays& x) { return mapped(by_rows(x[0], softmax_row), [](double p) { return std::log(p); }); };
+  rows.back().reference = [](const Arrays& x) {
+    return mapped(by_rows(x[0], softmax_row), [](double p) { return std::log(p); });
+  };
   rows.push_back({.name = "rms_norm",
-                  .inputs = [](std::int64_t n) { return std::vector<Input>{{{2, 3 * n, 5}}, {{5}, 0.5, 2}}; },
+                  .inputs =
+                      [](std::int64_t n) {
+                        return std::vector<Input>{{{2, 3 * n, 5}}, {{5}, 0.5, 2}};
+                      },
                   .op = [](Tensors x) { return rms_norm(x[0], x[1], 0.01); },
                   .reference =
                       [](const Arrays& x) {
@@ -162,7 +183,8 @@ void add_norm_rows(std::vector<Row>& rows) {
                           return by_rows(x[0], [&](const double* in, double* out, std::size_t n) {
                             double mean = 0, variance = 0;
                             for (std::size_t i = 0; i < n; ++i) mean += in[i] / static_cast<double>(n);
-                            for (std::size_t i = 0; i < n; ++i) variance += (in[i] - mean) * (in[i] - mean) / static_cast<double>(n);
+                            for (std::size_t i = 0; i < n; ++i)
+                              variance += (in[i] - mean) * (in[i] - mean) / static_cast<double>(n);
                             for (std::size_t i = 0; i < n; ++i) {
                               out[i] = (in[i] - mean) / std::sqrt(variance + 0.01);
                               if (with) out[i] = out[i] * x[1].data[i] + x[2].data[i];
