@@ -62,6 +62,7 @@ void run(benchmark::State& state, const Row& row, bool step, int threads) {
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   for (const int threads : {1, 2})
     for (const Row& row : test::op_table())
       for (const bool step : {false, true}) {

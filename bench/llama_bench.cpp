@@ -85,6 +85,7 @@ void generate_token(benchmark::State& state, DType dtype, int threads) {
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   for (const int threads : {1, 2}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       benchmark::RegisterBenchmark(fmt::format("train_step/lora8/{}/16x256/{}t", dtype, threads).c_str(), train_step, dtype, 16,

@@ -5,11 +5,13 @@
 #include <benchmark/benchmark.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <thread>
 #include <vector>
 
+#include "graft/bench/eigen.h"
 #include "graft/bench/openblas.h"
 #include "graft/bench/roofline.h"
 #include "graft/core/cpu/gemm.h"
@@ -107,14 +109,48 @@ struct Activations {
   View view;
 };
 
+// The dense weight [out, in] of a layer, against which its answers are checked; one at a time is kept.
+const std::vector<float>& dense_of(const Layer& layer) {
+  static std::string name;
+  static std::vector<float> kept(static_cast<std::size_t>(features * features));
+  if (name != layer.name) quant::dequantize(weights(layer, 1).front(), 0, features, kept.data());
+  name = layer.name;
+  return kept;
+}
+
+// Whether 64 entries of y here and there are x wᵀ (or x w when transposed) in f64, but for what f32 sums and y's own rounding lose.
+bool right(const Activations& x, const std::vector<float>& w, bool transposed, const Activations& y) {
+  return dispatch(x.view.dtype, Types<float, bf16>{}, "bench", [&]<class T>() {
+    for (std::uint64_t i = 0; i < 64; ++i) {
+      const auto words = random_block(3, 0, i);
+      const std::int64_t row = words[0] % x.view.sizes[0], column = words[1] % features;
+      double sum = 0, size = 0;
+      for (std::int64_t k = 0; k < features; ++k) {
+        const double term = static_cast<float>(x.view.as<T>()[row * features + k]) *
+                            double{w[static_cast<std::size_t>(transposed ? k * features + column : column * features + k)]};
+        sum += term;
+        size += std::abs(term);
+      }
+      const double got = static_cast<float>(y.view.as<T>()[row * features + column]);
+      if (!(std::abs(got - sum) <= 1e-5 * size + (x.view.dtype == DType::bf16 ? std::abs(sum) / 256 : 0))) return false;
+    }
+    return true;
+  });
+}
+
 // Times `product(copy)` under a pool of `threads` and reports what it reached.
-template <class F>
-void time(benchmark::State& state, std::int64_t m, std::int64_t weight_bytes, std::int64_t copies, int threads, F&& product) {
+template <class F, class Check>
+void time(benchmark::State& state, std::int64_t m, std::int64_t weight_bytes, std::int64_t copies, int threads, F&& product,
+          Check&& right) {
   roofline(threads);  // measured before, not inside
   set_thread_pool(make_thread_pool(threads));
   set_openblas_threads(threads);
   std::int64_t copy = 0;
   product(0);
+  if (!right()) {
+    set_thread_pool(nullptr);
+    return state.SkipWithError("the answer is not that of f64");
+  }
   double best = 1e30;
   for (auto _ : state) {
     const auto start = std::chrono::steady_clock::now();
@@ -141,37 +177,45 @@ void quantized(benchmark::State& state, const Layer& layer, DType dtype, bool tr
       state.SetLabel(std::string(row.name));
       break;
     }
-  time(state, m, bytes, copies, threads, [&](std::int64_t copy) {
-    const quant::Packed& weight = all[static_cast<std::size_t>(copy)];
-    if (transposed) quant::backward(weight, x.view, y.view);
-    else quant::forward(weight, x.view, nullptr, y.view);
-  });
+  time(
+      state, m, bytes, copies, threads,
+      [&](std::int64_t copy) {
+        const quant::Packed& weight = all[static_cast<std::size_t>(copy)];
+        if (transposed) quant::backward(weight, x.view, y.view);
+        else quant::forward(weight, x.view, nullptr, y.view);
+      },
+      [&] { return right(x, dense_of(layer), transposed, y); });
 }
 
-void dense(benchmark::State& state, bool openblas, bool transposed, std::int64_t m, bool cold, int threads) {
+enum class Dense { graft, openblas, eigen };
+
+void dense(benchmark::State& state, Dense by, bool transposed, std::int64_t m, bool cold, int threads) {
   const std::int64_t bytes = features * features * std::int64_t{sizeof(float)}, copies = cold ? cold_bytes / bytes : 1;
   const auto& all = dense_weights(copies);
   const Activations x(m, DType::f32), y(m, DType::f32);
-  time(state, m, bytes, copies, threads, [&](std::int64_t copy) {
-    const float* w = all[static_cast<std::size_t>(copy)].data();  // [out, in]: forward multiplies by its transpose
-    if (openblas) {
-      const auto n = static_cast<int>(features);
-      openblas_sgemm(static_cast<int>(m), n, n, x.view.as<float>(), w, !transposed, y.view.as<float>());
-      return;
-    }
-    View b = x.view;
-    b.data = const_cast<float*>(w);
-    b.sizes[0] = features;
-    b.strides[0] = transposed ? features : 1;
-    b.strides[1] = transposed ? 1 : features;
-    cpu::matmul(x.view, b, y.view);
-  });
+  time(
+      state, m, bytes, copies, threads,
+      [&](std::int64_t copy) {
+        const float* w = all[static_cast<std::size_t>(copy)].data();  // [out, in]: forward multiplies by its transpose
+        if (by != Dense::graft) {
+          constexpr auto n = static_cast<int>(features);
+          const auto sgemm = by == Dense::openblas ? openblas_sgemm : eigen_sgemm;
+          return sgemm(static_cast<int>(m), n, n, x.view.as<float>(), w, !transposed, y.view.as<float>());
+        }
+        View b = x.view;
+        b.data = const_cast<float*>(w);
+        b.sizes[0] = features;
+        b.strides[0] = transposed ? features : 1;
+        b.strides[1] = transposed ? 1 : features;
+        cpu::matmul(x.view, b, y.view);
+      },
+      [&] { return right(x, all.front(), transposed, y); });
 }
 
 void register_rows() {
   std::vector<int> counts{1};
   if (const auto all = static_cast<int>(std::thread::hardware_concurrency()); all > 1) counts.push_back(all);
-  const auto add = [&](const std::string& layer, const char* activations, auto run) {
+  const auto add = [](const std::string& layer, const char* activations, const std::vector<int>& counts, auto run) {
     for (bool transposed : {false, true})
       for (std::int64_t m : {1, 4, 16, 64, 512})
         for (bool cold : {false, true})
@@ -185,15 +229,16 @@ void register_rows() {
   };
   for (const Layer& layer : layers)
     for (DType dtype : {DType::f32, DType::bf16})
-      add(layer.name, dtype == DType::f32 ? "f32" : "bf16",
+      add(layer.name, dtype == DType::f32 ? "f32" : "bf16", counts,
           [&layer, dtype](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
             quantized(state, layer, dtype, transposed, m, cold, threads);
           });
-  for (bool openblas : {false, true}) {
-    if (openblas && !have_openblas()) continue;
-    add(openblas ? "dense_openblas" : "dense_graft", "f32",
-        [=](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
-          dense(state, openblas, transposed, m, cold, threads);
+  for (const auto& [name, by] : {std::pair("dense_graft", Dense::graft), std::pair("dense_openblas", Dense::openblas),
+                                 std::pair("dense_eigen", Dense::eigen)}) {
+    if (by == Dense::openblas && !have_openblas()) continue;
+    add(name, "f32", by == Dense::eigen ? std::vector{1} : counts,
+        [by = by](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
+          dense(state, by, transposed, m, cold, threads);
         });
   }
 }
