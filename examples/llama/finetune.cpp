@@ -7,6 +7,7 @@
 
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
+#include "graft/adapters/verify.h"
 #include "graft/core/parallel.h"
 #include "graft/examples/llama/command_line.h"
 #include "graft/examples/llama/files.h"
@@ -92,7 +93,7 @@ int run(const FinetuneOptions& options) {
   const Tokenizer tokenizer = Tokenizer::load(options.model);
   CausalLM model = load(options.model, options.dtype);
   const Text text = read_data(options, tokenizer);
-  const Settings settings = settings_of(options, text.train);
+  const Settings settings = settings_of(options, text.train, adapters::fingerprint(model));
 
   fmt::print("model     {}: {} layers of width {}, vocabulary {}, {}\n", options.model.string(), model.config().num_hidden_layers,
              model.config().hidden_size, model.config().vocab_size, options.dtype);

@@ -61,7 +61,7 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
   return options;
 }
 
-Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_t> text) {
+Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_t> text, const std::string& base) {
   // FNV-1a over the ids: enough to notice another text.
   std::uint64_t mark = 0xCBF29CE484222325u;
   for (const std::int64_t id : text) mark = (mark ^ static_cast<std::uint64_t>(id)) * 0x100000001B3u;
@@ -85,6 +85,7 @@ Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_
           {"--schedule", training.schedule.name},
           {"--clip", fmt::format("{}", training.clip)},
           {"--seed", fmt::format("{}", training.seed)},
+          {"the weights of --model", base},
           {"the text of --data", fmt::format("{} tokens ({:016x})", text.size(), mark)}};
 }
 

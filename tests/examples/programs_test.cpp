@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 
+#include "graft/core/safetensors.h"
 #include "graft/examples/llama/files.h"
 
 extern char** environ;
@@ -119,6 +120,28 @@ TEST_F(Programs, ARunKilledAtAnyMomentAndResumedWritesTheSameBytes) {
   more.push_back("--resume");
   ASSERT_EQ(run(GRAFT_FINETUNE, training("killed", more)), 0) << message();
   EXPECT_EQ(adapter("killed"), adapter("whole"));
+}
+
+TEST_F(Programs, ARunGoesOnWithItsOwnModelWhereverThatLies) {
+  const fs::path shipped = GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq";
+  const fs::path moved = folder_ / "moved", other = folder_ / "other";
+  fs::copy(shipped, moved);
+  fs::copy(shipped, other);
+  const auto file = safetensors::File::open(shipped / "model.safetensors");
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, entry] : file.entries()) {
+    const bool changed = name == "model.layers.3.mlp.up_proj.qweight";  // a layer without an adapter
+    tensors.push_back({name, changed ? Tensor::zeros(entry.shape, entry.dtype) : file.tensor(name)});
+  }
+  fs::remove(other / "model.safetensors");
+  safetensors::save(other / "model.safetensors", tensors, file.metadata());
+
+  ASSERT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1"})), 0) << message();
+  const std::string trained = adapter("out");
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1", "--model", other, "--resume"})), 1);
+  EXPECT_NE(message().find("the weights of --model was "), std::string::npos) << message();
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1", "--model", moved, "--resume"})), 0) << message();
+  EXPECT_EQ(adapter("out"), trained);
 }
 
 TEST_F(Programs, AnInterruptSavesWhatWasLearned) {
