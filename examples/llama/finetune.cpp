@@ -12,6 +12,7 @@
 #include "graft/examples/llama/command_line.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/finetune_options.h"
+#include "graft/examples/llama/output_folder.h"
 #include "graft/examples/llama/progress.h"
 #include "graft/examples/llama/tokenizer.h"
 
@@ -90,6 +91,7 @@ int run(const FinetuneOptions& options) {
   if (options.threads > 0) set_thread_pool(make_thread_pool(options.threads));
   const Method& method = find_method(options.method);
   refuse_unsuitable_folder(options);
+  OutputFolder folder(options.out);
   const Tokenizer tokenizer = Tokenizer::load(options.model);
   CausalLM model = load(options.model, options.dtype);
   const Text text = read_data(options, tokenizer);
@@ -114,8 +116,8 @@ int run(const FinetuneOptions& options) {
   adapters::enable_adapters(model, true);
 
   // Everything was read and understood: from here on there is something to keep.
-  std::filesystem::create_directories(options.out);
-  save(model, trainer, options, settings);
+  const auto save_all = [&] { save(model, trainer, options, settings); };
+  options.resume ? save_all() : folder.first_save(save_all);
 
   fmt::print("\n");
   listen_for_interrupts();
@@ -124,10 +126,10 @@ int run(const FinetuneOptions& options) {
   while (!trainer.done() && !interrupted) {
     const StepReport step = trainer.step();
     progress.step_done(step.step, step.loss, step.tokens);
-    if (options.save_every > 0 && step.step % options.save_every == 0) save(model, trainer, options, settings);
+    if (options.save_every > 0 && step.step % options.save_every == 0) save_all();
   }
   progress.finish();
-  save(model, trainer, options, settings);
+  save_all();
   if (interrupted) {
     fmt::print("interrupted after step {}; what was learned is in {}, and --resume goes on from there\n", trainer.steps_done(),
                options.out.string());
