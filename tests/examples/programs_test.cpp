@@ -290,10 +290,19 @@ TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {
   }
 }
 
-TEST_F(Programs, HelpListsTheOptions) {
-  for (const char* program : {GRAFT_FINETUNE, GRAFT_GENERATE}) {
-    EXPECT_EQ(run(program, {"--help"}), 0);
-    EXPECT_NE(output().find("--model"), std::string::npos);
+TEST_F(Programs, HelpSaysWhatAProgramTakes) {
+  const std::pair<const char*, const char*> cases[] = {{GRAFT_FINETUNE, "--model"},
+                                                       {GRAFT_GENERATE, "--model"},
+                                                       {GRAFT_CUSTOM_ADAPTER, "usage: custom_adapter <model folder> "},
+                                                       {GRAFT_CUSTOM_RULE, "usage: custom_rule <model folder> "}};
+  for (const auto& [program, expected] : cases) {
+    EXPECT_EQ(run(program, {"--help"}), 0) << message();
+    EXPECT_NE(output().find(expected), std::string::npos) << output();
+    EXPECT_EQ(message(), "");
+  }
+  for (const char* program : {GRAFT_CUSTOM_ADAPTER, GRAFT_CUSTOM_RULE}) {
+    EXPECT_EQ(run(program, {"too few"}), 1);
+    EXPECT_NE(message().find(": usage: "), std::string::npos) << message();
   }
 }
 
