@@ -8,10 +8,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
 #include <map>
 #include <random>
 #include <set>
+#include <system_error>
 
 #include "graft/core/safetensors.h"
 #include "graft/examples/llama/files.h"
@@ -44,7 +46,8 @@ class Programs : public testing::Test {
     argv.push_back(nullptr);
     const std::string files[] = {folder_ / "stdout", folder_ / "stderr"};
     const pid_t pid = fork();
-    if (pid != 0) return pid;
+    if (pid < 0) throw std::system_error(errno, std::generic_category(), "fork");  // never a number that kill() takes for all
+    if (pid > 0) return pid;
     for (int i = 0; i < 2; ++i) dup2(open(files[i].c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), i + 1);
     signal(SIGXFSZ, SIG_IGN);  // writing then fails with an error number
     const rlimit limit{longest, RLIM_INFINITY};
