@@ -92,7 +92,9 @@ struct OneLayer : Module {
 };
 
 int main(int argc, char** argv) try {
-  if (argc != 3) throw ValueError("usage: custom_adapter <model folder> <output folder>");
+  const std::string usage = "usage: custom_adapter <model folder> <output folder>";
+  if (argc == 2 && argv[1] == std::string("--help")) return fmt::print("{}\n", usage), 0;
+  if (argc != 3) throw ValueError(usage);
   const bool gradients = check_gradients_on_every_format();
   Registry registry = Registry::builtin();
   registry.prepend(vera_rule());

@@ -51,7 +51,9 @@ Registry::Rule<LoraConfig> narrow_rule() {
 double largest_difference(const Tensor& a, const Tensor& b) { return amax(reshape(abs(a - b), {-1}), 0).item(); }
 
 int main(int argc, char** argv) try {
-  if (argc != 3) throw ValueError("usage: custom_rule <model folder> <output folder>");
+  const std::string usage = "usage: custom_rule <model folder> <output folder>";
+  if (argc == 2 && argv[1] == std::string("--help")) return fmt::print("{}\n", usage), 0;
+  if (argc != 3) throw ValueError(usage);
   Registry registry = Registry::builtin();
   registry.prepend(narrow_rule());
   registry.prepend(rules::quantized_dora());

@@ -116,9 +116,12 @@ std::vector<std::int64_t> parse_ids(const Fields& fields, const char* name, std:
 }
 
 Tensor (*parse_activation(const std::string& name))(const Tensor&) {
-  for (const auto& [known, function] : activations)
+  std::string names;
+  for (const auto& [known, function] : activations) {
     if (name == known) return function;
-  fail<NotImplementedError>("config.json: hidden_act = \"{}\" is not one of silu, gelu, gelu_new, gelu_pytorch_tanh, relu", name);
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", known);
+  }
+  fail<NotImplementedError>("config.json: hidden_act = \"{}\" is not one of {}", name, names);
 }
 
 DType parse_dtype(const std::string& name) try {

@@ -7,10 +7,12 @@
 
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
+#include "graft/adapters/verify.h"
 #include "graft/core/parallel.h"
 #include "graft/examples/llama/command_line.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/finetune_options.h"
+#include "graft/examples/llama/output_folder.h"
 #include "graft/examples/llama/progress.h"
 #include "graft/examples/llama/tokenizer.h"
 
@@ -89,10 +91,11 @@ int run(const FinetuneOptions& options) {
   if (options.threads > 0) set_thread_pool(make_thread_pool(options.threads));
   const Method& method = find_method(options.method);
   refuse_unsuitable_folder(options);
+  OutputFolder folder(options.out);
   const Tokenizer tokenizer = Tokenizer::load(options.model);
   CausalLM model = load(options.model, options.dtype);
   const Text text = read_data(options, tokenizer);
-  const Settings settings = settings_of(options, text.train);
+  const Settings settings = settings_of(options, text.train, adapters::fingerprint(model));
 
   fmt::print("model     {}: {} layers of width {}, vocabulary {}, {}\n", options.model.string(), model.config().num_hidden_layers,
              model.config().hidden_size, model.config().vocab_size, options.dtype);
@@ -113,8 +116,8 @@ int run(const FinetuneOptions& options) {
   adapters::enable_adapters(model, true);
 
   // Everything was read and understood: from here on there is something to keep.
-  std::filesystem::create_directories(options.out);
-  save(model, trainer, options, settings);
+  const auto save_all = [&] { save(model, trainer, options, settings); };
+  options.resume ? save_all() : folder.first_save(save_all);
 
   fmt::print("\n");
   listen_for_interrupts();
@@ -123,10 +126,10 @@ int run(const FinetuneOptions& options) {
   while (!trainer.done() && !interrupted) {
     const StepReport step = trainer.step();
     progress.step_done(step.step, step.loss, step.tokens);
-    if (options.save_every > 0 && step.step % options.save_every == 0) save(model, trainer, options, settings);
+    if (options.save_every > 0 && step.step % options.save_every == 0) save_all();
   }
   progress.finish();
-  save(model, trainer, options, settings);
+  save_all();
   if (interrupted) {
     fmt::print("interrupted after step {}; what was learned is in {}, and --resume goes on from there\n", trainer.steps_done(),
                options.out.string());

@@ -18,7 +18,9 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
   app.add_option("--model", options.model, "Hugging Face folder of the model");
   app.add_option("--data", options.data, "text file to learn from; without it, the shipped one");
   app.add_option("--held", options.held, "text file to measure on; without it, the last twentieth of the data");
-  app.add_option("--out", options.out, "folder to write the adapter and the training state to");
+  app.add_option("--out", options.out,
+                 "folder to write the adapter and the training state to; a run that fails leaves what it saved last, from which "
+                 "--resume goes on, and no folder if it saved nothing");
   app.add_option("--dtype", dtype, "of the dense weights and of the computation: f32, bf16 or f16");
   std::string names;
   for (const Method& method : methods()) names += fmt::format("\n  {}: {}", method.name, method.description);
@@ -61,7 +63,7 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
   return options;
 }
 
-Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_t> text) {
+Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_t> text, const std::string& base) {
   // FNV-1a over the ids: enough to notice another text.
   std::uint64_t mark = 0xCBF29CE484222325u;
   for (const std::int64_t id : text) mark = (mark ^ static_cast<std::uint64_t>(id)) * 0x100000001B3u;
@@ -85,6 +87,7 @@ Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_
           {"--schedule", training.schedule.name},
           {"--clip", fmt::format("{}", training.clip)},
           {"--seed", fmt::format("{}", training.seed)},
+          {"the weights of --model", base},
           {"the text of --data", fmt::format("{} tokens ({:016x})", text.size(), mark)}};
 }
 

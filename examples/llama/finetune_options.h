@@ -25,11 +25,11 @@ struct FinetuneOptions {
   GenerationOptions generation = {.max_tokens = 60, .sampling = {.temperature = 0.7, .top_p = 0.95, .seed = 1}};
 };
 
-/// What `argv` asks for; nothing after --help or --version, which have printed their answer. ValueError for anything else that is
-/// not understood.
+/// What `argv` asks for; nothing after --help, which has printed its answer. ValueError for anything else that is not understood.
 std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv);
 
-/// Those options that the numbers of a run depend on, and a mark of its text.
-Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_t> text);
+/// Those options that the numbers of a run depend on, a mark of its text, and `base`, that of its model: files may move between
+/// two runs, but not change.
+Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_t> text, const std::string& base);
 
 }  // namespace graft::llama

@@ -118,7 +118,8 @@ TEST(Config, RefusesWhatItDoesNotImplement) {
   const std::pair<json, const char*> cases[] = {
       {{{"model_type", "gpt2"}}, "config.json: model_type = \"gpt2\", and only \"llama\" is understood"},
       {{{"hidden_act", "mish"}},
-       "config.json: hidden_act = \"mish\" is not one of silu, gelu, gelu_new, gelu_pytorch_tanh, relu"},
+       "config.json: hidden_act = \"mish\" is not one of silu, swish, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, gelu_tanh, "
+       "relu"},
       {{{"rope_scaling", {{"type", "yarn"}, {"factor", 2}}}},
        "config.json: rope_type = \"yarn\" is not one of default, linear, llama3"},
       {{{"attention_dropout", 0.1}}, "config.json: attention_dropout = 0.1, and only 0 is understood"},

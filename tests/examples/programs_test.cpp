@@ -2,17 +2,21 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <spawn.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
 #include <map>
+#include <random>
+#include <set>
+#include <system_error>
 
+#include "graft/core/safetensors.h"
 #include "graft/examples/llama/files.h"
-
-extern char** environ;
 
 namespace graft::llama {
 namespace {
@@ -33,20 +37,23 @@ class Programs : public testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  pid_t start(const char* program, const Words& options) const {
+  // A program that can make no file longer than `longest` stands for one that meets a full disk.
+  pid_t start(const char* program, const Words& options, rlim_t longest = RLIM_INFINITY) const {
     Words words{program};
     words.insert(words.end(), options.begin(), options.end());
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 1, (folder_ / "stdout").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    posix_spawn_file_actions_addopen(&actions, 2, (folder_ / "stderr").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    pid_t pid = -1;
-    EXPECT_EQ(posix_spawn(&pid, program, &actions, nullptr, argv.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-    return pid;
+    const std::string files[] = {folder_ / "stdout", folder_ / "stderr"};
+    const pid_t pid = fork();
+    if (pid < 0) throw std::system_error(errno, std::generic_category(), "fork");  // never a number that kill() takes for all
+    if (pid > 0) return pid;
+    for (int i = 0; i < 2; ++i) dup2(open(files[i].c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), i + 1);
+    signal(SIGXFSZ, SIG_IGN);  // writing then fails with an error number
+    const rlimit limit{longest, RLIM_INFINITY};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    execv(program, argv.data());
+    _exit(127);
   }
   // The exit code, or minus the signal that ended it.
   static int wait(pid_t pid) {
@@ -54,7 +61,24 @@ class Programs : public testing::Test {
     waitpid(pid, &status, 0);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
-  int run(const char* program, const Words& options) const { return wait(start(program, options)); }
+  // Waits until the run `pid` has replaced the training state in `out` so many times; false if it ended before.
+  bool waited_for_states(pid_t pid, const std::string& out, unsigned times) const {
+    const fs::path path = folder_ / out / "training_state.safetensors";
+    const auto identity = [&] {  // a file that replaces another has another number
+      struct stat file {};
+      return ::stat(path.c_str(), &file) == 0 ? file.st_ino : 0;
+    };
+    for (ino_t known = identity(); times > 0; usleep(500)) {
+      siginfo_t ended{};
+      waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOHANG | WNOWAIT);
+      if (ended.si_pid != 0) return false;
+      if (const ino_t now = identity(); now != known) known = now, --times;
+    }
+    return true;
+  }
+  int run(const char* program, const Words& options, rlim_t longest = RLIM_INFINITY) const {
+    return wait(start(program, options, longest));
+  }
 
   // The command line of a small run; `more` replaces what it has and adds what it lacks.
   Words training(const std::string& out, const Words& more = {}) const {
@@ -81,6 +105,19 @@ class Programs : public testing::Test {
   }
   std::string output() const { return read_text(folder_ / "stdout"); }
   std::string message() const { return read_text(folder_ / "stderr"); }
+  Words files(const std::string& out) const {
+    Words names;
+    for (const auto& entry : fs::directory_iterator(folder_ / out)) names.push_back(entry.path().filename());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+  // What the last program said is one refusal by finetune, with these words in it.
+  void expect_refusal(const std::string& words) const {
+    const std::string text = message();
+    EXPECT_EQ(text.find("finetune: "), 0u) << text;
+    EXPECT_NE(text.find(words), std::string::npos) << text;
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+  }
   std::string adapter(const std::string& out) const { return read_text(folder_ / out / "adapter_model.safetensors"); }
 
   fs::path folder_;
@@ -102,23 +139,49 @@ TEST_F(Programs, ARunKilledAtAnyMomentAndResumedWritesTheSameBytes) {
   const Words options{"--steps", "20", "--save-every", "1"};
   ASSERT_EQ(run(GRAFT_FINETUNE, training("whole", options)), 0) << message();
 
-  const fs::path state = folder_ / "killed/training_state.safetensors";
-  for (int kills = 0; kills < 3; ++kills) {
-    Words more = options;
-    if (kills > 0) more.push_back("--resume");
-    std::error_code error;
-    const auto before = fs::last_write_time(state, error);
+  constexpr unsigned seed = 3;
+  std::mt19937 random(seed);
+  std::set<std::string> resumed;  // what the runs said about where they went on
+  Words more = options;
+  for (int kills = 0; kills < 4; ++kills) {
+    // Killed a while after its state has changed so often: at some step, within it or within writing.
+    const unsigned changes = 1 + random() % 6, delay = random() % 20'000;
+    SCOPED_TRACE(fmt::format("seed {}, kill {}: {} us after change {} of the state", seed, kills, delay, changes));
     const pid_t pid = start(GRAFT_FINETUNE, training("killed", more));
-    // Killed a while after its state has changed: somewhere within a step or within writing.
-    while (!fs::exists(state) || fs::last_write_time(state, error) == before) usleep(1000);
-    usleep(9000 * static_cast<unsigned>(kills));
+    ASSERT_TRUE(waited_for_states(pid, "killed", changes)) << message();
+    usleep(delay);
     kill(pid, SIGKILL);
     ASSERT_EQ(wait(pid), -SIGKILL) << "it ended before it could be killed";
+    if (kills == 0) more.push_back("--resume");
+    const std::string shown = output();
+    if (const auto at = shown.find("resumed   "); at != std::string::npos)
+      resumed.insert(shown.substr(at, shown.find('\n', at) - at));
   }
-  Words more = options;
-  more.push_back("--resume");
   ASSERT_EQ(run(GRAFT_FINETUNE, training("killed", more)), 0) << message();
   EXPECT_EQ(adapter("killed"), adapter("whole"));
+  EXPECT_GE(resumed.size(), 2u) << "the kills fell at one and the same step";
+}
+
+TEST_F(Programs, ARunGoesOnWithItsOwnModelWhereverThatLies) {
+  const fs::path shipped = GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq";
+  const fs::path moved = folder_ / "moved", other = folder_ / "other";
+  fs::copy(shipped, moved);
+  fs::copy(shipped, other);
+  const auto file = safetensors::File::open(shipped / "model.safetensors");
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, entry] : file.entries()) {
+    const bool changed = name == "model.layers.3.mlp.up_proj.qweight";  // a layer without an adapter
+    tensors.push_back({name, changed ? Tensor::zeros(entry.shape, entry.dtype) : file.tensor(name)});
+  }
+  fs::remove(other / "model.safetensors");
+  safetensors::save(other / "model.safetensors", tensors, file.metadata());
+
+  ASSERT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1"})), 0) << message();
+  const std::string trained = adapter("out");
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1", "--model", other, "--resume"})), 1);
+  EXPECT_NE(message().find("the weights of --model was "), std::string::npos) << message();
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "1", "--model", moved, "--resume"})), 0) << message();
+  EXPECT_EQ(adapter("out"), trained);
 }
 
 TEST_F(Programs, AnInterruptSavesWhatWasLearned) {
@@ -155,11 +218,48 @@ TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
   };
   for (const auto& [more, expected] : cases) {
     EXPECT_EQ(run(GRAFT_FINETUNE, training("out", more)), 1) << more[0];
-    const std::string text = message();
-    EXPECT_EQ(text.find("finetune: "), 0u) << text;
-    EXPECT_NE(text.find(expected), std::string::npos) << text;
-    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+    expect_refusal(expected);
     EXPECT_FALSE(fs::exists(folder_ / "out")) << more[0];
+  }
+}
+
+const Words saved_files{"adapter_config.json", "adapter_model.safetensors", "training_state.safetensors"};
+constexpr rlim_t too_short = 100'000;  // for either file of tensors
+
+TEST_F(Programs, AFirstSaveThatFailsLeavesNothing) {
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("new/out", {"--steps", "1"}), too_short), 1);
+  expect_refusal("training_state.safetensors: cannot be written: File too large");
+  EXPECT_FALSE(fs::exists(folder_ / "new"));
+
+  fs::create_directories(folder_ / "empty");
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("empty", {"--steps", "1"}), too_short), 1);
+  EXPECT_EQ(files("empty"), Words{});
+}
+
+TEST_F(Programs, ALaterSaveThatFailsLeavesTheStateBefore) {
+  const Words options{"--steps", "12", "--save-every", "1"}, resumed{"--steps", "12", "--save-every", "1", "--resume"};
+  ASSERT_EQ(run(GRAFT_FINETUNE, training("whole", options)), 0) << message();
+  const pid_t pid = start(GRAFT_FINETUNE, training("out", options));
+  ASSERT_TRUE(waited_for_states(pid, "out", 3)) << message();
+  const rlimit limit{too_short, RLIM_INFINITY};
+  ASSERT_EQ(prlimit(pid, RLIMIT_FSIZE, &limit, nullptr), 0);
+  EXPECT_EQ(wait(pid), 1);
+  expect_refusal("safetensors: cannot be written: File too large");
+  EXPECT_EQ(files("out"), saved_files);
+  const std::string state = read_text(folder_ / "out/training_state.safetensors");
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", resumed), too_short), 1);
+  expect_refusal("training_state.safetensors: cannot be written: File too large");
+  EXPECT_EQ(read_text(folder_ / "out/training_state.safetensors"), state);
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", resumed)), 0) << message();
+  EXPECT_EQ(adapter("out"), adapter("whole"));
+}
+
+TEST_F(Programs, AnOutputFolderThatCannotBeMadeIsRefusedBeforeAnyWork) {
+  for (const std::string& out : {std::string("data.txt/out"), "new/" + std::string(300, 'a')}) {
+    EXPECT_EQ(run(GRAFT_FINETUNE, training(out, {"--steps", "1"})), 1);
+    expect_refusal(out + ": a folder to write to is wanted: ");
+    EXPECT_EQ(output(), "");
+    EXPECT_FALSE(fs::exists(folder_ / "new"));
   }
 }
 
@@ -173,7 +273,12 @@ TEST_F(Programs, AFolderThatExistsIsNotOverwritten) {
 
 TEST_F(Programs, ALossThatIsNoNumberEndsTheRun) {
   EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "5", "--lr", "1e30"})), 1);
-  EXPECT_NE(message().find("a lower learning rate may help"), std::string::npos) << message();
+  expect_refusal("at step 2: a lower learning rate may help");
+  // What there was before the first step is what was saved last.
+  EXPECT_EQ(files("out"), saved_files);
+  EXPECT_EQ(run(GRAFT_FINETUNE, training("out", {"--steps", "5", "--lr", "1e30", "--resume"})), 1);
+  EXPECT_NE(output().find("resumed   after step 0"), std::string::npos) << output();
+  EXPECT_EQ(run(GRAFT_GENERATE, {"--adapter", folder_ / "out", "--prompt", "hacker: n.", "--max-tokens", "1"}), 0) << message();
 }
 
 TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {
@@ -188,10 +293,19 @@ TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {
   }
 }
 
-TEST_F(Programs, HelpListsTheOptions) {
-  for (const char* program : {GRAFT_FINETUNE, GRAFT_GENERATE}) {
-    EXPECT_EQ(run(program, {"--help"}), 0);
-    EXPECT_NE(output().find("--model"), std::string::npos);
+TEST_F(Programs, HelpSaysWhatAProgramTakes) {
+  const std::pair<const char*, const char*> cases[] = {{GRAFT_FINETUNE, "--model"},
+                                                       {GRAFT_GENERATE, "--model"},
+                                                       {GRAFT_CUSTOM_ADAPTER, "usage: custom_adapter <model folder> "},
+                                                       {GRAFT_CUSTOM_RULE, "usage: custom_rule <model folder> "}};
+  for (const auto& [program, expected] : cases) {
+    EXPECT_EQ(run(program, {"--help"}), 0) << message();
+    EXPECT_NE(output().find(expected), std::string::npos) << output();
+    EXPECT_EQ(message(), "");
+  }
+  for (const char* program : {GRAFT_CUSTOM_ADAPTER, GRAFT_CUSTOM_RULE}) {
+    EXPECT_EQ(run(program, {"too few"}), 1);
+    EXPECT_NE(message().find(": usage: "), std::string::npos) << message();
   }
 }
 

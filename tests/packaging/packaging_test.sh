@@ -3,7 +3,8 @@
 # the static and the shared library; each public header compiles alone; and the README's program is examples/embed.
 set -euo pipefail
 source=$1  # the repository
-launcher=${2:-}
+export CXX=$2  # the compiler of the build, here for CMake, make and the headers alone
+launcher=${3:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1  # so that a compiler cache, where there is one, knows the objects of the last run
@@ -48,6 +49,6 @@ step "public headers alone"
 headers=$(cd "$prefix/include" && find graft -name '*.h' | sort)
 [ "$(wc -l <<<"$headers")" -gt 10 ]
 for header in $headers; do
-  printf '#include "%s"\n' "$header" | g++ -std=c++20 -Wall -Wextra -Werror -fsyntax-only -I "$prefix/include" -x c++ - || { echo "$header does not compile alone"; exit 1; }
+  printf '#include "%s"\n' "$header" | "$CXX" -std=c++20 -Wall -Wextra -Werror -fsyntax-only -I "$prefix/include" -x c++ - || { echo "$header does not compile alone"; exit 1; }
 done
 step "$(wc -l <<<"$headers") headers compile alone"
