@@ -52,6 +52,8 @@ class Adapter {
   virtual std::vector<NamedTensor> state(const std::string& name);
   /// Puts into the configuration what the adapter of the layer at `path` learned about it (AdaLoRA's ranks).
   virtual void describe(AdapterConfig& /*config*/, const std::string& /*path*/, const std::string& /*name*/) const {}
+  /// Called when a file has filled the parameters.
+  virtual void loaded() {}
 
   /// s = factor · the initial scaling; s = factor · s; and back to the initial one. AttributeError for a method without scaling.
   virtual void set_scale(double factor);

@@ -6,6 +6,7 @@
 
 #include "graft/adapters/match.h"
 #include "graft/adapters/model.h"
+#include "graft/adapters/oft.h"
 #include "graft/adapters/verify.h"
 #include "graft/adapters/warning.h"
 #include "graft/adapters/wrappers.h"
@@ -102,6 +103,7 @@ void place(const std::string& path, SlotBase& slot, const Config& config, const 
   std::shared_ptr<LinearBase> base = layer;
   while (const auto wrapper = std::dynamic_pointer_cast<AdapterLayer>(base)) base = wrapper->base_layer();
 
+  if (const auto* awq = quantized(*base, "awq")) check_awq_packer(*awq, options.auto_awq_version);  // whichever rule takes it
   if constexpr (std::is_same_v<Config, LoraConfig>)
     if (const Tensor weight = dense_weight(*base); weight.defined() && lora::takes_from_weight(config.init_lora_weights))
       injection.taken->keep(weight);
@@ -204,6 +206,35 @@ void train_biases(Module& model) {
   });
 }
 
+/// Whether the base has a bias that the configuration trains.
+bool has_bias_to_train(Module& model, const Injection& injection) {
+  if (bias_of(injection.record->config) != "all")
+    return std::any_of(injection.placed.begin(), injection.placed.end(),
+                       [](const auto& placed) { return placed.fresh->bias().defined(); });
+  bool found = false;
+  for_each_base_parameter(model, [&](const std::string& path, Tensor&) { found = found || last_component(path) == "bias"; });
+  return found;
+}
+
+/// Layers whose blocks are so few that OFT's module_dropout switches off none of them.
+std::vector<std::string> never_dropped(const Injection& injection) {
+  std::vector<std::string> paths;
+  for (const auto& placed : injection.placed) {
+    const auto adapter = placed.fresh->adapter(injection.report.adapter_name);
+    const auto* rotation = dynamic_cast<const oft::OFTAdapter*>(adapter.get());
+    if (rotation && rotation->dropped_blocks() == 0) paths.push_back(placed.path);
+  }
+  return paths;
+}
+
+/// What cannot be followed is an error where somebody asks, and a warning where a file is read.
+template <class... Args>
+void object(bool strict, fmt::format_string<Args...> format, Args&&... args) {
+  const std::string words = fmt::format(format, std::forward<Args>(args)...);
+  check(!strict, "{}", words);
+  warn("{}", words);
+}
+
 }  // namespace
 
 Injection prepare_injection(Module& model, const AdapterConfig& config, const InjectOptions& options) {
@@ -240,13 +271,25 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
     target_paths.push_back(path);
   }
   if (targets.empty()) nothing_matched(chosen, injection.report);
-  for (const auto& what : unmatched(config, paths, target_paths)) {
-    check(!options.strict, "nothing in the model is meant by {}", what);
-    warn("nothing in the model is meant by {}", what);
-  }
+  for (const auto& what : unmatched(config, paths, target_paths))
+    object(options.strict, "nothing in the model is meant by {}", what);
+  if (const auto whole = unfiltered(chosen, target_paths); !whole.empty())
+    object(options.strict,
+           "layers_to_transform leaves out {}, but target_modules has the whole path, which is not filtered by layer",
+           fmt::join(whole, ", "));
   for (const auto& [path, slot] : targets)
     std::visit([&, &path = path, &slot = slot](const auto& c) { place(path, *slot, c, options, injection); },
                injection.record->config);
+  if (const std::string bias = bias_of(config); bias != "none" && !has_bias_to_train(model, injection))
+    object(options.strict, "bias is '{}', but {} to train", bias,
+           bias == "all" ? "the model has no bias" : "no layer that gets an adapter has one");
+  if (const auto* turned = std::get_if<OFTConfig>(&config); turned && turned->module_dropout > 0) {
+    const auto paths_of_few = never_dropped(injection);
+    if (!paths_of_few.empty())
+      object(options.strict && paths_of_few.size() == injection.placed.size(),
+             "module_dropout = {} is less than one block of those that these layers have, and drops nothing there: {}",
+             turned->module_dropout, fmt::join(paths_of_few, ", "));
+  }
   if (chosen.exclude_modules.given() && injection.report.excluded.empty()) warn("exclude_modules is given, but excludes nothing");
   copy_saved_modules(model, chosen, injection);
   injection.report.warnings = warnings.messages();

@@ -52,9 +52,10 @@ std::string to_string(const InjectionReport& report);
 struct InjectOptions {
   std::string adapter_name = "default";
   Registry registry = Registry::builtin();
-  std::uint64_t seed = 0;         // every layer gets a seed of its own from this and its path
-  std::string architecture = {};  // "llama", …: chooses targets where the configuration names none
-  bool strict = true;             // refuse names, layer numbers and keys of patterns that mean nothing; false: warn
+  std::uint64_t seed = 0;             // every layer gets a seed of its own from this and its path
+  std::string architecture = {};      // "llama", …: chooses targets where the configuration names none
+  std::string auto_awq_version = {};  // of the packer, where the checkpoint's AWQ layers do not say; empty: unknown, which passes
+  bool strict = true;  // refuse what means nothing for this model: names, layers, keys of patterns, bias, …; false: warn
 };
 
 /// Wraps every linear layer that the configuration means and adds the adapter; layers that are wrapped already get it as a further
@@ -65,7 +66,8 @@ struct InjectOptions {
 /// ValueError when nothing matches (saying whether targets were missing, unknown or all excluded), when a part of the choice means
 /// nothing (see strict), when a target is no linear layer or
 /// all rules decline (with each rule's reason), when the name is taken, or when a second adapter with bias ≠ "none" or a second
-/// trainable AdaLoRA adapter is added; and whatever validate() and the layers refuse. The model is as before then.
+/// trainable AdaLoRA adapter is added; ImportError for an AWQ layer that AutoAWQ before 0.2.0 packed; and whatever validate() and the
+/// layers refuse. The model is as before then.
 InjectionReport inject(Module& model, const AdapterConfig& config, const InjectOptions& options = {});
 
 /// Dense weights that an initial scheme takes its factors out of (olora, pissa).

@@ -49,7 +49,7 @@ class QALoraLinearVariant final : public LoraAdapter {
   /// The change [out, in / group] that every feature of a group gets: y[o] += Σ_i group_delta[o, i / group] · x[i].
   Tensor group_delta() const;
 
-  // NotImplementedError, all of them: a dense weight is no place for this change; merge.h merges it into zero points.
+  // NotImplementedError, all of them: a dense weight is no place for this change; qalora_merge.h merges it into zero points.
   Tensor merged(const Tensor& weight, bool safe) override;
   Tensor unmerged(const Tensor& weight) override;
   Tensor delta_weight() const override;

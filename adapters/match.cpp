@@ -75,6 +75,12 @@ std::optional<std::int64_t> layer_index(const Selection& s, const std::string& p
   return {};
 }
 
+bool in_wanted_layer(const Selection& s, const std::string& path) {
+  if (s.layers_to_transform.empty()) return true;
+  const auto index = layer_index(s, path);
+  return index && std::find(s.layers_to_transform.begin(), s.layers_to_transform.end(), *index) != s.layers_to_transform.end();
+}
+
 }  // namespace
 
 Selection selection(const AdapterConfig& config) {
@@ -93,10 +99,7 @@ Match match(const Selection& s, const std::string& path) {
   if (std::find(names.begin(), names.end(), path) != names.end()) return Match::yes;  // a whole path is not filtered by layer
   if (std::none_of(names.begin(), names.end(), [&](const auto& name) { return ends_with_component(path, name); }))
     return Match::no;
-  if (s.layers_to_transform.empty()) return Match::yes;
-  const auto index = layer_index(s, path);
-  return verdict(index &&
-                 std::find(s.layers_to_transform.begin(), s.layers_to_transform.end(), *index) != s.layers_to_transform.end());
+  return verdict(in_wanted_layer(s, path));
 }
 
 std::vector<std::string> unmatched(const AdapterConfig& config, const std::vector<std::string>& paths,
@@ -118,6 +121,13 @@ std::vector<std::string> unmatched(const AdapterConfig& config, const std::vecto
     keys("rank_pattern", lora->rank_pattern);
     keys("alpha_pattern", lora->alpha_pattern);
   }
+  return found;
+}
+
+std::vector<std::string> unfiltered(const Selection& s, const std::vector<std::string>& targets) {
+  std::vector<std::string> found;
+  for (const auto& path : targets)
+    if (!in_wanted_layer(s, path)) found.push_back(path);
   return found;
 }
 

@@ -31,6 +31,8 @@ Match match(const Selection& selection, const std::string& path);
 /// through, and keys of rank_pattern and alpha_pattern that match none of the targets; each as "target_modules: gate_proj".
 std::vector<std::string> unmatched(const AdapterConfig& config, const std::vector<std::string>& paths,
                                    const std::vector<std::string>& targets);
+/// Those of `targets` that layers_to_transform leaves out, and that are meant all the same: by a whole path, which it does not filter.
+std::vector<std::string> unfiltered(const Selection& selection, const std::vector<std::string>& targets);
 
 /// "all-linear" spelled out: the paths of all linear layers below `model`, dense or quantized or already wrapped, except the output
 /// embedding (named lm_head, embed_out or output) and, for task SEQ_CLS, the classifier (score, classifier) instead.

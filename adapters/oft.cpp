@@ -160,24 +160,34 @@ void OFTAdapter::visit(Visitor& visitor, const std::string& name) {
   visitor.generator(fmt::format("oft_R.{}.dropout", name), generator_);
 }
 
+void OFTAdapter::move_inside() const {
+  const Tensor& weight = rotation_.weight;
+  if (!rotation_.options().coft || weight.count() == 0) return;
+  const NoGrad no_grad;
+  const Tensor inside = rotation_.projected();
+  const bool moved = norm(to(inside - weight, DType::f64)).item() > 0;
+  if (moved) weight.copy_(inside);  // never without need: a pending backward() refuses a parameter that changed
+}
+
 Tensor OFTAdapter::generators(bool training) const {
   const Tensor& weight = rotation_.weight;
   if (!rotation_.options().coft || weight.count() == 0) return weight;
-  const Tensor inside = rotation_.projected();
   // Training projects the parameter itself. Inference leaves it alone, so that threads can share it, and differentiates at the projected
   // point as if the parameter were there.
-  if (!training) return record("coft", inside).wrt(weight, [](const Tensor& dy) { return dy; });
-  const NoGrad no_grad;
-  const bool moved = norm(to(inside - weight, DType::f64)).item() > 0;
-  if (moved) weight.copy_(inside);  // never without need: a pending backward() refuses a parameter that changed
+  if (!training) return record("coft", rotation_.projected()).wrt(weight, [](const Tensor& dy) { return dy; });
+  move_inside();
   return weight;
+}
+
+std::int64_t OFTAdapter::dropped_blocks() const {
+  // Less than one in all for a single block, as the probability is below 1.
+  return static_cast<std::int64_t>(rotation_.options().module_dropout * static_cast<double>(rotation_.weight.dim(0)));
 }
 
 Tensor OFTAdapter::blocks(bool training) const {
   Tensor R = rotation_.matrix(generators(training));
-  const double p = rotation_.options().module_dropout;
-  const std::int64_t count = R.dim(0), dropped = static_cast<std::int64_t>(p * static_cast<double>(count));
-  if (!training || count == 1 || dropped == 0) return R;
+  const std::int64_t count = R.dim(0), dropped = dropped_blocks();
+  if (!training || dropped == 0) return R;
   // Exactly `dropped` blocks, chosen without replacement, become the identity.
   const auto keys = uniform({count}, 0, 1, generator_).to_vector<float>();
   std::vector<std::int64_t> order(count);

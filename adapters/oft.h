@@ -32,7 +32,7 @@ struct Options {
 };
 Options options(const OFTConfig& config, std::uint64_t seed = 0);
 
-/// Where half-precision inputs are rounded.
+/// Where half-precision inputs are rounded. Injection takes the first for GPTQ and EETQ; rules::oft_per_rotation() offers the second.
 enum class Casts {
   wide,  // the rotated input stays in the adapter's dtype; a quantized base computes there and its result is cast back (PEFT ≤ 0.18)
   per_rotation,  // cast back to the input's dtype after every rotation (AWQ; everywhere in PEFT ≥ 0.19)
@@ -82,6 +82,8 @@ class OFTAdapter final : public Adapter {
   Tensor input(const Tensor& x, const AdapterCall& call) const override;
   Tensor output(const Tensor& y, const Tensor& x, const AdapterCall& call) const override;
   bool turns_input() const override { return true; }
+  /// COFT: puts the parameter itself into its ball, where every use of it would take it.
+  void loaded() override { move_inside(); }
 
   /// OFT has no scaling: set_scale() is an AttributeError, as in PEFT, and the other two warn and do nothing.
   void scale(double factor) override;
@@ -93,11 +95,14 @@ class OFTAdapter final : public Adapter {
   Tensor unmerged(const Tensor& weight) override;
 
   OFTRotation& rotation() { return rotation_; }
+  /// How many blocks module_dropout switches off in a training call: none if there is one block, or one for all.
+  std::int64_t dropped_blocks() const;
 
  private:
   OFTAdapter(LinearBase& base, const Options& options, Casts casts, Generator generator);
   Tensor generators(bool training) const;
   Tensor blocks(bool training) const;
+  void move_inside() const;
   Casts casts_;
   mutable Generator generator_;
   OFTRotation rotation_;

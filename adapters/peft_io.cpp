@@ -136,6 +136,7 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
                                            .registry = options.registry,
                                            .seed = options.seed,
                                            .architecture = options.architecture,
+                                           .auto_awq_version = options.auto_awq_version,
                                            .strict = false});
   const auto base_there = file.metadata().find(base_key);
   if (base_there != file.metadata().end() && base_there->second != injection.record->base_fingerprint) {
@@ -181,6 +182,7 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
     check(report.unused.empty(), "{}: these tensors belong to nothing that the configuration and the model have: {}",
           (folder / tensor_file).string(), fmt::join(report.unused, ", "));
   }
+  for (const auto& placed : injection.placed) placed.fresh->adapter(options.adapter_name)->loaded();
   for (const auto& [path, tensor] : biases) base.at(path).copy_(tensor);
   report.injection = commit_injection(model, std::move(injection));
   report.warnings = warnings.messages();

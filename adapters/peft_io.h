@@ -26,6 +26,7 @@ struct LoadOptions {
   Registry registry = Registry::builtin();
   std::uint64_t seed = 0;
   std::string architecture = {};
+  std::string auto_awq_version = {};  // as for inject()
 };
 struct LoadReport {
   InjectionReport injection;

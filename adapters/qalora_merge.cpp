@@ -5,6 +5,8 @@
 #include <map>
 
 #include "graft/adapters/model.h"
+#include "graft/adapters/verify.h"
+#include "graft/adapters/warning.h"
 #include "graft/adapters/wrappers.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/safetensors.h"
@@ -14,8 +16,14 @@ namespace graft::adapters {
 namespace {
 
 constexpr const char* suffix = ".zero_shift";
+constexpr const char* base_key = "graft.base";
+constexpr const char* shifted = "; zero points shifted by a merged adapter";
 
 quant::Stored stored(const quant::QuantLinear& layer) {
+  check<AttributeError>(
+      !layer.format().reading.ends_with(shifted),
+      "the zero points of this layer were shifted before and are fractions now; a second adapter cannot be merged "
+      "into them, only into those of the checkpoint");
   quant::Stored tensors{
       .module = {}, .description = layer.format(), .in = layer.in_features(), .out = layer.out_features(), .tensors = {}};
   for (const auto& [name, tensor] : layer.original()) tensors.tensors[name] = tensor;
@@ -101,7 +109,7 @@ std::shared_ptr<quant::QuantLinear> with_shifted_zeros(const std::shared_ptr<qua
   for (std::int64_t k = 0; k < decoded.in; ++k) in_order = in_order && groups[k] == k / length;
   decoded.groups = std::move(groups);
   decoded.group_size = in_order ? length : 0;
-  decoded.description.reading += "; zero points shifted by a merged adapter";
+  decoded.description.reading += shifted;
   return quant::make_layer(decoded, {}, layer->bias().defined() ? layer->bias().dtype() : DType::f32);
 }
 
@@ -127,23 +135,36 @@ void merge_qalora(Module& model, const std::string& name) {
 void save_zero_shifts(Module& model, const std::filesystem::path& file, const std::string& name) {
   std::vector<NamedTensor> tensors;
   for (const auto& [path, adapter] : qalora_adapters(model, name)) tensors.push_back({path + suffix, adapter->group_delta()});
-  safetensors::save(file, tensors, {{"format", "graft zero shifts"}});
+  safetensors::save(file, tensors, {{"format", "graft zero shifts"}, {base_key, fingerprint(model)}});
 }
 
-void load_zero_shifts(Module& model, const std::filesystem::path& file) {
+void load_zero_shifts(Module& model, const std::filesystem::path& file, bool same_base) {
   const auto shifts = safetensors::File::open(file);
   std::map<std::string, SlotBase*> slots;
   for_each_slot(model, [&](const std::string& path, SlotBase& slot) { slots.emplace(path, &slot); });
-  std::vector<std::pair<SlotBase*, std::shared_ptr<Module>>> replacements;
+  struct Place {
+    SlotBase* slot;
+    std::shared_ptr<quant::QuantLinear> layer;
+    Tensor shift;
+  };
+  std::vector<Place> places;
   for (const auto& [name, entry] : shifts.entries()) {
     check(name.ends_with(suffix), "{}: tensor {} is no shift of zero points", file.string(), name);
     const std::string path = name.substr(0, name.size() - std::string_view(suffix).size());
     const auto slot = slots.find(path);
     check(slot != slots.end(), "{}: the model has no layer {}", file.string(), path);
     const auto layer = std::dynamic_pointer_cast<LinearBase>(slot->second->module());
-    replacements.emplace_back(slot->second, with_shifted_zeros(quantized_layer(path, layer), shifts.tensor(name)));
+    places.push_back({slot->second, quantized_layer(path, layer), shifts.tensor(name)});
   }
-  for (const auto& [slot, layer] : replacements) slot->replace(layer);
+  const auto base = shifts.metadata().find(base_key);
+  if (const std::string here = fingerprint(model); base != shifts.metadata().end() && base->second != here) {
+    const auto words = fmt::format("{}: the shifts were saved over another base (fingerprint {}) than this model ({})",
+                                   file.string(), base->second, here);
+    check(!same_base, "{}", words);
+    warn("{}", words);
+  }
+  for (Place& place : places) place.layer = with_shifted_zeros(place.layer, place.shift);
+  for (const Place& place : places) place.slot->replace(place.layer);
 }
 
 PackedExport export_packed(const quant::QuantLinear& layer, const Tensor& shift) {

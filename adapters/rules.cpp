@@ -20,11 +20,7 @@ Verdict has_dense_weight(const LinearBase& layer) {
 
 template <class Config>
 auto has(const char* method) {
-  return [=](const LinearBase& layer, const Config&) {
-    const Verdict verdict = has_method(layer, method);
-    if (verdict && std::string_view(method) == "awq") adapters::check_awq_packer(*adapters::quantized(layer, method), "");
-    return verdict;
-  };
+  return [=](const LinearBase& layer, const Config&) { return has_method(layer, method); };
 }
 
 template <class Config>
@@ -105,6 +101,20 @@ Registry::Rule<LoraConfig> rules::quantized_dora() {
 }
 Registry::Rule<LoraConfig> rules::quantized_qalora() {
   return quantized_variant<lora::QALoraLinearVariant>("lora/quantized-qalora", "lora.QuantizedQALora", &LoraConfig::use_qalora);
+}
+Registry::Rule<OFTConfig> rules::oft_per_rotation() {
+  return {.name = "oft/per-rotation",
+          .accepts =
+              [](const LinearBase& layer, const OFTConfig&) {
+                return adapters::quantized(layer, "eetq") ? Verdict::accept() : has_method(layer, "gptq");
+              },
+          .make = [](std::shared_ptr<LinearBase> base, const std::string& name, const OFTConfig& config,
+                     std::uint64_t seed) -> std::shared_ptr<AdapterLayer> {
+            const oft::Options options = oft::options(config, seed);
+            if (adapters::quantized(*base, "eetq"))
+              return std::make_shared<oft::EetqOFTLinear>(base, name, options, oft::Casts::per_rotation);
+            return std::make_shared<oft::GPTQOFTLinear>(base, name, options, oft::Casts::per_rotation);
+          }};
 }
 
 }  // namespace graft

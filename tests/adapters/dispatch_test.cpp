@@ -58,6 +58,18 @@ TEST(Dispatch, AutoGptqsLayersAreTakenWhenTheConfigNamesTheirClass) {
   EXPECT_FALSE(gptq_takes(layer, &config));
 }
 
+TEST(Dispatch, EveryLayoutOfAwqIsTaken) {
+  const auto made = std::dynamic_pointer_cast<quant::QuantLinear>(test::make_base("awq", 64, 32));
+  for (const char* layout : {"gemm", "gemv", "gemv_fast", "llm-awq"}) {
+    quant::Description description = made->format();
+    description.layout = layout;
+    const auto layer = std::make_shared<quant::QuantLinear>(
+        description, std::shared_ptr<const quant::Packed>(made, &made->packed()), Tensor(), made->original());
+    EXPECT_NE(lora::dispatch_awq(layer, "default", {.r = 4}), nullptr) << layout;
+    EXPECT_NE(oft::dispatch_awq(layer, "default", {.r = 4}), nullptr) << layout;
+  }
+}
+
 TEST(Dispatch, TheVersionOfAwqsPackerIsThatOfTheFileOrTheCallers) {
   const auto take = [](const std::shared_ptr<LinearBase>& layer, const std::string& version) {
     EXPECT_NE(lora::dispatch_awq(layer, "default", {.r = 4}, {.auto_awq_version = version}), nullptr);

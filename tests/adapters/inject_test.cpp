@@ -249,6 +249,25 @@ TEST(Inject, AUsersRuleComesFirst) {
   }
 }
 
+TEST(Inject, TheCallersVersionOfAwqsPackerHoldsForEveryRule) {
+  auto registry = Registry::builtin();
+  registry.prepend(rules::quantized_dora());
+  registry.prepend(rules::quantized_qalora());
+  const std::vector<AdapterConfig> configs = {on_q(), LoraConfig{.r = 2, .target_modules = {"q_proj"}, .use_dora = true},
+                                              LoraConfig{.r = 2, .target_modules = {"q_proj"}, .use_qalora = true},
+                                              AdaLoraConfig{.total_step = 10, .target_modules = {"q_proj"}},
+                                              OFTConfig{.oft_block_size = 16, .target_modules = {"q_proj"}}};
+  for (const auto& config : configs) {
+    Model awq("awq");
+    expect_error<ImportError>([&] { inject(awq, config, {.registry = registry, .auto_awq_version = "0.1.8"}); },
+                              "packed by AutoAWQ 0.1.8; 0.2.0 is the first version that is supported");
+    EXPECT_TRUE(adapter_names(awq).empty());
+    inject(awq, config, {.registry = registry, .auto_awq_version = "0.2.9"});
+    Model gptq("gptq");
+    EXPECT_NO_THROW(inject(gptq, config, {.registry = registry, .auto_awq_version = "0.1.8"}));
+  }
+}
+
 TEST(Inject, MethodsCanShareALayer) {
   Model model("eetq");
   inject(model, on_q());

@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 
+#include "graft/adapters/inject.h"
+#include "graft/adapters/peft_io.h"
+#include "graft/adapters/rules.h"
 #include "graft/adapters/warning.h"
 #include "graft/autograd/gradcheck.h"
 #include "graft/autograd/ops.h"
@@ -212,6 +216,33 @@ TEST(COFT, GradientsAreThoseAtTheProjectedPoint) {
             adapter_of(*plain).rotation().weight.grad().to_vector<float>());
 }
 
+TEST(COFT, LoadingPutsTheParameterIntoItsBall) {
+  const test::TemporaryFolder folder;
+  OFTConfig config{.oft_block_size = 16, .target_modules = {"q_proj"}, .eps = 0.5};
+  const auto first = [](test::Model& model) -> Tensor& {
+    auto& layer = dynamic_cast<AdapterLayer&>(*model.layers[0]->q_proj);
+    return adapter_of(layer).rotation().weight;
+  };
+  test::Model free;  // its generators lie outside, as after a step of an optimizer
+  adapters::inject(free, config);
+  first(free).copy_(test::random(first(free).shape(), 3, DType::f32, 1));
+  for (const bool coft : {false, true}) {
+    config.coft = coft;
+    adapters::save_pretrained(free, folder.path());
+    std::ofstream(folder.path() + "/adapter_config.json") << to_json(config);
+    test::Model model;
+    adapters::load_pretrained(model, folder.path(), {.is_trainable = true});
+    const Tensor loaded = first(model).clone();
+    const double expected = coft ? 0.5 / 2 : norm(slice(first(free), 0, 0, 1)).item() * std::sqrt(2.0);  // four blocks
+    EXPECT_NEAR(norm(slice(loaded, 0, 0, 1)).item() * std::sqrt(2.0), expected, 1e-6 * expected);
+    // Already inside, it comes through the next folder bit for bit.
+    adapters::save_pretrained(model, folder.path());
+    test::Model again;
+    adapters::load_pretrained(again, folder.path());
+    EXPECT_EQ(first(again).to_vector<float>(), loaded.to_vector<float>());
+  }
+}
+
 // ---- merging, casts, refusals ----
 
 TEST(OFT, MergesAndComesOutAgain) {
@@ -252,6 +283,35 @@ TEST(OFT, QuantizedBasesComputeInTheAdaptersDtypeOrInTheInputs) {
     EXPECT_EQ(layer.forward(half).dtype(), DType::bf16);
     EXPECT_EQ(distance(to(layer.forward(half), DType::f32), to(to(layer.base_layer()->forward(turned), DType::bf16), DType::f32)),
               0);
+  }
+}
+
+TEST(OFT, TodaysOrderOfCastsIsARuleOfInjectionAndLoading) {
+  const Tensor half = to(x, DType::bf16);
+  const test::TemporaryFolder folder;
+  auto today = Registry::builtin();
+  today.prepend(rules::oft_per_rotation());
+  for (const std::string format : {"gptq", "eetq"}) {
+    const auto turned = [&](test::Model& model) {
+      auto& layer = dynamic_cast<AdapterLayer&>(*model.layers[0]->q_proj);
+      EXPECT_EQ(layer.type_name(), format == "gptq" ? "oft.GPTQOFTLinear" : "oft.EetqOFTLinear");
+      return adapter_of(layer).input(half, {*layer.base_layer(), false}).dtype();
+    };
+    const OFTConfig config{.oft_block_size = 16, .target_modules = {"q_proj"}};
+    test::Model builtin(format), asked(format), loaded(format);
+    adapters::inject(builtin, config);
+    EXPECT_EQ(turned(builtin), DType::f32);
+    EXPECT_EQ(adapters::inject(asked, config, {.registry = today}).targets[0].rule, "oft/per-rotation");
+    EXPECT_EQ(turned(asked), DType::bf16);
+    adapters::save_pretrained(builtin, folder.path());
+    adapters::load_pretrained(loaded, folder.path(), {.registry = today});
+    EXPECT_EQ(turned(loaded), DType::bf16);
+  }
+  for (const std::string format : {"dense", "awq"}) {
+    test::Model model(format);
+    const auto report =
+        adapters::inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"q_proj"}}, {.registry = today});
+    EXPECT_EQ(report.targets[0].rule, "oft/" + format);
   }
 }
 

@@ -7,6 +7,7 @@
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/rules.h"
+#include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
 #include "graft/quant/pack_checkpoint.h"
 #include "graft/quant/round_to_nearest.h"
@@ -129,6 +130,44 @@ TEST(QALoraMergeModel, OtherAdaptersStay) {
   EXPECT_LT(distance(model.forward(input), y), 1e-5 * largest(y));
 }
 
+TEST(QALoraMergeModel, ASecondMergeIsRefusedAndChangesNothing) {
+  const LoraConfig config{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false, .use_qalora = true};
+  test::Model model("gptq");
+  inject(model, config);
+  merge_qalora(model);
+  inject(model, config, {.adapter_name = "second", .seed = 1});
+  const Tensor input = test::random({3, 64}, 5), y = model.forward(input);
+  expect_error<AttributeError>(
+      [&] { merge_qalora(model, "second"); },
+      "the zero points of this layer were shifted before and are fractions now; a second adapter cannot");
+  EXPECT_EQ(adapter_names(model), std::vector<std::string>{"second"});
+  EXPECT_EQ(distance(model.forward(input), y), 0);
+}
+
+TEST(ZeroShift, AFileIsForTheBaseThatItWasSavedOver) {
+  const test::TemporaryFolder folder;
+  const std::string file = folder.path() + "/shifts.safetensors";
+  const auto model = adapted("gptq");
+  save_zero_shifts(*model, file);
+  merge_qalora(*model);
+  const Tensor y = model->linear->forward(x);
+  // The merged model itself is another base by now, and so is one in another format.
+  Box other(base_of("awq"));
+  for (Box* wrong : {&other, model.get()}) {
+    const Tensor before = wrong->linear->forward(x);
+    expect_error<ValueError>([&] { load_zero_shifts(*wrong, file); }, "the shifts were saved over another base");
+    EXPECT_EQ(distance(wrong->linear->forward(x), before), 0);
+  }
+  const WarningScope warnings;
+  load_zero_shifts(other, file, false);
+  ASSERT_EQ(warnings.messages().size(), 1u);
+  EXPECT_NE(warnings.messages()[0].find("the shifts were saved over another base"), std::string::npos);
+  EXPECT_GT(distance(other.linear->forward(x), Box(base_of("awq")).linear->forward(x)), 0);
+  Box same(base_of("gptq"));
+  load_zero_shifts(same, file);
+  EXPECT_EQ(distance(same.linear->forward(x), y), 0);
+}
+
 TEST(ZeroShift, RefusesShiftsThatDoNotFit) {
   const auto layer = quantized(Box(base_of("gptq")));
   expect_error<TypeError>([&] { with_shifted_zeros(layer, {}); }, "must be a floating tensor");
@@ -141,7 +180,13 @@ TEST(ZeroShift, RefusesShiftsThatDoNotFit) {
   expect_error<ValueError>([&] { with_shifted_zeros(layer, Tensor::zeros({32, 5})); }, "has the shape [32, 5]");
   expect_error<ValueError>([&] { with_shifted_zeros(layer, Tensor::full({32, 4}, NAN)); }, "is not finite");
   const auto merged = with_shifted_zeros(layer, Tensor::ones({32, 4}));
-  expect_error<AttributeError>([&] { with_shifted_zeros(merged, Tensor::ones({32, 4})); }, "was not made from stored tensors");
+  expect_error<AttributeError>(
+      [&] {
+        with_shifted_zeros(merged, Tensor::ones({32, 4}));
+      },
+      "the zero points of this layer were shifted before");
+  const quant::QuantLinear bare(layer->format(), std::shared_ptr<const quant::Packed>(layer, &layer->packed()));
+  expect_error<AttributeError>([&] { export_packed(bare, Tensor::zeros({32, 2})); }, "was not made from stored tensors");
 }
 
 // ---- packed integers ----

@@ -119,6 +119,70 @@ TEST(Requests, BlocksThatDoNotDivideBecomeTheNearestDivisor) {
   expect_error<ValueError>([] { oft::resolve_blocks(64, -8, 0); }, "they are -8 and 0");
 }
 
+/// inject() refuses with these words and changes nothing; with strict = false, and for a folder, it warns with them and goes on.
+void expect_refused_or_warned(const std::string& format, const AdapterConfig& config, const std::string& words) {
+  Model model(format);
+  expect_error<ValueError>([&] { inject(model, config); }, words);
+  EXPECT_TRUE(adapter_names(model).empty());
+  EXPECT_EQ(inject(model, config, {.strict = false}).warnings, std::vector<std::string>{words});
+  EXPECT_EQ(adapter_names(model), std::vector<std::string>{"default"});
+  const test::TemporaryFolder folder;
+  save_pretrained(model, folder.path());
+  Model loaded(format);
+  EXPECT_EQ(load_pretrained(loaded, folder.path()).injection.warnings, std::vector<std::string>{words});
+  EXPECT_EQ(adapter_names(loaded), std::vector<std::string>{"default"});
+}
+
+TEST(Requests, AWholePathBesideLayersThatLeaveItOut) {
+  const std::string q0 = "model.layers.0.q_proj";
+  expect_refused_or_warned("gptq", LoraConfig{.target_modules = {q0, "v_proj"}, .layers_to_transform = {1}},
+                           "layers_to_transform leaves out model.layers.0.q_proj, but target_modules has the whole path, which "
+                           "is not filtered by layer");
+  expect_refused_or_warned(
+      "dense", OFTConfig{.oft_block_size = 16, .target_modules = {"lm_head", "v_proj"}, .layers_to_transform = {1}},
+      "layers_to_transform leaves out lm_head, but target_modules has the whole path, which is not filtered by layer");
+  Model model;
+  EXPECT_EQ(inject(model, LoraConfig{.target_modules = {q0, "v_proj"}, .layers_to_transform = {0}}).targets.size(), 2u);
+}
+
+TEST(Requests, ABiasToTrainWhereThereIsNone) {
+  for (const char* format : {"dense", "awq"}) {
+    expect_refused_or_warned(format, LoraConfig{.target_modules = {"q_proj"}, .bias = "all"},
+                             "bias is 'all', but the model has no bias to train");
+    expect_refused_or_warned(format, LoraConfig{.target_modules = {"q_proj"}, .bias = "lora_only"},
+                             "bias is 'lora_only', but no layer that gets an adapter has one to train");
+  }
+  // One somewhere is enough for "all", and not for the layers' own.
+  Model model;
+  model.lm_head = make_base("dense", 64, 32, true);
+  expect_error<ValueError>(
+      [&] { inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"q_proj"}, .bias = "oft_only"}); },
+      "bias is 'oft_only', but no layer that gets an adapter has one");
+  EXPECT_TRUE(inject(model, OFTConfig{.oft_block_size = 16, .target_modules = {"q_proj"}, .bias = "all"}).warnings.empty());
+  EXPECT_TRUE(model.lm_head->bias().requires_grad());
+}
+
+TEST(Requests, ModuleDropoutThatIsLessThanOneBlock) {
+  const auto turned = [](std::int64_t block_size, double p, bool share = false) {
+    return OFTConfig{
+        .oft_block_size = block_size, .module_dropout = p, .target_modules = {"lm_head", "q_proj"}, .block_share = share};
+  };
+  const auto words = [](double p, const std::string& layers) {
+    return fmt::format("module_dropout = {} is less than one block of those that these layers have, and drops nothing there: {}",
+                       p, layers);
+  };
+  const std::string all = "model.layers.0.q_proj, model.layers.1.q_proj, lm_head";
+  expect_refused_or_warned("eetq", turned(64, 0.9), words(0.9, all));
+  expect_refused_or_warned("gptq", turned(16, 0.2), words(0.2, all));
+  expect_refused_or_warned("dense", turned(16, 0.5, true), words(0.5, all));
+  // Where some layers have blocks enough, the request means something.
+  Model model;
+  EXPECT_TRUE(inject(model, turned(16, 0.25)).warnings.empty());
+  Model mixed;
+  mixed.lm_head = make_base("dense", 16, 32);
+  EXPECT_EQ(inject(mixed, turned(16, 0.25)).warnings, std::vector<std::string>{words(0.25, "lm_head")});
+}
+
 TEST(Requests, WeightsThatASchemeTookApartComeBackWhenAnotherLayerRefuses) {
   for (const char* scheme : {"olora", "pissa", "PiSSA_niter_2"}) {
     Model model;

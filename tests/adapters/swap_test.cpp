@@ -107,7 +107,7 @@ struct Served {
   }
 };
 
-class SwapThreads : public testing::TestWithParam<const char*> {};
+class SwapThreads : public testing::TestWithParam<std::string> {};
 
 TEST_P(SwapThreads, EveryResultIsALegalOne) {
   Served served(GetParam());
@@ -182,7 +182,7 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
       else layer.add_adapter("guest", served.guest);
     });
   };
-  constexpr int operations = 100'000 / 2, threads = 8;  // for each of the two formats
+  constexpr int operations = 100'032 / 4, threads = 8;  // for each of the four formats; an even number for each thread
   run_together({[&](int i) {
                   const NoGrad no_grad;
                   choose(i);
@@ -231,8 +231,7 @@ TEST_P(SwapThreads, WholeModelsServeWhileAdaptersAreInjectedAndDeleted) {
   EXPECT_EQ(adapters::adapter_names(model), (Names{"a", "b"}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, SwapThreads, testing::Values("dense", "gptq"),
-                         [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Formats, SwapThreads, testing::ValuesIn(test::formats), [](const auto& info) { return info.param; });
 
 /// As many layers as a model of seven billion parameters has, all around one small base.
 struct Tower final : Module {

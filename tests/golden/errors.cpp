@@ -279,7 +279,7 @@ void add_models(std::vector<Line>& lines) {
       {"add_adapter: name exists", [] { add(*boxed(lora_config()), lora_config(), "default"); }},
       {"add_adapter: another method", [] { add(*boxed(lora_config()), oft_config()); }},
       {"add_adapter: two adapters with bias",
-       [=] { const LoraConfig c = with(&LoraConfig::bias, "all"); add(*boxed(c), c); }},
+       [=] { const LoraConfig c = with(&LoraConfig::bias, "all"); add(*boxed(c, dense(true)), c); }},
       {"nothing matched", inject(targets({"nothing"}))},
       {"nothing matched, regular expression", inject(targets(".*nothing"))},
       {"nothing matched, everything excluded", inject(with(&LoraConfig::exclude_modules, Targets{"lin"}))},
