@@ -59,7 +59,7 @@ int main(int argc, char** argv) try {
   registry.prepend(rules::quantized_dora());
 
   llama::CausalLM model = llama::load(argv[1]), bare = llama::load(argv[1]), opened = llama::load(argv[1]);
-  LoraConfig config{.r = 12, .target_modules = {"q_proj", "k_proj", "lm_head"}, .layers_to_transform = {0}};
+  LoraConfig config{.r = 12, .target_modules = R"(.*\.0\.self_attn\.[qk]_proj|lm_head)"};
   const auto plain = adapters::inject(model, config, {.registry = registry});
   config.use_dora = true;
   const auto dora = adapters::inject(model, config, {.adapter_name = "dora", .registry = registry});
