@@ -118,10 +118,9 @@ Tensor orthogonal_regulariser(Module& model) {
   std::int64_t matrices = 0;
   double weight = 0;
   adapters::for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
-    for (const auto& name : layer.adapter_names()) {
-      const auto adapter = std::dynamic_pointer_cast<AdaLoraAdapter>(layer.adapter(name));
-      if (!adapter || !layer.trainable(name)) continue;
-      const auto record = layer.record(name);
+    for (const auto& [name, any, record, in_use, trainable] : layer.adapters()) {
+      const auto* adapter = dynamic_cast<const AdaLoraAdapter*>(any.get());
+      if (!adapter || !trainable) continue;
       check(record != nullptr, "AdaLoRA's regulariser: adapter '{}' was added by hand and has no configuration", name);
       weight = std::get<AdaLoraConfig>(record->config).orth_reg_weight;
       for (const Tensor& factor : {adapter->A, adapter->B.t()}) {

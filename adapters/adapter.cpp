@@ -72,7 +72,11 @@ const AdapterLayer::Entry* AdapterLayer::State::find(const std::string& name) co
 
 const AdapterLayer::Entry& AdapterLayer::State::at(const std::string& name, const AdapterLayer& layer) const {
   const Entry* entry = find(name);
-  if (!entry) fail("{}: there is no adapter '{}', only {}", layer.type_name(), name, fmt::join(layer.adapter_names(), ", "));
+  if (!entry) {
+    std::vector<std::string_view> names;
+    for (const Entry& known : entries) names.push_back(known.name);
+    fail("{}: there is no adapter '{}', only {}", layer.type_name(), name, fmt::join(names, ", "));
+  }
   return *entry;
 }
 
@@ -143,6 +147,13 @@ std::vector<std::string> AdapterLayer::adapter_names() const {
   std::vector<std::string> names;
   for (const auto now = state(); const Entry& entry : now->entries) names.push_back(entry.name);
   return names;
+}
+
+std::vector<AdapterLayer::Named> AdapterLayer::adapters() const {
+  std::vector<Named> all;
+  for (const auto now = state(); const Entry& entry : now->entries)
+    all.push_back({entry.name, entry.adapter, entry.record, now->enabled && contains(now->active, entry.name), now->trainable(entry)});
+  return all;
 }
 
 bool AdapterLayer::has_adapter(const std::string& name) const { return state()->find(name) != nullptr; }

@@ -106,6 +106,15 @@ class AdapterLayer : public LinearBase {
   void delete_adapter(const std::string& name);
   void rename_adapter(const std::string& from, const std::string& to);
   std::vector<std::string> adapter_names() const;
+  /// All adapters as they are at one moment: other threads may be adding and removing some.
+  struct Named {
+    std::string name;
+    std::shared_ptr<Adapter> adapter;
+    std::shared_ptr<AdapterRecord> record;  // null for one that was added by hand
+    bool in_use;                            // active, and the layer is not switched off
+    bool trainable;
+  };
+  std::vector<Named> adapters() const;
   bool has_adapter(const std::string& name) const;
   /// ValueError for an unknown name.
   std::shared_ptr<Adapter> adapter(const std::string& name) const;

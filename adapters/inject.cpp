@@ -158,11 +158,12 @@ void copy_saved_modules(Module& model, const Selection& selection, Injection& in
   }
   // Another adapter may have put its copy in place; the original is what all of them started from.
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
-    for (const auto& name : layer.adapter_names())
-      if (const auto record = layer.record(name))
-        for (const auto& theirs : record->saved)
-          for (auto& ours : injection.record->saved)
-            if (ours.path == theirs.path) ours = {ours.path, theirs.original, theirs.original.clone()};
+    for (const auto& other : layer.adapters()) {
+      if (!other.record) continue;
+      for (const auto& theirs : other.record->saved)
+        for (auto& ours : injection.record->saved)
+          if (ours.path == theirs.path) ours = {ours.path, theirs.original, theirs.original.clone()};
+    }
   });
 }
 
@@ -176,15 +177,15 @@ bool inference_mode_of(const AdapterConfig& config) {
 void check_beside_others(Module& model, const AdapterConfig& config, const std::string& name) {
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
     check(!layer.has_adapter(name), "{}: there is an adapter '{}' already", path, name);
-    for (const auto& other : layer.adapter_names()) {
-      const auto record = layer.record(other);
+    for (const auto& other : layer.adapters()) {
+      const auto& record = other.record;
       if (!record) continue;
       check(bias_of(config) == "none" || bias_of(record->config) == "none",
-            "adapters '{}' and '{}' both have bias other than 'none'; only one can train the model's biases", other, name);
+            "adapters '{}' and '{}' both have bias other than 'none'; only one can train the model's biases", other.name, name);
       check(!(std::holds_alternative<AdaLoraConfig>(config) && std::holds_alternative<AdaLoraConfig>(record->config)) ||
                 inference_mode_of(config) || inference_mode_of(record->config),
             "adapters '{}' and '{}' are both trainable AdaLoRA adapters; only one can be, set inference_mode for the others",
-            other, name);
+            other.name, name);
     }
   });
 }
@@ -194,8 +195,7 @@ void train_biases(Module& model) {
   bool all = false;
   std::set<std::string> own;
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
-    for (const auto& name : layer.adapter_names()) {
-      const auto record = layer.record(name);
+    for (const auto& [name, adapter, record, in_use, trainable] : layer.adapters()) {
       if (!record || bias_of(record->config) == "none" || inference_mode_of(record->config)) continue;
       if (bias_of(record->config) == "all") all = true;
       own.insert(path + ".base_layer.bias");

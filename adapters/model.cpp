@@ -72,18 +72,16 @@ using Places = std::map<std::string, Place>;
 Places places(Module& model, const std::vector<std::string>* chosen = nullptr) {
   Places wanted;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
-    const auto in_use = chosen ? *chosen : layer.disable_adapters() ? std::vector<std::string>() : layer.active_adapters();
-    for (const auto& name : layer.adapter_names()) {
-      const auto record = layer.record(name);
+    for (const auto& [name, adapter, record, in_use, trainable] : layer.adapters()) {
       if (!record) continue;
       for (const auto& saved : record->saved) {
         Place& place = wanted[saved.path];
         if (!place.tensor.defined()) place.tensor = saved.original;
-        if (std::find(in_use.begin(), in_use.end(), name) == in_use.end()) continue;
+        if (chosen ? std::find(chosen->begin(), chosen->end(), name) == chosen->end() : !in_use) continue;
         check(place.adapter.empty() || place.adapter == name,
               "{}: adapters '{}' and '{}' both have a trained copy of it; only one can be active", saved.path, place.adapter,
               name);
-        place = {saved.copy, name, layer.trainable(name)};
+        place = {saved.copy, name, trainable};
       }
     }
   });
