@@ -14,6 +14,10 @@
 
 #include "graft/core/safetensors_names.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace graft::safetensors {
 namespace {
 
@@ -218,7 +222,19 @@ struct File::Mapping {
   std::map<std::string, std::string> metadata;
 
   ~Mapping() {
-    if (bytes) ::munmap(bytes, static_cast<std::size_t>(size));
+    if (!bytes) return;
+    forbid_tail(false);
+    ::munmap(bytes, static_cast<std::size_t>(size));
+  }
+
+  // The last page is mapped whole, so reading beyond the file goes unnoticed: under the address sanitizer it shall not.
+  void forbid_tail([[maybe_unused]] bool forbid) const {
+#if defined(__SANITIZE_ADDRESS__)
+    const auto page = static_cast<std::int64_t>(::sysconf(_SC_PAGESIZE));
+    const auto tail = static_cast<std::size_t>((page - size % page) % page);
+    if (forbid) ASAN_POISON_MEMORY_REGION(bytes + size, tail);
+    else ASAN_UNPOISON_MEMORY_REGION(bytes + size, tail);
+#endif
   }
 };
 
@@ -241,6 +257,7 @@ File File::open(const fs::path& path) {
                      mapping->size);
     check<FileError>(bytes != MAP_FAILED, "{}: cannot be mapped: {}", path.string(), system_message(code));
     mapping->bytes = static_cast<std::byte*>(bytes);
+    mapping->forbid_tail(true);
   }
 
   std::uint64_t length = 0;

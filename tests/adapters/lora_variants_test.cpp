@@ -102,6 +102,20 @@ TEST(Dora, GradientsPassTheNormsBy) {
   EXPECT_TRUE(A.grad().defined() && B.grad().defined());
 }
 
+TEST(Dora, NeverHoldsAQuantizedWeightInFloat) {
+  constexpr std::int64_t in = 768, out = 1024;
+  const Tensor wide = test::random({2, in}, 6);
+  for (const auto& format : test::formats) {
+    if (format == "dense") continue;
+    AdapterLayer layer(make_base(format, in, out), "test");
+    const std::int64_t before = memory::live_bytes();
+    memory::reset_peak();
+    layer.add_adapter("default", std::make_shared<DoraLinearVariant>(*layer.base_layer(), Options{.r = 4}, Rounding::once));
+    sum(layer.forward(wide)).backward();
+    EXPECT_LT(memory::peak_bytes() - before, in * out * static_cast<std::int64_t>(sizeof(float)) / 2) << format;
+  }
+}
+
 TEST(Dora, NeedsTheNormsOfAWeight) {
   const auto wrapped = std::make_shared<AdapterLayer>(make_base("gptq", 64, 32), "outer");
   expect_error<AttributeError>([&] { DoraLinearVariant(*wrapped, {.r = 2}, Rounding::once); },

@@ -8,6 +8,10 @@
 #include <cstring>
 #include <fstream>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace graft::safetensors {
 namespace {
 
@@ -86,6 +90,20 @@ TEST_F(Safetensors, TensorsAliasTheMappingAndKeepItAlive) {
   EXPECT_TRUE(a.storage()->read_only());
   EXPECT_THROW(a.fill_(1), ValueError);
 }
+
+#if defined(__SANITIZE_ADDRESS__)
+TEST_F(Safetensors, TheSanitizerSeesReadsBeyondAFile) {
+  save(folder_ / "f", {{"a", Tensor::ones({4})}});
+  const float* past;
+  {
+    const Tensor a = File::open(folder_ / "f").tensor("a");
+    past = a.data<float>() + 4;
+    EXPECT_FALSE(__asan_address_is_poisoned(past - 1));
+    EXPECT_TRUE(__asan_address_is_poisoned(past));
+  }
+  EXPECT_FALSE(__asan_address_is_poisoned(past));  // another mapping may lie there next
+}
+#endif
 
 TEST_F(Safetensors, MisalignedTensorsAreCopied) {
   const auto path = write("f", file("{" + tensor("a", "U8", "[1]", "[0,1]") + "," + tensor("b", "I32", "[1]", "[1,5]") + "}", 5));

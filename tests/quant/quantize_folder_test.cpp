@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 using test::expect_error;
 using Json = nlohmann::json;
 
-constexpr std::int64_t width = 64, inner = 128, blocks = 2;
+constexpr std::int64_t width = 64, inner = 128;
 
 std::string text_of(const fs::path& path) {
   std::ifstream file(path);
@@ -79,8 +79,8 @@ class ToyBlock final : public Module {
 
 class ToyModel : public QuantizableModel {
  public:
-  explicit ToyModel(const fs::path& folder) : checkpoint_(Checkpoint::open(folder)) {}
-  std::int64_t blocks() const override { return quant::blocks; }
+  explicit ToyModel(const fs::path& folder, std::int64_t blocks = 2) : blocks_(blocks), checkpoint_(Checkpoint::open(folder)) {}
+  std::int64_t blocks() const override { return blocks_; }
   std::string prefix(std::int64_t block) const override { return fmt::format("layers.{}", block); }
   std::vector<QuantizeStep> steps(std::int64_t) const override { return {{{"gate", "up"}, "norm"}, {{"down"}, "up"}}; }
   std::int64_t batches() const override { return 8; }
@@ -102,11 +102,12 @@ class ToyModel : public QuantizableModel {
   }
 
  private:
+  std::int64_t blocks_;
   Tensor calibration_ = test::make_layer(1, width, 9 * 40, 100).x;
   Checkpoint checkpoint_;
 };
 
-void write_dense(const fs::path& folder, DType dtype = DType::f16) {
+void write_dense(const fs::path& folder, DType dtype = DType::f16, std::int64_t blocks = 2) {
   std::vector<NamedTensor> tensors;
   const auto add = [&](const std::string& name, const Tensor& values) {
     const Tensor stored = Tensor::empty(values.shape(), dtype);
@@ -196,6 +197,25 @@ TEST(QuantizeFolder, RoundingIsThatOfTheStoredWeights) {
   const Decoded decoded = out.decode("layers.1.down");
   EXPECT_EQ(decoded.description.layout, "gptq_v2");
   EXPECT_EQ(dequantize(decoded, 0, width).to_vector<float>(), dequantize(expected).to_vector<float>());
+}
+
+TEST(QuantizeFolder, HoldsOneBlockInFloatHoweverManyThereAre) {
+  Folder folder;
+  constexpr std::int64_t shard_bytes = 10'000;  // packed layers wait in memory until they fill a shard
+  const auto peak = [&](std::int64_t blocks, const QuantizeMethod& method) {
+    const fs::path dense = folder.path / fmt::format("dense{}", blocks);
+    if (!fs::exists(dense)) write_dense(dense, DType::f16, blocks);
+    ToyModel model(dense, blocks);
+    memory::reset_peak();
+    const std::int64_t before = memory::live_bytes();
+    quantize_folder(dense, folder.path / "out", model, method, {.shard_bytes = shard_bytes});
+    fs::remove_all(folder.path / "out");
+    return memory::peak_bytes() - before;
+  };
+  static_assert(8 * shard_bytes < 3 * width * inner * sizeof(float), "a block must be told apart from a shard");
+  const Grid awq{.group_size = 32, .sym = false, .rule = GridRule::awq};
+  for (const QuantizeMethod& method : std::vector<QuantizeMethod>{Grid{}, GptqSettings{}, AwqSettings{.grid = awq}})
+    EXPECT_LE(peak(8, method) - peak(2, method), shard_bytes) << "method " << method.index();
 }
 
 TEST(QuantizeFolder, AwqMovesItsScalesIntoTheProducers) {

@@ -1,0 +1,82 @@
+// AVX-512 spelled with narrower instructions: SIMDe, and below what its package in Debian 12 lacks.
+#pragma once
+#undef __AVX512F__  // set for the units that look for it; the compiler does not have it
+
+#include_next <immintrin.h>
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace graft::emulated {
+
+template <class Element, class Reg>
+Reg load_masked(unsigned mask, const void* from) {
+  Reg reg = {};
+  for (std::size_t i = 0; i < sizeof(Reg) / sizeof(Element); ++i)
+    if (mask >> i & 1) std::memcpy(reinterpret_cast<Element*>(&reg) + i, static_cast<const Element*>(from) + i, sizeof(Element));
+  return reg;
+}
+
+template <class Element, class Reg>
+void store_masked(void* to, unsigned mask, Reg reg) {
+  for (std::size_t i = 0; i < sizeof(Reg) / sizeof(Element); ++i)
+    if (mask >> i & 1) std::memcpy(static_cast<Element*>(to) + i, reinterpret_cast<const Element*>(&reg) + i, sizeof(Element));
+}
+
+// The upper half added to the lower one until one element is left: the order that compilers give the real one.
+template <class Element, class Reg>
+Element sum(Reg reg) {
+  constexpr std::size_t count = sizeof(Reg) / sizeof(Element);
+  Element all[count];
+  std::memcpy(all, &reg, sizeof(Reg));
+  for (std::size_t width = count / 2; width > 0; width /= 2)
+    for (std::size_t i = 0; i < width; ++i) all[i] += all[i + width];
+  return all[0];
+}
+
+// Two registers of half the width in one, and the halves of one.
+template <class Wide, class Half>
+Wide joined(Half low, Half high) {
+  Wide wide;
+  std::memcpy(&wide, &low, sizeof(Half));
+  std::memcpy(reinterpret_cast<char*>(&wide) + sizeof(Half), &high, sizeof(Half));
+  return wide;
+}
+template <class Half, class Wide>
+Half half(Wide wide, int which) {
+  Half half;
+  std::memcpy(&half, reinterpret_cast<const char*>(&wide) + which * sizeof(Half), sizeof(Half));
+  return half;
+}
+
+inline __m512 cvtepi32_ps(__m512i x) {
+  return joined<__m512>(_mm256_cvtepi32_ps(half<__m256i>(x, 0)), _mm256_cvtepi32_ps(half<__m256i>(x, 1)));
+}
+inline __m512i cvtepu16_epi32(__m256i x) {
+  return joined<__m512i>(_mm256_cvtepu16_epi32(half<__m128i>(x, 0)), _mm256_cvtepu16_epi32(half<__m128i>(x, 1)));
+}
+inline __m512 cvtph_ps(__m256i x) {
+  return joined<__m512>(_mm256_cvtph_ps(half<__m128i>(x, 0)), _mm256_cvtph_ps(half<__m128i>(x, 1)));
+}
+
+}  // namespace graft::emulated
+
+#define _mm256_maskz_loadu_epi16(mask, p) (graft::emulated::load_masked<std::uint16_t, __m256i>(mask, p))
+#define _mm512_maskz_loadu_epi32(mask, p) (graft::emulated::load_masked<std::uint32_t, __m512i>(mask, p))
+#define _mm512_maskz_loadu_ps(mask, p) (graft::emulated::load_masked<float, __m512>(mask, p))
+#define _mm512_maskz_loadu_pd(mask, p) (graft::emulated::load_masked<double, __m512d>(mask, p))
+#define _mm512_mask_storeu_ps(p, mask, x) graft::emulated::store_masked<float>(p, mask, x)
+#define _mm512_mask_storeu_pd(p, mask, x) graft::emulated::store_masked<double>(p, mask, x)
+#define _mm512_reduce_add_ps(x) graft::emulated::sum<float>(x)
+#define _mm512_reduce_add_pd(x) graft::emulated::sum<double>(x)
+#define _mm512_cvtepi32_ps(x) graft::emulated::cvtepi32_ps(x)
+#define _mm512_cvtepu16_epi32(x) graft::emulated::cvtepu16_epi32(x)
+#define _mm512_cvtph_ps(x) graft::emulated::cvtph_ps(x)
+// It has these two, without the short names.
+#undef _mm512_shuffle_f32x4
+#undef _mm512_shuffle_f64x2
+#define _mm512_shuffle_f32x4(a, b, imm) simde_mm512_shuffle_f32x4(a, b, imm)
+#define _mm512_shuffle_f64x2(a, b, imm) simde_mm512_shuffle_f64x2(a, b, imm)
