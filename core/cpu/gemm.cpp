@@ -10,12 +10,12 @@
 namespace graft::cpu {
 namespace {
 
-// A stretch of the depth: one right panel of it (16 KB) stays in the first-level cache while left panels pass by.
-constexpr std::int64_t depth_block = 256;
-// Left rows that pass by before the next right panel, and right columns of one task: both blocks (about 96 and 128 KB) fit in a
-// second-level cache of 256 KB or more.
-constexpr std::int64_t row_block = 96;
-constexpr std::int64_t column_block = 128;
+// A stretch of the depth: one right panel of it (20 KB) stays in the first-level cache while left panels pass by.
+constexpr std::int64_t depth_block = 320;
+// Left rows that pass by before the next right panel, and right columns of one task: both blocks (60 and 320 KB) fit in a
+// second-level cache of 512 KB.
+constexpr std::int64_t row_block = 48;
+constexpr std::int64_t column_block = 256;
 // Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds.
 constexpr std::int64_t left_bytes = std::int64_t{8} << 20;
 // Tasks worth having when the columns alone do not give them.
@@ -95,10 +95,9 @@ class Round {
     const std::int64_t depth = depth_of(block), width = kernels_.columns, step = divide_up(row_block, height_);
     for (std::int64_t i0 = begin; i0 < end; i0 += step)
       for (std::int64_t j = 0; j < columns; j += width)
-        for (std::int64_t i = i0; i < std::min(i0 + step, end); ++i)
-          kernels_.tile(depth, left_panel(block, i), right + j * depth, c + (i - begin) * height_ * ldc + j, ldc,
-                        static_cast<int>(std::min(height_, m_ - i * height_)), static_cast<int>(std::min(width, columns - j)),
-                        block > 0);
+        kernels_.tiles(depth, left_panel(block, i0), static_cast<int>(height_), right + j * depth,
+                       c + (i0 - begin) * height_ * ldc + j, ldc, std::min(std::min(i0 + step, end) * height_, m_) - i0 * height_,
+                       static_cast<int>(std::min(width, columns - j)), block > 0);
   }
 
   const GemmKernels<T>& kernels_;
@@ -123,8 +122,9 @@ const GemmKernels<double>& gemm_kernels(Isa isa) {
 template <class T>
 void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
                      const Panels<T>& right, const Target<T>& target) {
-  const std::int64_t round =
-      std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth * std::int64_t{sizeof(T)}) / row_block * row_block);
+  // Rounds of equal size, since each computes the right panels anew.
+  const std::int64_t most = std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth * std::int64_t{sizeof(T)}));
+  const std::int64_t round = std::max<std::int64_t>(1, divide_up(m, divide_up(m, most)));
   for (std::int64_t row = 0; row < m; row += round)
     Round<T>(kernels, row, std::min(round, m - row), n, depth, left, right, target).run();
 }

@@ -23,9 +23,10 @@ struct GemmKernels {
   int rows = 0;     // of a tile: lanes of a left panel
   int columns = 0;  // of a tile: lanes of a right panel
 
-  /// c[rows][columns] at stride ldc, = or += Σ_depth a[depth][this->rows] b[depth][this->columns]; lanes past rows and columns are not
-  /// read, nothing past them is written.
-  void (*tile)(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t ldc, int rows, int columns, bool accumulate);
+  /// c[rows][columns] at stride ldc, = or += Σ_depth a b, with b[depth][this->columns], and for every `height` rows another panel
+  /// a[depth][this->rows], one after the other. Lanes past height and columns are not read, nothing past rows and columns is written.
+  void (*tiles)(std::int64_t depth, const T* a, int height, const T* b, T* c, std::int64_t ldc, std::int64_t rows, int columns,
+                bool accumulate);
 
   /// panel[depth][lanes] = the elements at source + d · depth_stride + l · lane_stride, widened; zeros for lanes past `valid`.
   /// Whole vectors are written, but nothing past the panel's end.

@@ -31,8 +31,10 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
     b += MaxVectors * V::width;
   }
   const int last = columns - (Vectors - 1) * V::width;  // lanes of the last vector
+#pragma GCC unroll 8  // or the sums would go through memory
   for (int i = 0; i < Rows; ++i) {
     typename V::Element* row = c + i * ldc;
+#pragma GCC unroll 8
     for (int j = 0; j < Vectors; ++j, row += V::width) {
       const bool whole = j + 1 < Vectors || last == V::width;
       if (accumulate) sums[i][j] = V::add(whole ? V::load(row) : V::load(row, last), sums[i][j]);
@@ -52,6 +54,13 @@ void tile(std::int64_t depth, const typename V::Element* a, const typename V::El
     if (columns <= (Vectors - 1) * V::width)
       return tile<V, MaxRows, MaxVectors, Rows, Vectors - 1>(depth, a, b, c, ldc, rows, columns, accumulate);
   tile_of<V, MaxRows, MaxVectors, Rows, Vectors>(depth, a, b, c, ldc, columns, accumulate);
+}
+
+template <class V, int Rows, int Vectors>
+void tiles(std::int64_t depth, const typename V::Element* a, int height, const typename V::Element* b, typename V::Element* c,
+           std::int64_t ldc, std::int64_t rows, int columns, bool accumulate) {
+  for (; rows > 0; rows -= height, a += depth * Rows, c += height * ldc)
+    tile<V, Rows, Vectors>(depth, a, b, c, ldc, rows < height ? static_cast<int>(rows) : height, columns, accumulate);
 }
 
 // ---- packing ----
@@ -202,7 +211,7 @@ void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t
 template <class V, int Rows, int Vectors>
 constexpr GemmKernels<typename V::Element> gemm_kernels_of() {
   static_assert(Rows <= V::width || Rows % V::width == 0, "store_row would spill into lanes that are already written");
-  return {Rows, Vectors * V::width, tile<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
+  return {Rows, Vectors * V::width, tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
 }
 
 }  // namespace
