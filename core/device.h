@@ -28,6 +28,8 @@ struct DeviceRuntime {
   virtual ~DeviceRuntime() = default;
   virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* data, std::size_t bytes) noexcept = 0;
+  /// Gives memory that is kept for later allocations back to the system.
+  virtual void empty_cache() noexcept = 0;
   virtual void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) = 0;
   virtual const Kernels& kernels() const = 0;
 };

@@ -48,5 +48,7 @@ std::int64_t live_bytes() { return live.load(std::memory_order_relaxed); }
 std::int64_t peak_bytes() { return peak.load(std::memory_order_relaxed); }
 void reset_peak() { peak.store(live.load(std::memory_order_relaxed), std::memory_order_relaxed); }
 
+void empty_cache(Device device) { runtime(device).empty_cache(); }
+
 }  // namespace memory
 }  // namespace graft
