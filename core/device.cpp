@@ -36,7 +36,7 @@ struct CpuRuntime final : DeviceRuntime {
   const Kernels& kernels() const override { return cpu_kernels(); }
 
  private:
-  cpu::BlockCache blocks_;
+  cpu::BlockCache blocks_{std::size_t{32} << 20};  // some products' worth of activations and panels
 };
 
 }  // namespace

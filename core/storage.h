@@ -45,8 +45,8 @@ std::int64_t live_bytes();
 std::int64_t peak_bytes();
 void reset_peak();
 
-/// Released memory is kept for what comes next, as long as that makes the process no larger than it has been. Gives it back to the
-/// system: when training is over, or another part of the program needs room.
+/// Released memory is kept for what comes next, as long as that makes the process hardly larger than it has been. Gives it back to
+/// the system: when training is over, or another part of the program needs room.
 void empty_cache(Device device = {});
 }  // namespace memory
 

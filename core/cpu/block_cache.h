@@ -12,7 +12,8 @@ namespace graft::cpu {
 
 class BlockCache {
  public:
-  BlockCache() = default;
+  /// Keeps so much that the process is at most `spare` bytes larger than it would have been at its largest.
+  explicit BlockCache(std::size_t spare) : spare_(spare) {}
   ~BlockCache() { clear(); }
   BlockCache(const BlockCache&) = delete;
   BlockCache& operator=(const BlockCache&) = delete;
@@ -34,9 +35,9 @@ class BlockCache {
 
   mutable std::mutex mutex_;
   std::vector<Block> kept_;  // in the order of their release
-  // Bytes. What is kept never makes taken_ + kept_bytes_ more than taken_ alone has been: peak memory is what it would be without it.
-  std::size_t taken_ = 0, kept_bytes_ = 0, most_taken_ = 0;
+  std::size_t taken_ = 0, kept_bytes_ = 0, most_taken_ = 0;  // bytes; taken_ + kept_bytes_ <= most_taken_ + spare_
   std::size_t taken_blocks_ = 0;
+  const std::size_t spare_;
 };
 
 }  // namespace graft::cpu

@@ -135,6 +135,10 @@ void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::
   dispatch(target.dtype, FloatingTypes{}, "matmul", [&]<class To>() {
     for (std::int64_t i = 0; i < rows; ++i, c += ldc) {
       To* y = static_cast<To*>(target.data) + (row + i) * target.row_stride;
+      if (!target.columns && !target.bias && target.column_stride == 1) {  // the loop that is vectorised
+        std::transform(c, c + columns, y + column, [](T sum) { return static_cast<To>(sum); });
+        continue;
+      }
       for (std::int64_t j = 0; j < columns; ++j) {
         const std::int64_t to = target.columns ? target.columns[column + j] : column + j;
         if (to >= 0) y[to * target.column_stride] = static_cast<To>(target.bias ? c[j] + target.bias[column + j] : c[j]);

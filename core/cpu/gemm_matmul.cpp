@@ -49,19 +49,40 @@ template <class T>
 void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   const std::int64_t depth = a.columns;
   const int rows = static_cast<int>(a.rows);
-  Scratch<T> x(rows * depth);
-  for (int i = 0; i < rows; ++i)
-    kernels.pack(a.data + i * a.row_stride * size_of(a.dtype), a.dtype, depth, a.column_stride, 1, 1, 1, x.get() + i * depth);
+  const bool as_it_lies = a.dtype == dtype_of<T> && a.column_stride == 1;
+  Scratch<T> packed(as_it_lies ? 0 : rows * depth);
+  const T* x = as_it_lies ? reinterpret_cast<const T*>(a.data) : packed.get();
+  const std::int64_t ldx = as_it_lies ? a.row_stride : depth;
+  for (int i = 0; i < rows && !as_it_lies; ++i)
+    kernels.pack(a.data + i * a.row_stride * size_of(a.dtype), a.dtype, depth, a.column_stride, 1, 1, 1, packed.get() + i * depth);
   const bool by_columns = b.row_stride == 1;
-  // As many columns as make a task of some 10⁵ elements of b; whole vectors, and long rows where rows are what is contiguous.
-  const std::int64_t least = by_columns ? 16 : 256;
-  const std::int64_t grain = std::max(least, divide_up(std::int64_t{1} << 17, std::max<std::int64_t>(1, depth)) / 16 * 16);
+  // As many columns as make a task of some 10⁴ elements of b; whole vectors, and long rows where rows are what is contiguous.
+  const std::int64_t least = by_columns ? 8 : 256;
+  const std::int64_t grain = std::max(least, divide_up(std::int64_t{1} << 15, std::max<std::int64_t>(1, depth)) / 16 * 16);
   parallel_ranges(b.columns, grain, [&](std::int64_t begin, std::int64_t end) {
     Scratch<T> sums(rows * (end - begin));
     const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
-    (by_columns ? kernels.dot : kernels.axpy)(x.get(), depth, rows, depth, from, b.dtype,
+    (by_columns ? kernels.dot : kernels.axpy)(x, ldx, rows, depth, from, b.dtype,
                                               by_columns ? b.column_stride : b.row_stride, end - begin, sums.get(), end - begin);
     write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
+  });
+}
+
+// y = a b for a depth of at most max_skinny: a few rows of y at a time are written once, from rows of b that stay near.
+template <class T>
+void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+  const std::int64_t depth = a.columns;
+  const bool as_it_lies = a.dtype == dtype_of<T> && depth == 1 && a.row_stride == 1;
+  Scratch<T> packed(as_it_lies ? 0 : a.rows * depth);
+  if (!as_it_lies)
+    kernels.pack(a.data, a.dtype, a.rows, a.row_stride, a.column_stride, static_cast<int>(depth), static_cast<int>(depth),
+                 packed.get());
+  const T* x = as_it_lies ? reinterpret_cast<const T*>(a.data) : packed.get();
+  const std::int64_t grain = std::max<std::int64_t>(max_skinny, divide_up(std::int64_t{1} << 15, b.columns) / max_skinny * max_skinny);
+  parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; i += max_skinny)
+      kernels.axpy(x + i * depth, depth, static_cast<int>(std::min<std::int64_t>(max_skinny, end - i)), depth, b.data, b.dtype,
+                   b.row_stride, b.columns, reinterpret_cast<T*>(y.data) + i * y.row_stride, y.row_stride);
   });
 }
 
@@ -74,6 +95,8 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }
   if (a.rows <= max_skinny && (b.row_stride == 1 || b.column_stride == 1)) return skinny_product(kernels, a, b, y);
+  if (a.columns <= max_skinny && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
+    return shallow_product(kernels, a, b, y);
   blocked_product(kernels, a.rows, b.columns, a.columns,
                   StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride),
                   StridedPanels<T>(kernels, b.data, b.dtype, b.columns, b.column_stride, b.row_stride), target<T>(y));
