@@ -139,7 +139,9 @@ TEST(ShapeOps, CastsAreRecordedAndIntegersAreNot) {
 TEST(ShapeOps, AnotherDeviceWantsItsRuntime) {
   const Tensor x = row({1});
   EXPECT_TRUE(to(x, Device::cpu()).same(x));
-  if (cuda_device_count() == 0) EXPECT_THROW(to(x, Device::cuda()), CudaError);
+  if (cuda_device_count() == 0) {
+    EXPECT_THROW(to(x, Device::cuda()), CudaError);
+  }
 }
 
 TEST(Reduce, SpecialCases) {
