@@ -1,9 +1,11 @@
 #include "graft/core/storage.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <vector>
 
@@ -30,6 +32,24 @@ TEST(Storage, IsAlignedAndItsOwnAtEverySize) {
   blocks.clear();
   EXPECT_EQ(memory::live_bytes(), before);
 }
+
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these have allocators of their own
+TEST(Storage, EmptyCacheGivesMemoryBack) {
+  const auto resident = [] {  // bytes
+    std::int64_t all = 0, pages = 0;
+    std::ifstream("/proc/self/statm") >> all >> pages;
+    return pages * ::sysconf(_SC_PAGESIZE);
+  };
+  constexpr std::int64_t bytes = 64 << 20;
+  const auto write = [] { std::memset(Storage::allocate(bytes)->data(), 1, bytes); };
+  write();
+  const std::int64_t kept = resident();
+  write();
+  EXPECT_LT(resident() - kept, bytes / 4);
+  memory::empty_cache();
+  EXPECT_GT(kept - resident(), bytes / 4 * 3);
+}
+#endif
 
 }  // namespace
 }  // namespace graft
