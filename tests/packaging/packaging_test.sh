@@ -48,7 +48,10 @@ done
 step "public headers alone"
 headers=$(cd "$prefix/include" && find graft -name '*.h' | sort)
 [ "$(wc -l <<<"$headers")" -gt 10 ]
-for header in $headers; do
-  printf '#include "%s"\n' "$header" | "$CXX" -std=c++20 -Wall -Wextra -Werror -fsyntax-only -I "$prefix/include" -x c++ - || { echo "$header does not compile alone"; exit 1; }
-done
+export prefix
+compiles_alone() {  # <header>
+  printf '#include "%s"\n' "$1" | "$CXX" -std=c++20 -Wall -Wextra -Werror -fsyntax-only -I "$prefix/include" -x c++ - || { echo "$1 does not compile alone"; exit 1; }
+}
+export -f compiles_alone
+xargs -n 1 -P "$(nproc)" bash -c 'compiles_alone "$0"' <<<"$headers"
 step "$(wc -l <<<"$headers") headers compile alone"
