@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <new>
 
 namespace graft::cpu {
 namespace {
@@ -37,7 +38,11 @@ void* map(std::size_t size) {
 void* BlockCache::take(std::size_t bytes) {
   const std::size_t size = size_class(bytes);
   const std::lock_guard lock(mutex_);
-  kept_.reserve(kept_.size() + taken_blocks_ + 1);  // for give(), which must not fail
+  try {
+    kept_.reserve(kept_.size() + taken_blocks_ + 1);  // for give(), which must not fail
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
   void* data = nullptr;
   // The newest first: more of it is still in the processor's caches.
   const auto found = std::find_if(kept_.rbegin(), kept_.rend(), [&](const Block& b) { return b.size == size; });

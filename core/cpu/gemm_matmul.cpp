@@ -44,17 +44,41 @@ Target<T> target(const Matrix& y) {
   return {y.data, y.dtype, y.row_stride, y.column_stride, nullptr, nullptr};
 }
 
+// The rows of a, contiguous and of type T: as they lie, or copied.
+template <class T>
+class Rows {
+ public:
+  Rows(const GemmKernels<T>& kernels, const Matrix& a)
+      : lies_(a.dtype == dtype_of<T> && (a.column_stride == 1 || a.columns == 1)),
+        stride_(lies_ ? a.row_stride : a.columns),
+        copy_(lies_ ? 0 : a.rows * a.columns),
+        data_(lies_ ? reinterpret_cast<const T*>(a.data) : copy_.get()) {
+    if (lies_) return;
+    if (a.columns <= max_skinny) {  // lanes of one panel
+      const auto lanes = static_cast<int>(a.columns);
+      kernels.pack(a.data, a.dtype, a.rows, a.row_stride, a.column_stride, lanes, lanes, copy_.get());
+      return;
+    }
+    for (std::int64_t i = 0; i < a.rows; ++i)
+      kernels.pack(a.data + i * a.row_stride * size_of(a.dtype), a.dtype, a.columns, a.column_stride, 1, 1, 1,
+                   copy_.get() + i * stride_);
+  }
+  std::int64_t stride() const { return stride_; }
+  const T* operator[](std::int64_t i) const { return data_ + i * stride_; }
+
+ private:
+  bool lies_;
+  std::int64_t stride_;
+  Scratch<T> copy_;
+  const T* data_;
+};
+
 // y = a b for at most max_skinny rows, with b read as it lies: columns or rows of it are contiguous.
 template <class T>
 void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+  const Rows<T> x(kernels, a);
   const std::int64_t depth = a.columns;
   const int rows = static_cast<int>(a.rows);
-  const bool as_it_lies = a.dtype == dtype_of<T> && a.column_stride == 1;
-  Scratch<T> packed(as_it_lies ? 0 : rows * depth);
-  const T* x = as_it_lies ? reinterpret_cast<const T*>(a.data) : packed.get();
-  const std::int64_t ldx = as_it_lies ? a.row_stride : depth;
-  for (int i = 0; i < rows && !as_it_lies; ++i)
-    kernels.pack(a.data + i * a.row_stride * size_of(a.dtype), a.dtype, depth, a.column_stride, 1, 1, 1, packed.get() + i * depth);
   const bool by_columns = b.row_stride == 1;
   // As many columns as make a task of some 10⁴ elements of b; whole vectors, and long rows where rows are what is contiguous.
   const std::int64_t least = by_columns ? 8 : 256;
@@ -62,7 +86,7 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
   parallel_ranges(b.columns, grain, [&](std::int64_t begin, std::int64_t end) {
     Scratch<T> sums(rows * (end - begin));
     const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
-    (by_columns ? kernels.dot : kernels.axpy)(x, ldx, rows, depth, from, b.dtype,
+    (by_columns ? kernels.dot : kernels.axpy)(x[0], x.stride(), rows, depth, from, b.dtype,
                                               by_columns ? b.column_stride : b.row_stride, end - begin, sums.get(), end - begin);
     write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
   });
@@ -71,18 +95,12 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
 // y = a b for a depth of at most max_skinny: a few rows of y at a time are written once, from rows of b that stay near.
 template <class T>
 void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
-  const std::int64_t depth = a.columns;
-  const bool as_it_lies = a.dtype == dtype_of<T> && depth == 1 && a.row_stride == 1;
-  Scratch<T> packed(as_it_lies ? 0 : a.rows * depth);
-  if (!as_it_lies)
-    kernels.pack(a.data, a.dtype, a.rows, a.row_stride, a.column_stride, static_cast<int>(depth), static_cast<int>(depth),
-                 packed.get());
-  const T* x = as_it_lies ? reinterpret_cast<const T*>(a.data) : packed.get();
-  const std::int64_t grain = std::max<std::int64_t>(max_skinny, divide_up(std::int64_t{1} << 15, b.columns) / max_skinny * max_skinny);
+  const Rows<T> x(kernels, a);
+  const std::int64_t few = max_skinny, grain = std::max(few, divide_up(std::int64_t{1} << 15, b.columns) / few * few);
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; i += max_skinny)
-      kernels.axpy(x + i * depth, depth, static_cast<int>(std::min<std::int64_t>(max_skinny, end - i)), depth, b.data, b.dtype,
-                   b.row_stride, b.columns, reinterpret_cast<T*>(y.data) + i * y.row_stride, y.row_stride);
+    for (std::int64_t i = begin; i < end; i += few)
+      kernels.axpy(x[i], x.stride(), static_cast<int>(std::min(few, end - i)), a.columns, b.data, b.dtype, b.row_stride, b.columns,
+                   reinterpret_cast<T*>(y.data) + i * y.row_stride, y.row_stride);
   });
 }
 

@@ -63,7 +63,11 @@ TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
                              {7, 31, 19},
                              {13, 65, 257},
                              {37, 2, 29},
-                             {3, 129, 300}})
+                             {3, 129, 300},
+                             {9, 40, 1},  // shallow
+                             {31, 13, 2},
+                             {5, 70, 3},
+                             {14, 257, 4}})
         for (Order a : {Order::rows, Order::columns, Order::gaps})
           for (Order b : {Order::rows, Order::columns, Order::gaps})
             for (Order y : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, b, y);
@@ -73,10 +77,10 @@ TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
 TEST(Gemm, TilesPlusMinusOne) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
-    for (std::int64_t m : {5, 6, 7, 11, 12, 13, 95, 96, 97})
-      for (std::int64_t n : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129})
+    for (std::int64_t m : {5, 6, 7, 11, 12, 13, 47, 48, 49, 97})
+      for (std::int64_t n : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 256, 257})
         expect_product(DType::f32, m, n, 31, Order::rows, Order::columns, Order::rows);
-    for (std::int64_t k : {255, 256, 257, 511, 513})
+    for (std::int64_t k : {319, 320, 321, 639, 641})
       expect_product(DType::f32, 9, 20, k, Order::rows, Order::columns, Order::rows);
   }
 }
@@ -138,7 +142,7 @@ TEST(Gemm, HalfResultsAreRoundedOnce) {
 TEST(Gemm, SameBitsForAnyNumberOfThreads) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
-    for (auto [m, n, k] : {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}, {700, 5, 20}}) {
+    for (auto [m, n, k] : {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}, {700, 5, 20}, {700, 300, 3}}) {
       Guarded a(DType::f32, {m, k}, {k, 1}), b(DType::f32, {k, n}, {1, k}), y(DType::f32, {m, n}, {n, 1});
       a.randomize(5);
       b.randomize(6);
