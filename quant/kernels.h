@@ -62,13 +62,19 @@ struct Packed {
   std::int64_t bytes() const { return codes->bytes() + scales->bytes() + zeros->bytes(); }
 };
 
-/// y [m, out] = x [m, in] · W (+ bias [out], unless null). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at all.
-/// Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
-/// do not fit, TypeError for other dtypes.
-void forward(const Packed& weight, const View& x, const View* bias, const View& y);
+/// A share u v of a product's result [m, n], summed with it before it is rounded: u [m, r], v [r, n], dtypes and strides as free as
+/// those of the product's own operands.
+struct LowRank {
+  View u, v;
+};
 
-/// dx [m, in] = dy [m, out] · Wᵀ, on the same terms.
-void backward(const Packed& weight, const View& dy, const View& dx);
+/// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
+/// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
+/// do not fit, TypeError for other dtypes.
+void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {});
+
+/// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way.
+void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms = {});
 
 /// Rows [begin, end) of the dense weight [out, in] to out[(end − begin) · in], each entry exact and rounded once.
 void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out);
@@ -81,6 +87,7 @@ struct Problem {
   const View& x;            // [m, in], or dy [m, out]
   const View* bias = nullptr;
   const View& y;  // [m, out], or dx [m, in]
+  std::span<const LowRank> terms = {};
   std::int64_t m() const { return x.sizes[0]; }
 };
 

@@ -1,6 +1,7 @@
 #include "graft/quant/quant_linear.h"
 
 #include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
 #include "graft/quant/kernels.h"
 
 namespace graft::quant {
@@ -31,23 +32,86 @@ Tensor apply(const char* what, const Tensor& x, std::int64_t from, std::int64_t 
   return y;
 }
 
-Tensor product_transposed(const Weight& weight, const Tensor& dy);
+Tensor folded(const Tensor& x) { return reshape(x, {-1, x.dim(-1)}); }
 
-Tensor product(const Weight& weight, const Tensor& x, const Tensor& bias) {
-  const Tensor y = apply("quantized linear", x, weight->in, weight->out, [&](const View& in, const View& out) {
+/// A share of a product's result, scale · (x Aᵀ) Bᵀ with A [r, from] and B [to, r].
+struct Term {
+  Tensor A, B;
+  double scale;
+  /// The share before Bᵀ, [..., r].
+  Tensor narrow(const Tensor& x) const { return scale == 1 ? linear(x, A) : linear(x, A) * scale; }
+};
+
+/// x W (+ bias) and the terms, or with Wᵀ, each element summed in one pass; `narrow` are the terms' narrow(x).
+Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
+                const std::vector<Tensor>& narrow) {
+  const NoGrad unrecorded;
+  const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
+  const std::int64_t from = transposed ? weight->out : weight->in, to = transposed ? weight->in : weight->out;
+  return apply(what, x, from, to, [&](const View& in, const View& out) {
+    std::vector<LowRank> shares;
+    for (std::size_t i = 0; i < terms.size(); ++i) shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view()});
     const View added = bias.defined() ? bias.view() : View();
-    forward(*weight, in, bias.defined() ? &added : nullptr, out);
+    if (transposed) backward(*weight, in, out, shares);
+    else forward(*weight, in, bias.defined() ? &added : nullptr, out, shares);
   });
-  return record("quant_linear", y)
-      .wrt(x, [weight](const Tensor& dy) { return product_transposed(weight, dy); })
-      .wrt(bias, [](const Tensor& dy) { return dy; });
 }
 
-/// dy Wᵀ, the rule of the product and an operation of its own; its rule is the product again.
-Tensor product_transposed(const Weight& weight, const Tensor& dy) {
-  const Tensor dx = apply("quantized linear, transposed", dy, weight->out, weight->in,
-                          [&](const View& in, const View& out) { backward(*weight, in, out); });
-  return record("quant_linear_transposed", dx).wrt(dy, [weight](const Tensor& ddx) { return product(weight, ddx, {}); });
+Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
+               const std::vector<Tensor>& narrow);
+
+/// What a product's rule keeps. The gradient for x is a product of this kind itself, in the other direction.
+struct ProductRule {
+  struct SavedTerm {
+    Saved A, B, narrow;
+    double scale;
+    bool wants_A, wants_B;
+  };
+  Weight weight;
+  bool transposed, wants_x;
+  Saved x;
+  std::vector<SavedTerm> terms;
+
+  ProductRule(const Weight& weight, bool transposed, const Tensor& input, const std::vector<Term>& from,
+              const std::vector<Tensor>& narrow)
+      : weight(weight), transposed(transposed), wants_x(input.requires_grad()), x(saved(Tensor())) {
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      const auto& [A, B, scale] = from[i];
+      const bool wants_A = A.requires_grad(), wants_B = B.requires_grad();
+      if (wants_A || wants_B) x = saved(input);
+      terms.push_back({saved(A), saved(B), saved(wants_B ? narrow[i].detach() : Tensor()), scale, wants_A, wants_B});
+    }
+  }
+
+  /// For x and every term's A and B.
+  Gradients operator()(const Tensor& dy) const {
+    std::vector<Term> other;
+    std::vector<Tensor> dnarrow;
+    for (const SavedTerm& term : terms) {
+      other.push_back({term.B().t(), term.A().t(), term.scale});
+      dnarrow.push_back(other.back().narrow(dy));
+    }
+    Gradients all{wants_x ? product(weight, !transposed, dy, {}, other, dnarrow) : Tensor()};
+    for (std::size_t i = 0; i < terms.size(); ++i) {
+      const SavedTerm& term = terms[i];
+      all.push_back(term.wants_A ? matmul(folded(dnarrow[i]).t(), folded(x())) : Tensor());
+      if (!term.wants_B) all.emplace_back();
+      // Differentiated once more, the narrow factor is not a constant.
+      else
+        all.push_back(
+            matmul(folded(dy).t(), folded(grad_enabled() ? Term{term.A(), {}, term.scale}.narrow(x()) : term.narrow())));
+    }
+    return all;
+  }
+};
+
+Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
+               const std::vector<Tensor>& narrow) {
+  std::vector<Tensor> inputs{x};
+  for (const Term& term : terms) inputs.insert(inputs.end(), {term.A, term.B});
+  return record(transposed ? "quant_linear_transposed" : "quant_linear", multiply(weight, transposed, x, bias, terms, narrow))
+      .wrt(inputs, ProductRule(weight, transposed, x, terms, narrow))
+      .wrt(bias, [](const Tensor& dy) { return dy; });
 }
 
 }  // namespace
@@ -73,7 +137,25 @@ void QuantLinear::visit(Visitor& visitor) {
 std::int64_t QuantLinear::in_features() const { return packed_->in; }
 std::int64_t QuantLinear::out_features() const { return packed_->out; }
 
-Tensor QuantLinear::forward(const Tensor& x) const { return product(packed_, autocast::lower(x), bias_); }
+Tensor QuantLinear::forward(const Tensor& x) const { return product(packed_, false, autocast::lower(x), bias_, {}, {}); }
+
+Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
+  const auto joins = [&](const LowRankTerm& term) {
+    return !is_half(x.dtype()) && x.dtype() == term.A.dtype() && x.dtype() == term.B.dtype() && !term.x.defined() &&
+           !term.bias.defined() && !term.rows.defined();
+  };
+  std::vector<Term> joined;
+  std::vector<Tensor> narrow;
+  if (!autocast::dtype(x.device().type)) {
+    const NoGrad unrecorded;
+    for (; !terms.empty() && joins(terms.front()); terms = terms.subspan(1)) {
+      joined.push_back({terms.front().A, terms.front().B, terms.front().scale});
+      narrow.push_back(joined.back().narrow(x));
+    }
+  }
+  const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, narrow);
+  return terms.empty() ? y : low_rank_sum(y, x, terms);
+}
 
 Tensor QuantLinear::dequantize(std::int64_t begin, std::int64_t end) const {
   check(begin >= 0 && begin <= end && end <= out_features(), "dequantize: rows {} to {} of {}", begin, end, out_features());

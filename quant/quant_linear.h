@@ -47,7 +47,9 @@ class QuantLinear final : public LinearBase {
   /// x [..., in] → [..., out] in x's dtype (the autocast dtype under autocast); f64, f32, f16 and bf16, accumulated in f32 or wider;
   /// differentiable in x and in the bias, any number of times.
   Tensor forward(const Tensor& x) const override;
-  using LinearBase::forward;
+  /// The same plus the terms. Terms that are rounded with the product, which is where x and they share f32 or f64 and nothing else is
+  /// asked of them, are summed with it, forward and in the input gradient: x is read and y written once.
+  Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const override;
 
   /// Rows [begin, end) of the dense weight [out, in] in f32: each entry the exact product of integer and scale, rounded once.
   /// For inspection, DoRA norms and tests; nothing in forward or backward makes the whole of it.

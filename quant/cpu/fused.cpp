@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "graft/core/parallel.h"
-#include "graft/quant/cpu/rows.h"
+#include "graft/quant/cpu/low_rank.h"
 
 namespace graft::quant {
 namespace {
@@ -47,7 +47,7 @@ void pack(const Problem& problem, const Pass& pass, float* x, float* sums) {
   });
 }
 
-void forward(const Problem& problem, const CodeKernels& kernels) {
+void forward(const Problem& problem, const CodeKernels& kernels, const LowRankPanels<float>& terms) {
   const Packed& weight = problem.weight;
   const Weights plain = weights(weight);
   const auto segments = static_cast<std::int64_t>(weight.segments.size());
@@ -65,12 +65,13 @@ void forward(const Problem& problem, const CodeKernels& kernels) {
     for (const Pass& pass : all) {
       kernels.forward(plain, x.get() + pass.begin * weight.rows, sums.get() + pass.begin * segments, pass.count, begin,
                       end - begin, y.get());
+      terms.add(pass.begin, pass.count, column, columns, y.get(), columns);
       cpu::write(to, pass.begin, column, pass.count, std::min(columns, weight.out - column), y.get(), columns);
     }
   });
 }
 
-void backward(const Problem& problem, const CodeKernels& kernels) {
+void backward(const Problem& problem, const CodeKernels& kernels, const LowRankPanels<float>& terms) {
   const Packed& weight = problem.weight;
   const Weights plain = weights(weight);
   const View& from = problem.x;
@@ -95,6 +96,7 @@ void backward(const Problem& problem, const CodeKernels& kernels) {
     if (column >= columns) return;
     for (const Pass& pass : all) {
       kernels.backward(plain, dy.get() + pass.begin * weight.columns, pass.count, tile, dx);
+      terms.add(pass.begin, pass.count, column, Packed::tile_rows, dx, Packed::tile_rows);
       cpu::write(to, pass.begin, column, pass.count, std::min(Packed::tile_rows, columns - column), dx, Packed::tile_rows);
     }
   });
@@ -104,8 +106,9 @@ void backward(const Problem& problem, const CodeKernels& kernels) {
 
 void run_fused(const Problem& problem, Isa isa) {
   const CodeKernels& kernels = *code_kernels(isa, problem.weight.bits);
-  if (problem.transposed) backward(problem, kernels);
-  else forward(problem, kernels);
+  const LowRankPanels<float> terms(cpu::gemm_kernels<float>(isa), problem);
+  if (problem.transposed) backward(problem, kernels, terms);
+  else forward(problem, kernels, terms);
 }
 
 }  // namespace graft::quant

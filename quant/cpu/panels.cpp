@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "graft/core/parallel.h"
-#include "graft/quant/cpu/rows.h"
+#include "graft/quant/cpu/low_rank.h"
 #include "graft/quant/pack.h"
 
 namespace graft::quant {
@@ -83,19 +83,42 @@ class ExactPanels final : public cpu::Panels<double> {
   std::vector<std::int32_t> groups_;  // of every row
 };
 
+// One side of a product, and behind its depth that of the low-rank terms.
+template <class T>
+class Extended final : public cpu::Panels<T> {
+ public:
+  using Fill = void (LowRankPanels<T>::*)(std::int64_t, std::int64_t, std::int64_t, int, T*) const;
+  Extended(const cpu::Panels<T>& base, std::int64_t depth, const LowRankPanels<T>& terms, Fill fill)
+      : base_(base), depth_(depth), terms_(terms), fill_(fill) {}
+
+  void fill(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const override {
+    const std::int64_t own = std::clamp<std::int64_t>(depth_ - begin, 0, count);
+    if (own > 0) base_.fill(begin, own, lane, lanes, panel);
+    if (own < count) (terms_.*fill_)(begin + own - depth_, count - own, lane, lanes, panel + own * lanes);
+  }
+
+ private:
+  const cpu::Panels<T>& base_;
+  std::int64_t depth_;
+  const LowRankPanels<T>& terms_;
+  Fill fill_;
+};
+
 template <class T>
 void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const cpu::Panels<T>& weight) {
   std::vector<T> bias;
   const cpu::Target<T> to = target<T>(problem, bias);
+  const LowRankPanels<T> terms(kernels, problem);
+  const auto multiply = [&](std::int64_t columns, std::int64_t depth, const cpu::Panels<T>& left) {
+    cpu::blocked_product<T>(kernels, problem.m(), columns, depth + terms.depth(),
+                            Extended<T>(left, depth, terms, &LowRankPanels<T>::fill_left),
+                            Extended<T>(weight, depth, terms, &LowRankPanels<T>::fill_right), to);
+  };
   const View& x = problem.x;
-  if (problem.transposed) {
-    const std::int64_t columns = problem.weight.order.empty() ? problem.weight.in : problem.weight.rows;
-    const cpu::StridedPanels<T> left(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1]);
-    cpu::blocked_product<T>(kernels, problem.m(), columns, problem.weight.out, left, weight, to);
-  } else {
-    cpu::blocked_product<T>(kernels, problem.m(), problem.weight.out, problem.weight.rows,
-                            GatheredPanels<T>(kernels, x, problem.weight), weight, to);
-  }
+  if (problem.transposed)
+    multiply(problem.weight.order.empty() ? problem.weight.in : problem.weight.rows, problem.weight.out,
+             cpu::StridedPanels<T>(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1]));
+  else multiply(problem.weight.out, problem.weight.rows, GatheredPanels<T>(kernels, x, problem.weight));
 }
 
 }  // namespace

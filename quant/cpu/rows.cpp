@@ -62,6 +62,15 @@ void run(const char* what, const Problem& problem) {
   }
   check(!problem.bias || (problem.bias->rank == 1 && problem.bias->sizes[0] == out), "{}: the bias must have {} elements", what,
         out);
+  for (const LowRank& term : problem.terms) {
+    const View &u = term.u, &v = term.v;
+    check(u.rank == 2 && v.rank == 2 && u.sizes[0] == x.sizes[0] && u.sizes[1] == v.sizes[0] && v.sizes[1] == out,
+          "{}: a term of {} by {} is not one of [{}, {}]", what, Shape(std::span(u.sizes, static_cast<std::size_t>(u.rank))),
+          Shape(std::span(v.sizes, static_cast<std::size_t>(v.rank))), x.sizes[0], out);
+    for (const View* view : {&u, &v})
+      check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (x.dtype == DType::f64), "{}: {} meets {}",
+                       what, x.dtype, view->dtype);
+  }
   if (problem.m() == 0) return;
   for (const Row& row : rows())
     if (row.isa <= isa() && row.supports(problem)) return row.run(problem);
@@ -72,12 +81,12 @@ void run(const char* what, const Problem& problem) {
 
 std::span<const Row> rows() { return all_rows; }
 
-void forward(const Packed& weight, const View& x, const View* bias, const View& y) {
-  run("quantized product", {weight, false, x, bias, y});
+void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms) {
+  run("quantized product", {weight, false, x, bias, y, terms});
 }
 
-void backward(const Packed& weight, const View& dy, const View& dx) {
-  run("quantized product's gradient", {weight, true, dy, nullptr, dx});
+void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms) {
+  run("quantized product's gradient", {weight, true, dy, nullptr, dx, terms});
 }
 
 const CodeKernels* code_kernels(Isa isa, int bits) {

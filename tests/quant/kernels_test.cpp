@@ -95,8 +95,27 @@ struct Buffers {
   }
 };
 
+// A term u v of rank r, and what it adds to each element.
+struct Term {
+  Guarded u, v;
+  Term(DType dtype, std::int64_t m, std::int64_t r, std::int64_t n, bool columns_first)
+      : u(dtype, {m, r}, columns_first ? std::vector<std::int64_t>{1, m + 2} : std::vector<std::int64_t>{r + 1, 1}),
+        v(dtype, {r, n}, columns_first ? std::vector<std::int64_t>{1, r + 3} : std::vector<std::int64_t>{n + 4, 1}) {
+    u.randomize(13);
+    v.randomize(14);
+  }
+  double at(std::int64_t i, std::int64_t j) const {
+    const auto a = u.values(), b = v.values();
+    const std::int64_t r = u.view().sizes[1], n = v.view().sizes[1];
+    double sum = 0;
+    for (std::int64_t k = 0; k < r; ++k) sum += a[static_cast<std::size_t>(i * r + k)] * b[static_cast<std::size_t>(k * n + j)];
+    return sum;
+  }
+};
+
 // Every row that this machine has and that supports the problem, against sums in double.
-void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first = false) {
+void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first = false,
+                 const std::vector<std::int64_t>& ranks = {}) {
   const Decoded d = layer(c);
   const auto packed = pack(d);
   const std::vector<double> w = dense(d);
@@ -107,7 +126,15 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
       Buffers b(dtype, m, in, out, columns_first);
       Guarded bias(DType::f32, {out}, {1});
       bias.randomize(12);
-      const Problem problem{*packed, transposed, b.x.view(), transposed ? nullptr : &bias.view(), b.y.view()};
+      std::vector<std::unique_ptr<Term>> terms;
+      std::vector<LowRank> views;
+      std::int64_t depth = in;
+      for (std::int64_t r : ranks) {
+        terms.push_back(std::make_unique<Term>(dtype, m, r, out, columns_first));
+        views.push_back({terms.back()->u.view(), terms.back()->v.view()});
+        depth += r;
+      }
+      const Problem problem{*packed, transposed, b.x.view(), transposed ? nullptr : &bias.view(), b.y.view(), views};
       if (!row.supports(problem)) continue;
       row.run(problem);
       const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
@@ -118,10 +145,11 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
           for (std::int64_t k = 0; k < in; ++k)
             want +=
                 x[static_cast<std::size_t>(i * in + k)] * w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
+          for (const auto& term : terms) want += term->at(i, j);
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
           worst = std::isnan(error) ? INFINITY : std::max(worst, error);
         }
-      EXPECT_LE(worst, tolerance(dtype, in))
+      EXPECT_LE(worst, tolerance(dtype, depth))
           << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
       EXPECT_TRUE(b.y.intact() && b.x.intact() && bias.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
     }
@@ -178,6 +206,16 @@ TEST(QuantKernels, EveryDtypeAndStrides) {
         expect_rows({150, 70, 4, 64}, dtype, m, columns_first);
         expect_rows({150, 70, 8, 150, Grouping::shuffled}, dtype, m, columns_first);
       }
+}
+
+TEST(QuantKernels, LowRankTermsInTheSameSums) {
+  for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
+    for (Grouping grouping : {Grouping::in_order, Grouping::shuffled})
+      for (std::int64_t m : {1, 4, 7, 20})
+        for (const std::vector<std::int64_t>& ranks : {std::vector<std::int64_t>{1}, {16}, {3, 8, 2}})
+          expect_rows({150, 70, 4, 64, grouping}, dtype, m, grouping == Grouping::shuffled, ranks);
+  for (int bits : {2, 3, 8}) expect_rows({331, 129, bits, 32}, DType::f32, 97, false, {4});
+  expect_rows({130, 40, 4, 128}, DType::f32, 13, false, {330});  // deeper than a block
 }
 
 TEST(QuantKernels, ManyTiles) {
@@ -271,6 +309,16 @@ TEST(QuantKernels, Refusals) {
   EXPECT_EQ(message<TypeError>([&] { forward(*packed, x.view(), nullptr, doubles.view()); }), "quantized product: f32 meets f64");
   EXPECT_EQ(message<ValueError>([&] { forward(*packed, x.view(), &bias.view(), y.view()); }),
             "quantized product: the bias must have 20 elements");
+  Guarded u(DType::f32, {2, 3}, {3, 1}), v(DType::f32, {4, 20}, {20, 1}), wide(DType::f64, {3, 20}, {20, 1});
+  const LowRank lame{u.view(), v.view()}, mixed{u.view(), wide.view()};
+  EXPECT_EQ(message<ValueError>([&] {
+              forward(*packed, x.view(), nullptr, y.view(), {&lame, 1});
+            }),
+            "quantized product: a term of [2, 3] by [4, 20] is not one of [2, 20]");
+  EXPECT_EQ(message<TypeError>([&] {
+              forward(*packed, x.view(), nullptr, y.view(), {&mixed, 1});
+            }),
+            "quantized product: f32 meets f64");
   View integers = x.view();
   integers.dtype = DType::i32;
   EXPECT_EQ(message<TypeError>([&] { forward(*packed, integers, nullptr, y.view()); }),

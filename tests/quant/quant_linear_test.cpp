@@ -88,6 +88,54 @@ TEST(QuantLinear, DerivativesOfFirstAndSecondOrder) {
   }
 }
 
+// Two terms of x itself, which the layer sums with its product, and one of another input, which it cannot.
+std::vector<LowRankTerm> terms_of(std::span<const Tensor> t) {
+  return {{.A = t[1], .B = t[2], .scale = 0.5}, {.A = t[3], .B = t[4]}, {.x = t[5], .A = t[3], .B = t[4], .scale = 2}};
+}
+std::vector<Tensor> operands(std::int64_t in, std::int64_t out, DType dtype) {
+  return {random({1, 2, in}, dtype, 1), random({4, in}, dtype, 2),  random({out, 4}, dtype, 3),
+          random({1, in}, dtype, 4),    random({out, 1}, dtype, 5), random({1, 2, in}, dtype, 6)};
+}
+
+TEST(QuantLinear, TermsAreSummedWithTheProductAndDifferentiated) {
+  for (const Stored& stored : reference::one_of_each(64, 64)) {
+    SCOPED_TRACE(name_of(stored));
+    const auto layer = make_layer(stored);
+    std::vector<Tensor> t = operands(64, 64, DType::f32);
+    const std::vector<LowRankTerm> terms = terms_of(t);
+    EXPECT_LE(largest_difference(layer->forward(t[0], terms), low_rank_sum(layer->forward(t[0]), t[0], terms)), 1e-6);
+
+    t = operands(64, 64, DType::f64);
+    for (Tensor& tensor : t) tensor.set_requires_grad();
+    const auto f = [&](std::span<const Tensor> xs) {
+      const Tensor y = layer->forward(xs[0], terms_of(xs));
+      return sum(y * y) * 1e-3;
+    };
+    const auto result = gradcheck(f, t, {.second_order = true});
+    EXPECT_TRUE(result) << result.message;
+    EXPECT_LE(result.worst, 1e-7);
+  }
+}
+
+TEST(QuantLinear, TermsWhoseFactorsAreFrozenKeepNoActivation) {
+  const auto layer =
+      make_layer(reference::gptq(reference::draw(512, 512, 4, 128, true, false, 1), reference::ZeroWriter::per_word));
+  Tensor x = random({40, 512}, DType::f32);
+  x.set_requires_grad();
+  Tensor A = random({4, 512}, DType::f32), B = random({512, 4}, DType::f32);
+  const LowRankTerm term{.A = A, .B = B};
+  const auto kept = [&] {
+    Tensor activation = x * 2;
+    const auto before = memory::live_bytes();
+    const Tensor y = layer->forward(activation, {&term, 1});
+    activation = Tensor();
+    return memory::live_bytes() - before;
+  };
+  EXPECT_EQ(kept(), 0) << "y in place of the activation";
+  B.set_requires_grad();
+  EXPECT_GE(kept(), 40 * 512 * 4) << "for the gradient of B when it is differentiated again";
+}
+
 TEST(QuantLinear, ABiasThatIsTrainedGetsItsGradient) {
   const Stored stored = with_bias(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1)));
   const auto made = make_layer(stored);
