@@ -34,12 +34,12 @@ struct GemmKernels {
                int valid, int lanes, T* panel);
 
   // For at most max_skinny rows of x [rows][depth], when packing b would cost more than it saves.
-  /// y[rows][columns] = x b, where column j of b lies at b + j · ldb.
+  /// y[rows][columns] = or += x b, where column j of b lies at b + j · ldb.
   void (*dot)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
-              std::int64_t columns, T* y, std::int64_t ldy);
+              std::int64_t columns, T* y, std::int64_t ldy, bool accumulate);
   /// The same, where row d of b lies at b + d · ldb.
   void (*axpy)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
-               std::int64_t columns, T* y, std::int64_t ldy);
+               std::int64_t columns, T* y, std::int64_t ldy, bool accumulate);
 };
 
 inline constexpr int max_skinny = 4;

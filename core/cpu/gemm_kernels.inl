@@ -31,7 +31,7 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
     b += MaxVectors * V::width;
   }
   const int last = columns - (Vectors - 1) * V::width;  // lanes of the last vector
-#pragma GCC unroll 8  // or the sums would go through memory
+#pragma GCC unroll 8                                    // or the sums would go through memory
   for (int i = 0; i < Rows; ++i) {
     typename V::Element* row = c + i * ldc;
 #pragma GCC unroll 8
@@ -94,10 +94,15 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
       const int rows = depth - d < width ? static_cast<int>(depth - d) : width;
       for (int l = 0; l < lanes; l += width) {
         typename V::Reg block[width];
-        for (int i = 0; i < width; ++i) {
-          const From* row = source + (l + i) * lane_stride + d;
-          block[i] = l + i >= valid ? V::zero() : rows == width ? V::load(row) : V::load(row, rows);
-        }
+        const From* row = source + l * lane_stride + d;
+        if (rows == width && l + width <= valid)
+          for (int i = 0; i < width; ++i, row += lane_stride) {
+            __builtin_prefetch(row + lanes * lane_stride);  // of the panel after this one
+            block[i] = V::load(row);
+          }
+        else
+          for (int i = 0; i < width; ++i, row += lane_stride)
+            block[i] = l + i >= valid ? V::zero() : rows == width ? V::load(row) : V::load(row, rows);
         V::transpose(block);
         const int kept = lanes - l < width ? lanes - l : width;
         if (rows == width)
@@ -136,7 +141,7 @@ void pack(const void* source, DType dtype, std::int64_t depth, std::int64_t dept
 // Sums over depth of Rows × Columns products side by side: enough independent chains to hide the latency of a multiply-add.
 template <class V, int Rows, int Columns, class From>
 void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb,
-            typename V::Element* y, std::int64_t ldy) {
+            typename V::Element* y, std::int64_t ldy, bool accumulate) {
   typename V::Reg sums[Rows][Columns];
   for (int i = 0; i < Rows; ++i)
     for (int j = 0; j < Columns; ++j) sums[i][j] = V::zero();
@@ -152,19 +157,19 @@ void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, 
       for (int i = 0; i < Rows; ++i) sums[i][j] = V::fma(V::load(x + i * ldx + d, rest), w, sums[i][j]);
     }
   for (int i = 0; i < Rows; ++i)
-    for (int j = 0; j < Columns; ++j) y[i * ldy + j] = V::sum(sums[i][j]);
+    for (int j = 0; j < Columns; ++j) y[i * ldy + j] = V::sum(sums[i][j]) + (accumulate ? y[i * ldy + j] : 0);
 }
 
 template <class V, int Rows = max_skinny>
 void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype,
-         std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
+         std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return dot<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy);
+    if (rows < Rows) return dot<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
     constexpr int step = Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
     std::int64_t j = 0;
-    for (; j + step <= columns; j += step) dot_of<V, Rows, step>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy);
-    for (; j < columns; ++j) dot_of<V, Rows, 1>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy);
+    for (; j + step <= columns; j += step) dot_of<V, Rows, step>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy, accumulate);
+    for (; j < columns; ++j) dot_of<V, Rows, 1>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy, accumulate);
   });
 }
 
@@ -194,15 +199,34 @@ void axpy_of(const typename V::Element* x, std::int64_t ldx, const From* b, std:
   }
 }
 
+// For few columns the sums stay in registers over the whole depth.
+template <class V, int Rows, int Vectors, class From>
+void axpy_narrow(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb,
+                 typename V::Element* y, std::int64_t ldy, bool accumulate) {
+  typename V::Reg sums[Rows][Vectors];
+  for (int i = 0; i < Rows; ++i)
+    for (int v = 0; v < Vectors; ++v) sums[i][v] = accumulate ? V::load(y + i * ldy + v * V::width) : V::zero();
+  for (std::int64_t d = 0; d < depth; ++d)
+    for (int v = 0; v < Vectors; ++v) {
+      const typename V::Reg w = V::load(b + d * ldb + v * V::width);
+      for (int i = 0; i < Rows; ++i) sums[i][v] = V::fma(V::set(x[i * ldx + d]), w, sums[i][v]);
+    }
+  for (int i = 0; i < Rows; ++i)
+    for (int v = 0; v < Vectors; ++v) V::store(y + i * ldy + v * V::width, sums[i][v]);
+}
+
 template <class V, int Rows = max_skinny>
 void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype,
-          std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy) {
+          std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return axpy<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy);
+    if (rows < Rows) return axpy<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
+    constexpr int width = V::width;
+    if (columns == width) return axpy_narrow<V, Rows, 1>(x, ldx, depth, from, ldb, y, ldy, accumulate);
+    if (columns == 2 * width) return axpy_narrow<V, Rows, 2>(x, ldx, depth, from, ldb, y, ldy, accumulate);
     std::int64_t d = 0;
-    for (; d + 4 <= depth; d += 4) axpy_of<V, Rows, 4>(x + d, ldx, from + d * ldb, ldb, columns, d > 0, y, ldy);
-    for (; d < depth; ++d) axpy_of<V, Rows, 1>(x + d, ldx, from + d * ldb, ldb, columns, d > 0, y, ldy);
+    for (; d + 4 <= depth; d += 4) axpy_of<V, Rows, 4>(x + d, ldx, from + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
+    for (; d < depth; ++d) axpy_of<V, Rows, 1>(x + d, ldx, from + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
   });
 }
 

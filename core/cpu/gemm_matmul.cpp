@@ -87,7 +87,8 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
     Scratch<T> sums(rows * (end - begin));
     const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
     (by_columns ? kernels.dot : kernels.axpy)(x[0], x.stride(), rows, depth, from, b.dtype,
-                                              by_columns ? b.column_stride : b.row_stride, end - begin, sums.get(), end - begin);
+                                              by_columns ? b.column_stride : b.row_stride, end - begin, sums.get(), end - begin,
+                                              false);
     write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
   });
 }
@@ -99,8 +100,8 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
   const std::int64_t few = max_skinny, grain = std::max(few, divide_up(std::int64_t{1} << 15, b.columns) / few * few);
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; i += few)
-      kernels.axpy(x[i], x.stride(), static_cast<int>(std::min(few, end - i)), a.columns, b.data, b.dtype, b.row_stride, b.columns,
-                   reinterpret_cast<T*>(y.data) + i * y.row_stride, y.row_stride);
+      kernels.axpy(x[i], x.stride(), static_cast<int>(std::min(few, end - i)), a.columns, b.data, b.dtype, b.row_stride,
+                   b.columns, reinterpret_cast<T*>(y.data) + i * y.row_stride, y.row_stride, false);
   });
 }
 

@@ -29,10 +29,9 @@ void LowRankPanels<T>::fill_left(std::int64_t begin, std::int64_t count, std::in
 
 template <class T>
 void LowRankPanels<T>::fill_right(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const {
-  const bool gathered = problem_.transposed && !problem_.weight.order.empty();
   each(begin, count, lanes, panel, [&](const LowRank& term, std::int64_t first, std::int64_t part, T* to) {
     const View& v = term.v;
-    if (gathered) return fill_gathered(v, first, part, lane, lanes, to);
+    if (gathered()) return fill_gathered(v, first, part, lane, lanes, to);
     if (lane >= v.sizes[1]) return std::fill(to, to + part * lanes, T(0));
     cpu::StridedPanels<T>(kernels_, v.data, v.dtype, v.sizes[1], v.strides[1], v.strides[0]).fill(first, part, lane, lanes, to);
   });
@@ -57,6 +56,7 @@ void LowRankPanels<T>::fill_gathered(const View& v, std::int64_t begin, std::int
 template <class T>
 void LowRankPanels<T>::add(std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y, std::int64_t ldy) const {
   if (depth_ == 0) return;
+  if (as_it_lies(rows)) return add_as_it_lies(row, rows, column, columns, y, ldy);
   const int height = kernels_.rows, width = kernels_.columns;
   const std::int64_t panels = (rows + height - 1) / height;
   const cpu::Scratch<T> scratch(depth_ * (panels * height + width));
@@ -66,6 +66,23 @@ void LowRankPanels<T>::add(std::int64_t row, int rows, std::int64_t column, std:
     fill_right(0, depth_, column + j, width, right);
     kernels_.tiles(depth_, scratch.get(), height, right, y + j, ldy, rows,
                    static_cast<int>(std::min<std::int64_t>(width, columns - j)), true);
+  }
+}
+
+// For few rows, where packing v would cost more than it saves.
+template <class T>
+void LowRankPanels<T>::add_as_it_lies(std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y,
+                                      std::int64_t ldy) const {
+  const cpu::Scratch<T> x(rows * depth_);
+  for (const LowRank& term : problem_.terms) {
+    const View &u = term.u, &v = term.v;
+    const std::int64_t r = u.sizes[1], n = std::min(columns, v.sizes[1] - column);
+    const auto at = [](const View& view, std::int64_t i, std::int64_t j) {
+      return static_cast<const char*>(view.data) + (i * view.strides[0] + j * view.strides[1]) * size_of(view.dtype);
+    };
+    for (int i = 0; i < rows; ++i) kernels_.pack(at(u, row + i, 0), u.dtype, r, u.strides[1], 1, 1, 1, x.get() + i * r);
+    if (v.strides[0] == 1) kernels_.dot(x.get(), r, rows, r, at(v, 0, column), v.dtype, v.strides[1], n, y, ldy, true);
+    else kernels_.axpy(x.get(), r, rows, r, at(v, 0, column), v.dtype, v.strides[0], n, y, ldy, true);
   }
 }
 

@@ -22,6 +22,16 @@ class LowRankPanels {
   void add(std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y, std::int64_t ldy) const;
 
  private:
+  /// Whether columns of the result are packed rows in an order of their own.
+  bool gathered() const { return problem_.transposed && !problem_.weight.order.empty(); }
+  /// Whether every v is read in place for so few rows, along its rows or its columns. The latter ends in a sum across a vector for
+  /// each element, which only one row makes up for.
+  bool as_it_lies(int rows) const {
+    bool all = rows <= cpu::max_skinny && !gathered();
+    for (const LowRank& term : problem_.terms) all = all && (term.v.strides[1] == 1 || (term.v.strides[0] == 1 && rows == 1));
+    return all;
+  }
+  void add_as_it_lies(std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y, std::int64_t ldy) const;
   void fill_gathered(const View& v, std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const;
   template <class Fill>
   void each(std::int64_t begin, std::int64_t count, int lanes, T* panel, Fill&& fill) const;

@@ -104,12 +104,13 @@ struct Term {
     u.randomize(13);
     v.randomize(14);
   }
-  double at(std::int64_t i, std::int64_t j) const {
+  // Row i of u v, added to `sums`.
+  void add_row(std::int64_t i, std::vector<double>& sums) const {
     const auto a = u.values(), b = v.values();
-    const std::int64_t r = u.view().sizes[1], n = v.view().sizes[1];
-    double sum = 0;
-    for (std::int64_t k = 0; k < r; ++k) sum += a[static_cast<std::size_t>(i * r + k)] * b[static_cast<std::size_t>(k * n + j)];
-    return sum;
+    const std::int64_t r = u.view().sizes[1];
+    for (std::int64_t k = 0; k < r; ++k)
+      for (std::size_t j = 0; j < sums.size(); ++j)
+        sums[j] += a[static_cast<std::size_t>(i * r + k)] * b[static_cast<std::size_t>(k) * sums.size() + j];
   }
 };
 
@@ -139,16 +140,18 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
       row.run(problem);
       const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
       double worst = 0;
-      for (std::int64_t i = 0; i < m; ++i)
+      for (std::int64_t i = 0; i < m; ++i) {
+        std::vector<double> added = transposed ? std::vector<double>(static_cast<std::size_t>(out)) : shift;
+        for (const auto& term : terms) term->add_row(i, added);
         for (std::int64_t j = 0; j < out; ++j) {
-          double want = transposed ? 0 : shift[static_cast<std::size_t>(j)];
+          double want = added[static_cast<std::size_t>(j)];
           for (std::int64_t k = 0; k < in; ++k)
             want +=
                 x[static_cast<std::size_t>(i * in + k)] * w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
-          for (const auto& term : terms) want += term->at(i, j);
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
           worst = std::isnan(error) ? INFINITY : std::max(worst, error);
         }
+      }
       EXPECT_LE(worst, tolerance(dtype, depth))
           << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
       EXPECT_TRUE(b.y.intact() && b.x.intact() && bias.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
