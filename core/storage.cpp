@@ -27,12 +27,12 @@ std::shared_ptr<Storage> Storage::allocate(std::int64_t bytes, Device device) {
 }
 
 std::shared_ptr<Storage> Storage::wrap(void* data, std::int64_t bytes, std::shared_ptr<const void> owner, bool read_only) {
+  check(owner != nullptr, "wrapped memory needs an owner that keeps it alive");
   std::shared_ptr<Storage> storage(new Storage);
   storage->data_ = data;
   storage->bytes_ = bytes;
   storage->owner_ = std::move(owner);
   storage->read_only_ = read_only;
-  check(storage->owner_ != nullptr, "wrapped memory needs an owner that keeps it alive");
   return storage;
 }
 

@@ -28,14 +28,28 @@ const Tensor::Impl& Tensor::impl(const char* what) const {
 
 // ---- making ----
 
+namespace {
+
+// Whether a view stays within `held` elements. The outermost elements that it reaches may be further away than 63 bits can count.
+bool is_within(std::int64_t held, const Shape& shape, const Strides& strides, std::int64_t offset) {
+  if (shape.count() == 0) return true;
+  std::int64_t first = offset, last = offset;
+  for (int i = 0; i < shape.rank(); ++i) {
+    std::int64_t& end = strides[i] < 0 ? first : last;
+    std::int64_t reach;
+    if (__builtin_mul_overflow(shape[i] - 1, strides[i], &reach) || __builtin_add_overflow(end, reach, &end)) return false;
+  }
+  return first >= 0 && last < held;
+}
+
+}  // namespace
+
 Tensor Tensor::of(std::shared_ptr<Storage> storage, DType dtype, const Shape& shape, const Strides& strides,
                   std::int64_t offset) {
   check(shape.rank() == strides.rank(), "shape {} needs as many strides, not {}", shape, strides);
-  std::int64_t last = offset, first = offset;  // the outermost elements that the view reaches
-  for (int i = 0; i < shape.rank(); ++i) (strides[i] < 0 ? first : last) += (shape[i] - 1) * strides[i];
   const std::int64_t held = storage->bytes() / size_of(dtype);
-  check(shape.count() == 0 || (first >= 0 && last < held),
-        "a view of shape {}, strides {} and offset {} reaches outside {} elements", shape, strides, offset, held);
+  check(is_within(held, shape, strides, offset), "a view of shape {}, strides {} and offset {} reaches outside {} elements",
+        shape, strides, offset, held);
   auto impl = std::make_shared<Impl>();
   impl->storage = std::move(storage);
   impl->offset = offset;

@@ -9,6 +9,8 @@
 #include <memory>
 #include <vector>
 
+#include "../support/errors.h"
+
 namespace graft {
 namespace {
 
@@ -31,6 +33,17 @@ TEST(Storage, IsAlignedAndItsOwnAtEverySize) {
   }
   blocks.clear();
   EXPECT_EQ(memory::live_bytes(), before);
+}
+
+TEST(Storage, WrapsNothingThatNobodyOwns) {
+  const std::int64_t before = memory::live_bytes();
+  auto bytes = std::make_shared<std::vector<unsigned char>>(64, 7);
+  test::expect_error<ValueError>([&] { Storage::wrap(bytes->data(), 64, nullptr, false); },
+                                 "wrapped memory needs an owner that keeps it alive");
+  EXPECT_EQ(*bytes, std::vector<unsigned char>(64, 7)) << "the memory is the caller's";
+  Storage::wrap(bytes->data(), 64, bytes, false);
+  EXPECT_EQ(memory::live_bytes(), before);
+  EXPECT_EQ(bytes.use_count(), 1);
 }
 
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these have allocators of their own

@@ -2,10 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "graft/core/module.h"
+
+#include "../support/errors.h"
 
 namespace graft {
 namespace {
+
+using test::expect_error;
 
 template <class E, class F>
 std::string message_of(F&& f) {
@@ -43,8 +49,24 @@ TEST(Tensor, RefusesViewsOutsideTheStorage) {
               x.alias({2, 3}, {3, 1}, 0);
             }),
             "a view of shape [2, 3], strides [3, 1] and offset 0 reaches outside 4 elements");
-  EXPECT_THROW(x.alias({2}, {-1}, 0), ValueError);
+  expect_error<ValueError>([&] { x.alias({2}, {-1}, 0); }, "strides [-1] and offset 0 reaches outside 4 elements");
   EXPECT_NO_THROW(x.alias({2}, {-1}, 1));
+}
+
+TEST(Tensor, RefusesViewsThatReachFurtherThanCanBeCounted) {
+  constexpr std::int64_t far = std::int64_t{1} << 62, largest = std::numeric_limits<std::int64_t>::max();
+  const Tensor x = Tensor::ones({2, 3});
+  const auto refuse = [&](const Shape& shape, const Strides& strides, std::int64_t offset) {
+    expect_error<ValueError>(
+        [&] { x.alias(shape, strides, offset); },
+        fmt::format("a view of shape {}, strides {} and offset {} reaches outside 6 elements", shape, strides, offset));
+  };
+  refuse({2, 2}, {far, far}, 0);    // the sum of two reaches
+  refuse({5}, {far}, 0);            // the reach itself
+  refuse({2}, {1}, largest);        // the reach from an offset
+  refuse({3, 2}, {-far, -far}, 5);  // and downwards
+  refuse({2, 2}, {far, -far}, 0);   // two that cancel out reach as far
+  refuse({2, 2, 2}, {far, far, far}, far);
 }
 
 TEST(Tensor, RefusesWhatDoesNotFit) {
@@ -61,8 +83,9 @@ TEST(Tensor, RefusesWhatDoesNotFit) {
 }
 
 TEST(Tensor, HugeAllocationsAreTypedErrors) {
-  EXPECT_THROW(Tensor::empty({std::int64_t{1} << 60}, DType::f32), OutOfMemoryError);
-  EXPECT_THROW(Tensor::empty({std::int64_t{1} << 50}, DType::u8), OutOfMemoryError);
+  expect_error<OutOfMemoryError>([] { Tensor::empty({std::int64_t{1} << 61}, DType::f32); },
+                                 "shape [2305843009213693952] of f32 is too large");
+  expect_error<OutOfMemoryError>([] { Tensor::empty({std::int64_t{1} << 50}, DType::u8); }, "1125899906842624 bytes");
 }
 
 TEST(Tensor, ConvertsElements) {
@@ -74,9 +97,20 @@ TEST(Tensor, ConvertsElements) {
   EXPECT_EQ(Tensor::eye(2).to_vector<float>(), (std::vector<float>{1, 0, 0, 1}));
 }
 
+TEST(Tensor, WritesOnlyWhereItMayAndWhatFits) {
+  static const float readable[2] = {1, 2};
+  const auto storage = Storage::wrap(const_cast<float*>(readable), sizeof readable, std::make_shared<int>(), true);
+  const Tensor x = Tensor::of(storage, DType::f32, {2}, {1});
+  expect_error<ValueError>([&] { x.fill_(3); }, "fill_: the tensor views memory that is only readable");
+  expect_error<ValueError>([&] { x.copy_(Tensor::zeros({2})); }, "copy_: the tensor views memory that is only readable");
+  expect_error<ValueError>([&] { Tensor::zeros({2, 1}).copy_(x); }, "copy_: shape [2, 1] cannot take the values of shape [2]");
+  EXPECT_EQ(x.version(), 0u);
+  EXPECT_EQ(x.to_vector<float>(), (std::vector<float>{1, 2}));
+}
+
 TEST(Tensor, CudaIsAClearErrorWithoutCuda) {
   if (cuda_device_count() > 0) GTEST_SKIP() << "this machine has a GPU";
-  EXPECT_THROW(Tensor::zeros({1}, DType::f32, Device::cuda()), CudaError);
+  expect_error<CudaError>([] { Tensor::zeros({1}, DType::f32, Device::cuda()); }, "CUDA");
 }
 
 TEST(Storage, CountsLiveBytes) {
