@@ -152,7 +152,8 @@ std::vector<std::string> AdapterLayer::adapter_names() const {
 std::vector<AdapterLayer::Named> AdapterLayer::adapters() const {
   std::vector<Named> all;
   for (const auto now = state(); const Entry& entry : now->entries)
-    all.push_back({entry.name, entry.adapter, entry.record, now->enabled && contains(now->active, entry.name), now->trainable(entry)});
+    all.push_back(
+        {entry.name, entry.adapter, entry.record, now->enabled && contains(now->active, entry.name), now->trainable(entry)});
   return all;
 }
 

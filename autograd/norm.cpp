@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "graft/autograd/compute.h"
 #include "graft/autograd/ops.h"
 
@@ -52,6 +54,10 @@ void require_width(const Tensor& parameter, const Tensor& x, const char* what) {
         x.dim(-1));
 }
 
+void require_eps(double eps, const char* what) {
+  check(eps >= 0 && std::isfinite(eps), "{}: eps = {}, and a number from 0 is wanted", what, eps);
+}
+
 }  // namespace
 
 Tensor softmax(const Tensor& x) { return softmax(x, false, "softmax"); }
@@ -61,6 +67,7 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   compute::require_floating(x, "rms_norm");
   compute::require_rank(x, 1, "rms_norm");
   require_width(weight, x, "rms_norm");
+  require_eps(eps, "rms_norm");
   // The rows are rounded to x's own dtype before the product, which is then an ordinary one.
   if (weight.dtype() != x.dtype()) return mul(rms_norm(x, Tensor::ones(weight.shape(), x.dtype(), x.device()), eps), weight);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
@@ -88,6 +95,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
   compute::require_rank(x, 1, "layer_norm");
   if (weight.defined()) require_width(weight, x, "layer_norm");
   if (bias.defined()) require_width(bias, x, "layer_norm");
+  require_eps(eps, "layer_norm");
   Tensor y;
   {
     NoGrad off;

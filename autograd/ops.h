@@ -110,9 +110,9 @@ Tensor embedding(const Tensor& weight, const Tensor& ids);
 // ---- normalisation (norm.cpp); over the last dimension ----
 Tensor softmax(const Tensor& x);
 Tensor log_softmax(const Tensor& x);
-/// weight · x / √(mean x² + eps), computed in f32 for half types and rounded once; a weight of another dtype multiplies rounded rows.
+/// weight · x / √(mean x² + eps), computed in f32 for half types and rounded once; a weight of another dtype multiplies rounded rows. eps ≥ 0.
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);
-/// (x − mean)/√(var + eps) · weight + bias; weight and bias may be undefined.
+/// (x − mean)/√(var + eps) · weight + bias; weight and bias may be undefined; eps ≥ 0.
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
 
 // ---- attention (attention.cpp) ----

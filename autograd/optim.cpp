@@ -306,6 +306,7 @@ double scheduled(std::int64_t step, std::int64_t warmup, std::int64_t total, Dow
 }  // namespace
 
 double clip_grad_norm(const std::vector<NamedTensor>& parameters, double max_norm) {
+  check(max_norm >= 0, "clip_grad_norm: max_norm = {}, and a number from 0 is wanted", max_norm);
   const NoGrad off;
   double squares = 0;
   for (const auto& [name, p] : parameters)

@@ -84,7 +84,7 @@ class SGD final : public Optimizer {
   std::vector<std::vector<Tensor>> momentum_;
 };
 
-/// √Σ‖grad‖² over all parameters, accumulated in f64. With `max_norm` > 0 the gradients are scaled by max_norm/(norm + 1e-6) when the norm exceeds it.
+/// √Σ‖grad‖² over all parameters, accumulated in f64. With `max_norm` > 0 the gradients are scaled by max_norm/(norm + 1e-6) when the norm exceeds it. ValueError below 0 or for NaN.
 double clip_grad_norm(const std::vector<NamedTensor>& parameters, double max_norm);
 
 /// Factors of the learning rate: from 0 up over `warmup` steps, then down to 0 at `total` in a line or in half a cosine.

@@ -23,7 +23,8 @@ constexpr std::size_t large = std::size_t{1} << 16;
 
 struct CpuRuntime final : DeviceRuntime {
   void* allocate(std::size_t bytes) override {
-    void* data = bytes < large ? ::operator new (bytes ? bytes : 1, std::align_val_t{alignment}, std::nothrow) : blocks_.take(bytes);
+    void* data =
+        bytes < large ? ::operator new (bytes ? bytes : 1, std::align_val_t{alignment}, std::nothrow) : blocks_.take(bytes);
     check<OutOfMemoryError>(data != nullptr, "out of memory: {} bytes could not be allocated on the CPU", bytes);
     return data;
   }

@@ -159,7 +159,11 @@ thread_local bool inside_a_chunk = false;
 
 std::shared_ptr<ThreadPool> make_thread_pool(int threads) {
   check(threads >= 1, "a thread pool needs at least 1 thread, not {}", threads);
-  return std::make_shared<Pool>(threads);
+  try {
+    return std::make_shared<Pool>(threads);
+  } catch (const std::exception& error) {
+    fail("a pool of {} threads cannot be started: {}", threads, error.what());
+  }
 }
 
 void set_thread_pool(std::shared_ptr<ThreadPool> pool) {

@@ -34,7 +34,7 @@ class BlockCache {
   void drop(std::size_t count) noexcept;
 
   mutable std::mutex mutex_;
-  std::vector<Block> kept_;  // in the order of their release
+  std::vector<Block> kept_;                                  // in the order of their release
   std::size_t taken_ = 0, kept_bytes_ = 0, most_taken_ = 0;  // bytes; taken_ + kept_bytes_ <= most_taken_ + spare_
   std::size_t taken_blocks_ = 0;
   const std::size_t spare_;

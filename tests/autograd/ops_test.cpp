@@ -140,7 +140,7 @@ TEST(ShapeOps, AnotherDeviceWantsItsRuntime) {
   const Tensor x = row({1});
   EXPECT_TRUE(to(x, Device::cpu()).same(x));
   if (cuda_device_count() == 0) {
-    EXPECT_THROW(to(x, Device::cuda()), CudaError);
+    expect_error<CudaError>([&] { to(x, Device::cuda()); }, "CUDA");
   }
 }
 
@@ -265,6 +265,11 @@ TEST(Norm, SpecialCasesAndRefusals) {
                            "rms_norm: a parameter of shape [3] for rows of width 2");
   expect_error<ValueError>([&] { layer_norm(half, Tensor(), Tensor::ones({1}), 0); },
                            "layer_norm: a parameter of shape [1] for rows of width 2");
+  for (const double eps : {-5.0, inf, nan}) {
+    const std::string words = fmt::format("_norm: eps = {}, and a number from 0 is wanted", eps);
+    expect_error<ValueError>([&] { rms_norm(half, Tensor::ones({2}), eps); }, "rms" + words);
+    expect_error<ValueError>([&] { layer_norm(half, Tensor(), Tensor(), eps); }, "layer" + words);
+  }
   expect_error<ValueError>([] { softmax(Tensor::scalar(1)); }, "softmax: a tensor of shape [] has fewer than 1 dimensions");
 }
 

@@ -246,6 +246,19 @@ TEST(ClipGradNorm, ScalesTheGlobalNorm) {
   expect_near(q.grad(), {4 * 3 / (6 + 1e-6)}, 1e-7);
 }
 
+TEST(ClipGradNorm, RefusesABoundThatIsNone) {
+  const Tensor p = parameter({1});
+  set_grad(p, {2});
+  expect_error<ValueError>(
+      [&] {
+        clip_grad_norm({{"p", p}}, std::numeric_limits<double>::quiet_NaN());
+      },
+      "clip_grad_norm: max_norm = nan, and a number from 0 is wanted");
+  expect_error<ValueError>([&] { clip_grad_norm({{"p", p}}, -1); }, "clip_grad_norm: max_norm = -1");
+  EXPECT_EQ(clip_grad_norm({{"p", p}}, std::numeric_limits<double>::infinity()), 2);
+  expect_near(p.grad(), {2}, 0);
+}
+
 TEST(ClipGradNorm, ScalesSharedGradientsOnce) {
   const Tensor p = parameter({1}), q = parameter({1});
   sum((p + q) * 3.0).backward();  // both leaves may hold one tensor

@@ -138,5 +138,20 @@ TEST(ParallelThreads, RefusesAnEmptyPool) {
   test::expect_error<ValueError>([] { make_thread_pool(0); }, "a thread pool needs at least 1 thread, not 0");
 }
 
+#if defined(__GLIBC__)
+TEST(ParallelThreads, RefusesWhatTheSystemDoesNotStart) {
+  pthread_attr_t usual, vast;
+  ASSERT_EQ(pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(pthread_attr_init(&vast), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&vast, std::size_t{1} << 48), 0);  // no address space has room for such a stack
+  ASSERT_EQ(pthread_setattr_default_np(&vast), 0);
+  test::expect_error<ValueError>([] { make_thread_pool(3); }, "a pool of 3 threads cannot be started: ");
+  ASSERT_EQ(pthread_setattr_default_np(&usual), 0);
+  pthread_attr_destroy(&vast);
+  pthread_attr_destroy(&usual);
+  EXPECT_EQ(make_thread_pool(3)->size(), 3);
+}
+#endif
+
 }  // namespace
 }  // namespace graft
