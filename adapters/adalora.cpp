@@ -1,6 +1,7 @@
 #include "graft/adapters/adalora.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "graft/adapters/inject.h"
 #include "graft/adapters/lora.h"
@@ -40,6 +41,7 @@ AdaLoraAdapter::AdaLoraAdapter(LinearBase& base, const Options& o, Rounding roun
         kept_.size(), o.r);
   check(o.lora_dropout >= 0 && o.lora_dropout < 1, "lora_dropout is {}, not a probability in [0, 1)", o.lora_dropout);
   check(std::holds_alternative<bool>(o.init_lora_weights), "AdaLoRA's init_lora_weights is true or false; there are no schemes");
+  check(std::isfinite(o.lora_alpha), "lora_alpha is {}, not a finite number", o.lora_alpha);
   initial_scaling_ = scaling_ = o.lora_alpha > 0 ? o.lora_alpha : static_cast<double>(o.r);
   const auto [device, dtype] = lora::placement(base, o.autocast_adapter_dtype);
   const bool start_as_base = std::get<bool>(o.init_lora_weights);

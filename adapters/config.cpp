@@ -227,11 +227,12 @@ struct Writer {
   }
 };
 
-/// PEFT types these as int, so 16.0 is written 16; a fraction stays one.
+/// PEFT types these as int, so 16.0 is written 16; a fraction stays one, and so does what a double cannot count to.
 void write_whole_numbers(nlohmann::json& object, const char* key) {
   const auto whole = [](nlohmann::json& number) {
-    if (number.is_number_float() && number.get<double>() == std::floor(number.get<double>()))
-      number = static_cast<std::int64_t>(number.get<double>());
+    if (!number.is_number_float()) return;
+    const double value = number.get<double>();
+    if (std::abs(value) < 0x1p53 && value == std::floor(value)) number = static_cast<std::int64_t>(value);
   };
   if (!object.contains(key)) return;
   if (!object[key].is_object()) return whole(object[key]);
@@ -261,6 +262,19 @@ void validate_selection(const C& c) {
   check(c.layers_pattern.empty(), "layers_pattern cannot be used when target_modules is a regular expression ('{}')",
         c.target_modules.pattern());
 }
+
+/// Every number of a config, whatever the field: JSON has no others, and nothing can be trained with them.
+struct RequireFinite {
+  template <class T>
+  void operator()(const char*, const T&) const {}
+  void operator()(const char* key, double value) const {
+    check(std::isfinite(value), "{} is {}, not a finite number", key, value);
+  }
+  void operator()(const char* key, const Pattern<double>& pattern) const {
+    for (const auto& [path, value] : pattern)
+      check(std::isfinite(value), "{}['{}'] is {}, not a finite number", key, path, value);
+  }
+};
 
 void check_probability(const char* name, double p) { check(p >= 0 && p < 1, "{} is {}, not a probability in [0, 1)", name, p); }
 
@@ -388,7 +402,12 @@ std::string_view peft_type(const AdapterConfig& config) {
 }
 
 void validate(const AdapterConfig& config) {
-  std::visit([](const auto& c) { validate_one(c); }, config);
+  std::visit(
+      [](auto c) {
+        fields(c, RequireFinite());
+        validate_one(c);
+      },
+      config);
 }
 
 std::string to_json(const AdapterConfig& config) {

@@ -49,6 +49,7 @@ LoraAdapter::LoraAdapter(LinearBase& base, const Options& options, Rounding roun
   check(options.r > 0, "r is {}, and the rank must be a positive integer", options.r);
   check(options.lora_dropout >= 0 && options.lora_dropout < 1, "lora_dropout is {}, not a probability in [0, 1)",
         options.lora_dropout);
+  check(std::isfinite(options.lora_alpha), "lora_alpha is {}, not a finite number", options.lora_alpha);
   const double r = static_cast<double>(options.r);
   initial_scaling_ = scaling_ = options.lora_alpha / (options.use_rslora ? std::sqrt(r) : r);
   const auto [device, dtype] = placement(base, options.autocast_adapter_dtype);

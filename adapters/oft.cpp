@@ -62,7 +62,8 @@ OFTRotation::OFTRotation(std::int64_t features, const Options& options, DType dt
   check(std::holds_alternative<bool>(options.init_weights), "OFT's init_weights is true or false, not '{}'",
         std::holds_alternative<bool>(options.init_weights) ? "" : std::get<std::string>(options.init_weights));
   check(!options.fan_in_fan_out, "fan_in_fan_out is true, but every linear layer here stores its weight as [out, in]");
-  check(!options.coft || options.eps > 0, "eps, the radius of COFT, is {}, not a positive number", options.eps);
+  check(!options.coft || (options.eps > 0 && std::isfinite(options.eps)), "eps, the radius of COFT, is {}, not a positive number",
+        options.eps);
   const auto [count, size] = resolve_blocks(features, options.r, options.oft_block_size);
   size_ = size;
   const std::int64_t packed = size * (size - 1) / 2;

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -53,14 +53,17 @@ class Fields {
     return at(name);
   }
 
-  /// The text under the first of `names` that is there.
-  std::string text(std::initializer_list<const char*> names, const char* fallback) const {
-    for (const char* name : names) {
-      if (!has(name)) continue;
-      check(at(name).is_string(), "config.json: {}{} = {}, and a text is wanted", prefix_, name, at(name).dump());
-      return at(name);
-    }
-    return fallback;
+  std::string text(const char* name, const std::string& fallback) const {
+    if (!has(name)) return fallback;
+    check(at(name).is_string(), "config.json: {}{} = {}, and a text is wanted", prefix_, name, at(name).dump());
+    return at(name);
+  }
+
+  /// NotImplementedError unless it is left out or has the one value that is `understood`.
+  void only(const char* name, double understood) const {
+    if (has(name))
+      check<NotImplementedError>(at(name) == understood, "config.json: {}{} = {}, and only {} is understood", prefix_, name,
+                                 at(name).dump(), understood);
   }
 
   Fields object(const char* name) const {
@@ -73,19 +76,12 @@ class Fields {
   std::string prefix_;
 };
 
-Rope parse_rope(const Fields& config, std::int64_t max_position_embeddings) {
-  Rope rope;
-  rope.theta = config.positive("rope_theta", rope.theta);
-  const bool renamed = config.has("rope_parameters");
-  if (!renamed && !config.has("rope_scaling")) return rope;
-  const Fields scaling = config.object(renamed ? "rope_parameters" : "rope_scaling");
-  if (scaling.has("rope_theta")) {
-    const double theta = scaling.positive("rope_theta");
-    check(!config.has("rope_theta") || theta == rope.theta,
-          "config.json: rope_theta = {} and rope_parameters.rope_theta = {} contradict each other", rope.theta, theta);
-    rope.theta = theta;
-  }
-  const std::string kind = scaling.text({"rope_type", "type"}, "default");
+// What one of the two objects in use, rope_parameters or rope_scaling, says; `theta` is what stands outside it.
+Rope parse_scaling(const Fields& scaling, double theta, std::int64_t max_position_embeddings) {
+  Rope rope{.theta = scaling.positive("rope_theta", theta)};
+  scaling.only("partial_rotary_factor", 1);
+  const std::string kind = scaling.text("rope_type", scaling.text("type", "default")), other = scaling.text("type", kind);
+  check(kind == other, "config.json: rope_type = \"{}\" and type = \"{}\" contradict each other", kind, other);
   if (kind == "default") return rope;
   check<NotImplementedError>(kind == "linear" || kind == "llama3",
                              "config.json: rope_type = \"{}\" is not one of default, linear, llama3", kind);
@@ -101,6 +97,28 @@ Rope parse_rope(const Fields& config, std::int64_t max_position_embeddings) {
         rope.high_freq_factor);
   rope.original_max_position_embeddings = scaling.size("original_max_position_embeddings", max_position_embeddings);
   return rope;
+}
+
+Rope parse_rope(const Fields& config, std::int64_t max_position_embeddings) {
+  config.only("partial_rotary_factor", 1);
+  std::optional<double> theta;  // wherever it stands, it is one
+  if (config.has("rope_theta")) theta = config.positive("rope_theta");
+  for (const char* name : {"rope_parameters", "rope_scaling"}) {
+    if (!config.has(name) || !config.object(name).has("rope_theta")) continue;
+    const double inner = config.object(name).positive("rope_theta");
+    check(!theta || *theta == inner, "config.json: rope_theta = {} and {}.rope_theta = {} contradict each other",
+          theta.value_or(0), name, inner);
+    theta = inner;
+  }
+  std::optional<Rope> rope;
+  for (const char* name : {"rope_parameters", "rope_scaling"}) {
+    if (!config.has(name)) continue;
+    const Rope read = parse_scaling(config.object(name), theta.value_or(Rope().theta), max_position_embeddings);
+    check(!rope || *rope == read, "config.json: rope_parameters = {} and rope_scaling = {} contradict each other",
+          config.at("rope_parameters").dump(), config.at("rope_scaling").dump());
+    rope = read;
+  }
+  return rope.value_or(Rope{.theta = theta.value_or(Rope().theta)});
 }
 
 std::vector<std::int64_t> parse_ids(const Fields& fields, const char* name, std::int64_t vocab_size) {
@@ -124,21 +142,13 @@ Tensor (*parse_activation(const std::string& name))(const Tensor&) {
   fail<NotImplementedError>("config.json: hidden_act = \"{}\" is not one of {}", name, names);
 }
 
-DType parse_dtype(const std::string& name) try {
-  const DType dtype = dtype_from_name(name);
-  check(is_floating(dtype), "it is no floating type");
-  return dtype;
-} catch (const Error&) {
-  fail("config.json: dtype = \"{}\", and float32, float16, bfloat16 or float64 is wanted", name);
-}
-
 }  // namespace
 
 Config Config::parse(std::string_view text) try {
   const json root = json::parse(text);
   check(root.is_object(), "config.json: an object is wanted, not {}", root.type_name());
   const Fields fields(root, "");
-  const std::string model_type = fields.text({"model_type"}, "");
+  const std::string model_type = fields.text("model_type", "");
   check<NotImplementedError>(model_type == "llama", "config.json: model_type = \"{}\", and only \"llama\" is understood",
                              model_type);
 
@@ -161,15 +171,12 @@ Config Config::parse(std::string_view text) try {
   config.max_position_embeddings = fields.size("max_position_embeddings", config.max_position_embeddings);
   config.rms_norm_eps = fields.positive("rms_norm_eps", config.rms_norm_eps);
   config.rope = parse_rope(fields, config.max_position_embeddings);
-  config.activation = parse_activation(fields.text({"hidden_act"}, "silu"));
+  config.activation = parse_activation(fields.text("hidden_act", "silu"));
   config.attention_bias = fields.flag("attention_bias");
   config.mlp_bias = fields.flag("mlp_bias");
   config.tie_word_embeddings = fields.flag("tie_word_embeddings");
-  config.dtype = parse_dtype(fields.text({"dtype", "torch_dtype"}, "float32"));
   config.eos_token_ids = parse_ids(fields, "eos_token_id", config.vocab_size);
-  const bool drops = fields.has("attention_dropout") && fields.at("attention_dropout") != 0;
-  check<NotImplementedError>(!drops, "config.json: attention_dropout = {}, and only 0 is understood",
-                             drops ? fields.at("attention_dropout").dump() : "");
+  fields.only("attention_dropout", 0);
   return config;
 } catch (const json::exception& error) {
   fail("config.json is malformed: {}", error.what());

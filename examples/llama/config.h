@@ -5,7 +5,6 @@
 #include <string_view>
 #include <vector>
 
-#include "graft/core/dtype.h"
 #include "graft/core/tensor.h"
 
 namespace graft::llama {
@@ -21,6 +20,8 @@ struct Rope {
   double low_freq_factor = 1;
   double high_freq_factor = 4;
   std::int64_t original_max_position_embeddings = 8192;
+
+  bool operator==(const Rope&) const = default;
 };
 
 struct Config {
@@ -38,12 +39,12 @@ struct Config {
   bool attention_bias = false;
   bool mlp_bias = false;
   bool tie_word_embeddings = false;
-  DType dtype = DType::f32;  // of the file's dense weights
   std::vector<std::int64_t> eos_token_ids;
 
   /// Reads the text of a config.json; what it leaves out has transformers' default, the sizes apart. ValueError naming the field,
-  /// its value and what is wanted for what is malformed or impossible; NotImplementedError for another architecture, kind of
-  /// scaling, activation, or for attention dropout.
+  /// its value and what is wanted for what is malformed, impossible or said twice and differently; NotImplementedError for another
+  /// architecture, kind of scaling, activation, for rotation of a part of each head, or for attention dropout. Its dtype is not
+  /// read: the files of weights know theirs, and the caller chooses that of the computation.
   static Config parse(std::string_view json);
 };
 

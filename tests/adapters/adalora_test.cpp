@@ -84,6 +84,8 @@ TEST(AdaLora, MergesOnDenseLayersOnly) {
 TEST(AdaLora, RefusesWhatMakesNoSense) {
   expect_error<ValueError>([] { layer_with("dense", {.r = -1}); }, "r is -1");
   expect_error<ValueError>([] { layer_with("dense", {.r = 2, .lora_dropout = 1}); }, "lora_dropout is 1");
+  expect_error<ValueError>([] { layer_with("dense", {.r = 2, .lora_alpha = std::nan("")}); },
+                           "lora_alpha is nan, not a finite number");
   expect_error<ValueError>([] { layer_with("dense", {.r = 2, .init_lora_weights = std::string("gaussian")}); },
                            "init_lora_weights is true or false");
   expect_error<ValueError>([] { layer_with("dense", {.r = 2, .kept = {true}}); },

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <cmath>
+#include <limits>
+
 #include "graft/adapters/warning.h"
 
 #include "../support/errors.h"
@@ -165,7 +168,37 @@ TEST(Config, RefusesWhatCannotWork) {
   refused(OFTConfig{.r = 0, .oft_block_size = 0}, "both are 0");
   refused(OFTConfig{.r = -1, .oft_block_size = 0}, "must not be negative");
   refused(OFTConfig{.module_dropout = 1.5}, "module_dropout is 1.5");
-  refused(OFTConfig{.coft = true, .eps = 0}, "eps");
+  refused(OFTConfig{.coft = true, .eps = 0}, "eps, the radius of COFT, is 0, not a positive number");
+}
+
+TEST(Config, RefusesNumbersThatAreNone) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  for (const double none : {inf, -inf, std::nan("")}) {
+    const std::string words = fmt::format(" is {}, not a finite number", none);
+    refused(LoraConfig{.lora_alpha = none}, "lora_alpha" + words);
+    refused(LoraConfig{.lora_dropout = none}, "lora_dropout" + words);
+    refused(LoraConfig{.alpha_pattern = {{"q_proj", 1}, {"v_proj", none}}}, "alpha_pattern['v_proj']" + words);
+    refused(AdaLoraConfig{.total_step = 10, .lora_alpha = none}, "lora_alpha" + words);
+    refused(AdaLoraConfig{.beta1 = none, .total_step = 10}, "beta1" + words);
+    refused(AdaLoraConfig{.orth_reg_weight = none, .total_step = 10}, "orth_reg_weight" + words);
+    refused(OFTConfig{.eps = none}, "eps" + words);
+    refused(OFTConfig{.module_dropout = none}, "module_dropout" + words);
+  }
+}
+
+TEST(Config, WritesWholeNumbersAsSuchAsFarAsADoubleCountsThem) {
+  const auto written = [](double alpha) {
+    const Json json = Json::parse(to_json(LoraConfig{.lora_alpha = alpha, .alpha_pattern = {{"q", alpha}}}));
+    EXPECT_EQ(json.at("alpha_pattern").at("q"), json.at("lora_alpha"));
+    return json.at("lora_alpha").dump();
+  };
+  EXPECT_EQ(written(16), "16");
+  EXPECT_EQ(written(-3), "-3");
+  EXPECT_EQ(written(0.5), "0.5");
+  EXPECT_EQ(written(0x1p53 - 1), "9007199254740991");
+  EXPECT_EQ(written(0x1p53), "9007199254740992.0");
+  EXPECT_EQ(written(1e300), "1e+300");
+  EXPECT_EQ(written(-1e300), "-1e+300");
 }
 
 }  // namespace

@@ -70,6 +70,7 @@ TEST(Lora, RefusesRanksAndProbabilities) {
   expect_error<ValueError>(made({.r = -2}), "r is -2");
   expect_error<ValueError>(made({.r = 2, .lora_dropout = 1}), "lora_dropout is 1, not a probability in [0, 1)");
   expect_error<ValueError>(made({.r = 2, .lora_dropout = -0.5}), "lora_dropout is -0.5");
+  expect_error<ValueError>(made({.r = 2, .lora_alpha = std::nan("")}), "lora_alpha is nan, not a finite number");
   expect_error<NotImplementedError>(made({.r = 2, .use_dora = true, .use_qalora = true}),
                                     "use_dora and use_qalora cannot be combined");
   expect_error<ValueError>(made({.r = 2, .use_dora = true, .lora_bias = true}), "lora_bias cannot be combined with use_dora");

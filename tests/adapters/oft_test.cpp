@@ -318,6 +318,8 @@ TEST(OFT, TodaysOrderOfCastsIsARuleOfInjectionAndLoading) {
 TEST(OFT, RefusesWhatMakesNoSense) {
   expect_error<ValueError>([] { layer_with({.r = 0, .oft_block_size = 8, .coft = true, .eps = 0}); },
                            "eps, the radius of COFT, is 0");
+  expect_error<ValueError>([] { layer_with({.r = 0, .oft_block_size = 8, .coft = true, .eps = std::nan("")}); },
+                           "eps, the radius of COFT, is nan, not a positive number");
   expect_error<ValueError>([] { layer_with({.fan_in_fan_out = true}); }, "fan_in_fan_out is true");
   expect_error<ValueError>([] { layer_with({.init_weights = std::string("gaussian")}); },
                            "OFT's init_weights is true or false, not 'gaussian'");

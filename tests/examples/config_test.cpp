@@ -5,15 +5,16 @@
 
 #include "graft/autograd/ops.h"
 
+#include "../support/errors.h"
+
 namespace graft::llama {
 namespace {
 
 using nlohmann::json;
 
 json small() {
-  return {{"model_type", "llama"},    {"vocab_size", 320},      {"hidden_size", 96},
-          {"intermediate_size", 128}, {"num_hidden_layers", 2}, {"num_attention_heads", 6},
-          {"num_key_value_heads", 2}, {"rope_theta", 500000.0}, {"torch_dtype", "bfloat16"}};
+  return {{"model_type", "llama"},  {"vocab_size", 320},        {"hidden_size", 96},        {"intermediate_size", 128},
+          {"num_hidden_layers", 2}, {"num_attention_heads", 6}, {"num_key_value_heads", 2}, {"rope_theta", 500000.0}};
 }
 
 json with(json changes) {
@@ -38,7 +39,6 @@ TEST(Config, ReadsTheOlderSpelling) {
   EXPECT_EQ(config.num_key_value_heads, 2);
   EXPECT_EQ(config.rope.theta, 500000.0);
   EXPECT_EQ(config.rope.kind, Rope::Kind::plain);
-  EXPECT_EQ(config.dtype, DType::bf16);
   EXPECT_EQ(config.activation, &silu);
   EXPECT_FALSE(config.tie_word_embeddings || config.attention_bias || config.mlp_bias);
 }
@@ -46,8 +46,7 @@ TEST(Config, ReadsTheOlderSpelling) {
 TEST(Config, ReadsTheNewerSpelling) {
   const Config config = Config::parse(with({{"rope_theta", nullptr},
                                             {"rope_parameters", {{"rope_theta", 20000.0}, {"rope_type", "default"}}},
-                                            {"torch_dtype", nullptr},
-                                            {"dtype", "float16"},
+                                            {"dtype", "auto"},
                                             {"head_dim", 32},
                                             {"hidden_act", "gelu_pytorch_tanh"},
                                             {"tie_word_embeddings", true},
@@ -56,7 +55,6 @@ TEST(Config, ReadsTheNewerSpelling) {
                                             {"eos_token_id", {1, 2}}})
                                           .dump());
   EXPECT_EQ(config.rope.theta, 20000.0);
-  EXPECT_EQ(config.dtype, DType::f16);
   EXPECT_EQ(config.head_dim, 32);
   EXPECT_EQ(config.activation, &gelu_tanh);
   EXPECT_TRUE(config.tie_word_embeddings && config.attention_bias && config.mlp_bias);
@@ -84,6 +82,15 @@ TEST(Config, ReadsScaledRotationUnderAllItsNames) {
   EXPECT_EQ(linear.factor, 2);
 }
 
+TEST(Config, TakesTwoSpellingsThatAgree) {
+  const json linear{{"rope_type", "linear"}, {"type", "linear"}, {"factor", 2}};
+  const json parameters{{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 1000.0}, {"partial_rotary_factor", 1.0}};
+  const json change{
+      {"rope_theta", nullptr}, {"rope_scaling", linear}, {"rope_parameters", parameters}, {"attention_dropout", 0.0}};
+  const Rope rope = Config::parse(with(change).dump()).rope;
+  EXPECT_EQ(rope, (Rope{.kind = Rope::Kind::linear, .theta = 1000, .factor = 2}));
+}
+
 TEST(Config, TellsImpossibleValuesByFieldValueAndWish) {
   const std::pair<json, const char*> cases[] = {
       {{{"vocab_size", 0}}, "config.json: vocab_size = 0, and a whole number from 1 is wanted"},
@@ -97,7 +104,6 @@ TEST(Config, TellsImpossibleValuesByFieldValueAndWish) {
       {{{"head_dim", 15}}, "config.json: head_dim = 15, and rotary embedding wants an even number"},
       {{{"rms_norm_eps", -1e-6}}, "config.json: rms_norm_eps = -1e-06, and a number above 0 is wanted"},
       {{{"tie_word_embeddings", 1}}, "config.json: tie_word_embeddings = 1, and true or false is wanted"},
-      {{{"torch_dtype", "int8"}}, "config.json: dtype = \"int8\", and float32, float16, bfloat16 or float64 is wanted"},
       {{{"eos_token_id", 320}}, "config.json: eos_token_id = 320, and token ids below vocab_size = 320 are wanted"},
       {{{"rope_theta", 0}}, "config.json: rope_theta = 0, and a number above 0 is wanted"},
       {{{"rope_scaling", 3}}, "config.json: rope_scaling = 3, and an object is wanted"},
@@ -106,12 +112,21 @@ TEST(Config, TellsImpossibleValuesByFieldValueAndWish) {
        "config.json: the rotary factor = 0.5, and a number from 1 is wanted"},
       {{{"rope_scaling", {{"type", "llama3"}, {"factor", 2}, {"low_freq_factor", 4}, {"high_freq_factor", 4}}}},
        "config.json: low_freq_factor = 4 and high_freq_factor = 4, and the first must be smaller"},
+      {{{"rope_scaling", {{"type", 2}}}}, "config.json: rope_scaling.type = 2, and a text is wanted"},
+      {{{"hidden_act", true}}, "config.json: hidden_act = true, and a text is wanted"},
       {{{"rope_parameters", {{"rope_theta", 1.0}}}},
        "config.json: rope_theta = 500000 and rope_parameters.rope_theta = 1 contradict each other"},
+      {{{"rope_scaling", {{"rope_theta", 1.0}}}},
+       "config.json: rope_theta = 500000 and rope_scaling.rope_theta = 1 contradict each other"},
+      {{{"rope_scaling", {{"rope_type", "default"}, {"type", "linear"}, {"factor", 2}}}},
+       "config.json: rope_type = \"default\" and type = \"linear\" contradict each other"},
+      {{{"rope_parameters", {{"rope_type", "default"}}}, {"rope_scaling", {{"type", "linear"}, {"factor", 2}}}},
+       "config.json: rope_parameters = {\"rope_type\":\"default\"} and rope_scaling = {\"factor\":2,\"type\":\"linear\"} "
+       "contradict each other"},
   };
   for (const auto& [change, message] : cases) EXPECT_EQ(message_of<ValueError>(with(change)), message);
   EXPECT_EQ(message_of<ValueError>(json::array()), "config.json: an object is wanted, not array");
-  EXPECT_THROW(Config::parse("{"), ValueError);
+  test::expect_error<ValueError>([] { Config::parse("{"); }, "config.json is malformed: ");
 }
 
 TEST(Config, RefusesWhatItDoesNotImplement) {
@@ -123,6 +138,9 @@ TEST(Config, RefusesWhatItDoesNotImplement) {
       {{{"rope_scaling", {{"type", "yarn"}, {"factor", 2}}}},
        "config.json: rope_type = \"yarn\" is not one of default, linear, llama3"},
       {{{"attention_dropout", 0.1}}, "config.json: attention_dropout = 0.1, and only 0 is understood"},
+      {{{"partial_rotary_factor", 0.5}}, "config.json: partial_rotary_factor = 0.5, and only 1 is understood"},
+      {{{"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.25}}}},
+       "config.json: rope_parameters.partial_rotary_factor = 0.25, and only 1 is understood"},
   };
   for (const auto& [change, message] : cases) EXPECT_EQ(message_of<NotImplementedError>(with(change)), message);
 }
