@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "graft/core/error.h"
+#include "graft/core/parallel.h"
 
 namespace graft::llama {
 
@@ -20,6 +21,22 @@ bool parse_command_line(CLI::App& app, int argc, const char* const* argv) try {
   return false;
 } catch (const CLI::ParseError& error) {
   fail("{} (--help lists the options)", error.what());
+}
+
+void check_range(const char* option, std::int64_t value, std::int64_t least, std::int64_t most) {
+  check(least <= value && value <= most, "{} is {}, and a count from {} to {} is wanted", option, value, least, most);
+}
+
+void add_seed(CLI::App& app, std::uint64_t& seed, const std::string& description) {
+  const auto no_sign = [](const std::string& text) {  // strtoull, which reads it, would count down from 2^64
+    return text.find('-') == std::string::npos ? std::string() : fmt::format("{}, and a whole number from 0 is wanted", text);
+  };
+  app.add_option("--seed", seed, description)->check(no_sign);
+}
+
+void set_threads(int threads) {
+  check_range("--threads", threads, 0, 1024);
+  if (threads > 0) set_thread_pool(make_thread_pool(threads));
 }
 
 DType parse_model_dtype(const std::string& name) {

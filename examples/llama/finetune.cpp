@@ -8,7 +8,6 @@
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
 #include "graft/adapters/verify.h"
-#include "graft/core/parallel.h"
 #include "graft/examples/llama/command_line.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/finetune_options.h"
@@ -21,15 +20,22 @@ namespace {
 
 constexpr const char* state_file = "training_state.safetensors";
 
-volatile std::sig_atomic_t interrupted = 0;
+volatile std::sig_atomic_t interrupted = 0;  // by this signal
 
-// The first ^C ends the run after the step at hand; a second one ends the program as usual.
+// The first ^C ends the run where it has nothing half done, in training after the step at hand; a second one ends the program as
+// usual.
 void listen_for_interrupts() {
   struct sigaction action {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  action.sa_handler = [](int signal) { interrupted = signal; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+}
+
+struct Interrupted {};
+
+void heed_interrupts() {
+  if (interrupted) throw Interrupted();
 }
 
 struct Text {
@@ -43,8 +49,12 @@ Text read_data(const FinetuneOptions& options, const Tokenizer& tokenizer) {
   if (!options.held.empty()) {
     held = tokenizer.encode(read_text(options.held), false);
   } else {
-    const std::int64_t wanted = std::max<std::int64_t>(static_cast<std::int64_t>(train.size()) / 20, options.sequence + 1);
-    const auto begin = train.end() - std::min<std::int64_t>(wanted, train.size());
+    const auto size = static_cast<std::int64_t>(train.size());
+    check(size / 2 > options.sequence,
+          "{}: {} tokens; {} are wanted, for a row of {} to learn from and another to measure on, or a text of its own for the "
+          "latter by --held",
+          options.data.string(), size, 2 * (options.sequence + 1), options.sequence);
+    const auto begin = train.end() - std::max(size / 20, options.sequence + 1);
     held.assign(begin, train.end());
     train.erase(begin, train.end());
   }
@@ -71,10 +81,13 @@ std::string indented(const std::string& text) {
 
 void print_measurement(const char* when, CausalLM& model, const Tokenizer& tokenizer, const TextData& held,
                        const FinetuneOptions& options) {
-  const double loss = evaluate(model, held, options.training.batch);
+  const double loss = evaluate(model, held, options.training.batch, heed_interrupts);
   fmt::print("\n{}: held-out loss {:.4f} (perplexity {:.1f})\n", when, loss, std::exp(loss));
   if (!options.prompt.empty()) {
-    const auto ids = generate(model, tokenizer.encode(options.prompt), options.generation);
+    GenerationOptions generation = options.generation;
+    generation.on_token = [](std::int64_t) { return !interrupted; };
+    const auto ids = generate(model, tokenizer.encode(options.prompt), generation);
+    heed_interrupts();
     fmt::print("  {}\n", indented(options.prompt + tokenizer.decode(ids, true)));
   }
   std::fflush(stdout);
@@ -85,15 +98,16 @@ void save(CausalLM& model, const Trainer& trainer, const FinetuneOptions& option
   adapters::save_pretrained(model, options.out, {.base_model_name_or_path = options.model.string()});
 }
 
-}  // namespace
-
-int run(const FinetuneOptions& options) {
-  if (options.threads > 0) set_thread_pool(make_thread_pool(options.threads));
+int train(const FinetuneOptions& options) {
+  listen_for_interrupts();
+  set_threads(options.threads);
   const Method& method = find_method(options.method);
   refuse_unsuitable_folder(options);
   OutputFolder folder(options.out);
   const Tokenizer tokenizer = Tokenizer::load(options.model);
+  heed_interrupts();
   CausalLM model = load(options.model, options.dtype);
+  heed_interrupts();
   const Text text = read_data(options, tokenizer);
   const Settings settings = settings_of(options, text.train, adapters::fingerprint(model));
 
@@ -114,13 +128,13 @@ int run(const FinetuneOptions& options) {
   adapters::enable_adapters(model, false);
   print_measurement("before", model, tokenizer, text.held, options);
   adapters::enable_adapters(model, true);
+  heed_interrupts();
 
   // Everything was read and understood: from here on there is something to keep.
   const auto save_all = [&] { save(model, trainer, options, settings); };
   options.resume ? save_all() : folder.first_save(save_all);
 
   fmt::print("\n");
-  listen_for_interrupts();
   memory::reset_peak();
   Progress progress(trainer.steps_done(), options.training.steps, stdout);
   while (!trainer.done() && !interrupted) {
@@ -130,19 +144,27 @@ int run(const FinetuneOptions& options) {
   }
   progress.finish();
   save_all();
-  if (interrupted) {
+  try {
+    heed_interrupts();
+    print_measurement("after", model, tokenizer, text.held, options);
+  } catch (const Interrupted&) {
     fmt::print("interrupted after step {}; what was learned is in {}, and --resume goes on from there\n", trainer.steps_done(),
                options.out.string());
-    return 130;
+    return 128 + interrupted;
   }
-
-  print_measurement("after", model, tokenizer, text.held, options);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   fmt::print("\nmemory    {:.0f} MB of tensors at most in training, {:.0f} MB of the process\n",
              static_cast<double>(memory::peak_bytes()) / 1e6, static_cast<double>(usage.ru_maxrss) * 1024 / 1e6);
   fmt::print("written   {}\n", options.out.string());
   return 0;
+}
+
+}  // namespace
+
+int run(const FinetuneOptions& options) try { return train(options); } catch (const Interrupted&) {
+  fmt::print("interrupted before the first step; nothing was written\n");
+  return 128 + interrupted;
 }
 
 }  // namespace graft::llama

@@ -41,7 +41,7 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
   app.add_option("--warmup", training.warmup, "steps in which the learning rate rises");
   app.add_option("--schedule", schedule, "of the learning rate after that: constant, linear or cosine");
   app.add_option("--clip", training.clip, "largest norm of the gradient; 0 for any");
-  app.add_option("--seed", training.seed, "of the adapter's start, of dropout and of the text's order");
+  add_seed(app, training.seed, "of the adapter's start, of dropout and of the text's order");
   app.add_option("--save-every", options.save_every, "steps between two training states; 0 for only the last");
   app.add_flag("--resume", options.resume, "go on from the training state in --out, with the settings of that run");
   app.add_option("--threads", options.threads, "0 for one per core");
@@ -51,8 +51,14 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
 
   options.dtype = parse_model_dtype(dtype);
   training.schedule = find_schedule(schedule);
-  check(options.save_every >= 0, "--save-every is {}, and a count from 0 is wanted", options.save_every);
-  check(options.threads >= 0, "--threads is {}, and a count from 0 is wanted", options.threads);
+  constexpr std::int64_t most = 1 << 16;
+  if (adapter.r) check_range("--r", *adapter.r, 1, most);
+  if (adapter.block_size) check_range("--block-size", *adapter.block_size, 1, most);
+  check_range("--batch", training.batch, 1, most);
+  check_range("--accumulate", training.accumulate, 1, most);
+  check_range("--seq", options.sequence, 1);
+  check_range("--save-every", options.save_every, 0);
+  check_range("--prompt-tokens", options.generation.max_tokens, 0);
   if (options.data.empty()) {
     check(options.held.empty(), "--held needs --data: the shipped text has a held-out part of its own");
     options.data = shipped_file("data/jargon_train.txt");

@@ -6,7 +6,6 @@
 #include <iterator>
 
 #include "graft/adapters/peft_io.h"
-#include "graft/core/parallel.h"
 #include "graft/examples/llama/command_line.h"
 #include "graft/examples/llama/sampling.h"
 #include "graft/examples/llama/tokenizer.h"
@@ -33,12 +32,11 @@ bool parse(Options& options, int argc, const char* const* argv) {
   app.add_option("--temperature", sampling.temperature, "0 always takes the likeliest token");
   app.add_option("--top-k", sampling.top_k, "choose among the k likeliest tokens; 0 for all");
   app.add_option("--top-p", sampling.top_p, "choose among the likeliest tokens that reach this probability together");
-  app.add_option("--seed", sampling.seed, "of the choice");
+  add_seed(app, sampling.seed, "of the choice");
   app.add_option("--dtype", options.dtype, "of the dense weights and of the computation: f32, bf16 or f16");
   app.add_option("--threads", options.threads, "0 for one per core");
   if (!parse_command_line(app, argc, argv)) return false;
-  check(options.threads >= 0, "--threads is {}, and a count from 0 is wanted", options.threads);
-  check(options.generation.max_tokens >= 0, "--max-tokens is {}, and a count from 0 is wanted", options.generation.max_tokens);
+  check_range("--max-tokens", options.generation.max_tokens, 0);
   if (options.prompt == "-") options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   return true;
 }
@@ -71,7 +69,7 @@ class TextPrinter {
 };
 
 int run(Options options) {
-  if (options.threads > 0) set_thread_pool(make_thread_pool(options.threads));
+  set_threads(options.threads);
   const DType dtype = parse_model_dtype(options.dtype);
   Sampler(options.generation.sampling);  // refuses what makes no sense before anything is loaded
   const Tokenizer tokenizer = Tokenizer::load(options.model);

@@ -13,29 +13,29 @@ TextData::TextData(std::vector<std::int64_t> ids, std::int64_t length) : ids_(st
 }
 
 Batch TextData::shuffled(std::uint64_t seed, std::int64_t position, std::int64_t rows) const {
-  std::vector<std::int64_t> chosen, order;
-  for (std::int64_t i = position; i < position + rows; ++i) {
+  std::vector<std::int64_t> order;
+  return make(rows, [&](std::int64_t row) {
+    const std::int64_t i = position + row;
     if (order.empty() || i % windows() == 0) order = epoch_order(windows(), seed, i / windows());
-    chosen.push_back(order[i % windows()]);
-  }
-  return make(chosen);
+    return order[i % windows()];
+  });
 }
 
 Batch TextData::in_order(std::int64_t first, std::int64_t rows) const {
-  std::vector<std::int64_t> chosen(std::max<std::int64_t>(0, std::min(rows, windows() - first)));
-  std::iota(chosen.begin(), chosen.end(), first);
-  return make(chosen);
+  return make(std::max<std::int64_t>(0, std::min(rows, windows() - first)), [&](std::int64_t row) { return first + row; });
 }
 
-Batch TextData::make(const std::vector<std::int64_t>& windows) const {
-  std::vector<std::int64_t> inputs, labels;
-  for (const std::int64_t window : windows) {
-    const auto begin = ids_.begin() + window * length_;
-    inputs.insert(inputs.end(), begin, begin + length_);
-    labels.insert(labels.end(), begin + 1, begin + 1 + length_);
+template <class F>
+Batch TextData::make(std::int64_t rows, F window_of) const {
+  const Shape shape{rows, length_};
+  const Batch batch{Tensor::empty(shape, DType::i64), Tensor::empty(shape, DType::i64)};
+  auto *input = batch.inputs.data<std::int64_t>(), *label = batch.labels.data<std::int64_t>();
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const auto begin = ids_.begin() + window_of(row) * length_;
+    input = std::copy_n(begin, length_, input);
+    label = std::copy_n(begin + 1, length_, label);
   }
-  const Shape shape{static_cast<std::int64_t>(windows.size()), length_};
-  return {Tensor::from(inputs, shape), Tensor::from(labels, shape)};
+  return batch;
 }
 
 std::vector<std::int64_t> epoch_order(std::int64_t n, std::uint64_t seed, std::int64_t epoch) {

@@ -23,13 +23,14 @@ class TextData {
   std::int64_t length() const { return length_; }
 
   /// Samples position … position + rows - 1 of the endless sequence in which every epoch shows each window once, in an order
-  /// drawn for (seed, epoch). A position is all that a resumed run must know.
+  /// drawn for (seed, epoch). A position is all that a resumed run must know. OutOfMemoryError if there is no room for the batch.
   Batch shuffled(std::uint64_t seed, std::int64_t position, std::int64_t rows) const;
   /// Windows first … first + rows - 1 (those that there are) in the text's order.
   Batch in_order(std::int64_t first, std::int64_t rows) const;
 
  private:
-  Batch make(const std::vector<std::int64_t>& windows) const;
+  template <class F>
+  Batch make(std::int64_t rows, F window_of) const;
   std::vector<std::int64_t> ids_;
   std::int64_t length_;
 };

@@ -92,16 +92,20 @@ void Trainer::resume(const std::filesystem::path& path, const Settings& settings
   state_ = {state.step, state.position, {}};
 }
 
-double evaluate(CausalLM& model, const TextData& data, std::int64_t batch) {
+double evaluate(CausalLM& model, const TextData& data, std::int64_t batch, const std::function<void()>& before_batch) {
+  struct Mode {
+    explicit Mode(CausalLM& model) : model(model), training(model.training()) { set_training(model, false); }
+    ~Mode() { set_training(model, training); }
+    CausalLM& model;
+    const bool training;
+  } const evaluating(model);
   NoGrad no_grad;
-  const bool training = model.training();
-  set_training(model, false);
   double sum = 0;
   for (std::int64_t first = 0; first < data.windows(); first += batch) {
+    if (before_batch) before_batch();
     const Batch rows = data.in_order(first, batch);
     sum += loss_of(model, rows).item() * static_cast<double>(rows.inputs.dim(0));
   }
-  set_training(model, training);
   return sum / static_cast<double>(data.windows());
 }
 

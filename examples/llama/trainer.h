@@ -3,6 +3,7 @@
 
 #include <array>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -81,7 +82,8 @@ class Trainer {
   TrainingState state_;
 };
 
-/// Mean loss over all windows, `batch` at a time, in evaluation mode.
-double evaluate(CausalLM& model, const TextData& data, std::int64_t batch);
+/// Mean loss over all windows, `batch` at a time, in evaluation mode. `before_batch`, if any, is called before each and may
+/// throw, which ends the evaluation.
+double evaluate(CausalLM& model, const TextData& data, std::int64_t batch, const std::function<void()>& before_batch = {});
 
 }  // namespace graft::llama

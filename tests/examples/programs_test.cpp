@@ -193,6 +193,23 @@ TEST_F(Programs, AnInterruptSavesWhatWasLearned) {
   EXPECT_FALSE(adapter("out").empty());
 }
 
+TEST_F(Programs, AnInterruptBeforeTheFirstStepLeavesNothing) {
+  {
+    std::ofstream held(folder_ / "long.txt");  // measuring it takes longer than all else before the first step
+    for (int i = 0; i < 200; ++i) held << read_text(folder_ / "data.txt");
+  }
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const pid_t pid = start(GRAFT_FINETUNE, training("new/out", {"--held", folder_ / "long.txt"}));
+    while (!fs::exists(folder_ / "new/out")) usleep(500);
+    usleep(signal == SIGINT ? 0 : 300'000);  // while it reads, and while it measures
+    kill(pid, signal);
+    EXPECT_EQ(wait(pid), 128 + signal) << message();
+    EXPECT_NE(output().find("interrupted before the first step; nothing was written\n"), std::string::npos) << output();
+    EXPECT_EQ(message(), "");
+    EXPECT_FALSE(fs::exists(folder_ / "new"));
+  }
+}
+
 TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
   std::ofstream(folder_ / "short.txt") << "too short";
   std::ofstream(folder_ / "latin1.txt") << "caf\xE9 " << std::string(1000, 'a');
@@ -204,7 +221,7 @@ TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
       {{"--model", "/nonexistent"}, "/nonexistent"},
       {{"--model", broken}, "model.safetensors"},
       {{"--data", "/nonexistent.txt"}, "/nonexistent.txt: no such file"},
-      {{"--data", folder_ / "short.txt"}, "the text has"},
+      {{"--data", folder_ / "short.txt"}, "the text has 5 tokens, and one window of 32 needs 33"},
       {{"--data", folder_ / "latin1.txt"}, "text in UTF-8 is wanted, and byte 3 "},
       {{"--method", "prefix"}, "method = \"prefix\" is not one of lora, dora, qalora, adalora, oft"},
       {{"--r", "0"}, "r"},
@@ -213,6 +230,18 @@ TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
       {{"--steps", "many"}, "--steps"},
       {{"--schedule", "step"}, "schedule = \"step\" is not one of constant, linear, cosine"},
       {{"--dtype", "i8"}, "--dtype is i8, and f32, bf16 or f16 is wanted"},
+      {{"--lora-alpha", "nan"}, "lora_alpha is nan, not a finite number"},
+      {{"--lora-alpha", "inf", "--method", "adalora"}, "lora_alpha is inf, not a finite number"},
+      {{"--dropout", "nan"}, "lora_dropout is nan, not a finite number"},
+      {{"--r", "100000"}, "--r is 100000, and a count from 1 to 65536 is wanted"},
+      {{"--block-size", "0", "--method", "oft"}, "--block-size is 0, and a count from 1 to 65536 is wanted"},
+      {{"--batch", "4000000000"}, "--batch is 4000000000, and a count from 1 to 65536 is wanted"},
+      {{"--accumulate", "0"}, "--accumulate is 0, and a count from 1 to 65536 is wanted"},
+      {{"--seq", "9223372036854775807"}, "--seq is 9223372036854775807, and a count from 1 to 2147483648 is wanted"},
+      {{"--save-every", "-1"}, "--save-every is -1, and a count from 0 to 2147483648 is wanted"},
+      {{"--prompt-tokens", "-4"}, "--prompt-tokens is -4, and a count from 0 to 2147483648 is wanted"},
+      {{"--threads", "1000000"}, "--threads is 1000000, and a count from 0 to 1024 is wanted"},
+      {{"--seed", "-1"}, "--seed: -1, and a whole number from 0 is wanted"},
       {{"--resume"}, "no training state to resume"},
       {{"--unknown"}, "--unknown"},
   };
@@ -221,6 +250,20 @@ TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
     expect_refusal(expected);
     EXPECT_FALSE(fs::exists(folder_ / "out")) << more[0];
   }
+}
+
+TEST_F(Programs, ATextThatIsNotMeasuredOnAnotherMustBeLongEnoughForBoth) {
+  const std::string text = read_text(folder_ / "data.txt");
+  const auto refuse = [&](std::size_t bytes, const std::string& words) {
+    std::ofstream(folder_ / "part.txt") << text.substr(0, bytes);
+    EXPECT_EQ(run(GRAFT_FINETUNE, {"--data", folder_ / "part.txt", "--out", folder_ / "out", "--seq", "32"}), 1);
+    expect_refusal(words);
+    EXPECT_FALSE(fs::exists(folder_ / "out"));
+  };
+  for (const std::size_t bytes : {0u, 20u, 100u})
+    refuse(bytes, " tokens; 66 are wanted, for a row of 32 to learn from and another to measure on");
+  EXPECT_EQ(run(GRAFT_FINETUNE, {"--held", folder_ / "held.txt", "--out", folder_ / "out"}), 1);
+  expect_refusal("--held needs --data: the shipped text has a held-out part of its own");
 }
 
 const Words saved_files{"adapter_config.json", "adapter_model.safetensors", "training_state.safetensors"};
@@ -286,7 +329,10 @@ TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {
                                                  {{"--top-p", "0"}, "top_p = 0"},
                                                  {{"--adapter", "/nonexistent"}, "/nonexistent"},
                                                  {{"--prompt", ""}, "--prompt is empty"},
-                                                 {{"--max-tokens", "-3"}, "--max-tokens is -3"}};
+                                                 {{"--max-tokens", "-3"}, "--max-tokens is -3, and a count from 0 to "},
+                                                 {{"--top-k", "-1"}, "top_k = -1, and a count from 0 is wanted"},
+                                                 {{"--threads", "-1"}, "--threads is -1, and a count from 0 to 1024 is wanted"},
+                                                 {{"--seed", "-7"}, "--seed: -7, and a whole number from 0 is wanted"}};
   for (const auto& [options, expected] : cases) {
     EXPECT_EQ(run(GRAFT_GENERATE, options), 1);
     EXPECT_NE(message().find(expected), std::string::npos) << message();

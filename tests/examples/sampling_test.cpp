@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "../support/errors.h"
+
 namespace graft::llama {
 namespace {
 
@@ -58,13 +60,21 @@ TEST(Sampler, TheSeedDecides) {
 }
 
 TEST(Sampler, RefusesWhatMakesNoSense) {
-  EXPECT_THROW(Sampler({.temperature = -1}), ValueError);
-  EXPECT_THROW(Sampler({.top_k = -1}), ValueError);
-  EXPECT_THROW(Sampler({.top_p = 0}), ValueError);
-  EXPECT_THROW(Sampler({.top_p = 1.5}), ValueError);
+  const auto refuse = [](const SamplingOptions& options, const std::string& words) {
+    test::expect_error<ValueError>([&] { Sampler{options}; }, words);
+  };
+  refuse({.temperature = -1}, "temperature = -1, and a number from 0 is wanted");
+  refuse({.temperature = std::nan("")}, "temperature = nan, and a number from 0 is wanted");
+  refuse({.top_k = -1}, "top_k = -1, and a count from 0 is wanted");
+  refuse({.top_p = 0}, "top_p = 0, and a share above 0 and up to 1 is wanted");
+  refuse({.top_p = 1.5}, "top_p = 1.5, and a share above 0 and up to 1 is wanted");
   Sampler sampler({});
-  EXPECT_THROW(sampler.next(logits({1, std::numeric_limits<float>::quiet_NaN()})), ValueError);
-  EXPECT_THROW(sampler.next(Tensor::zeros({1, 4})), ValueError);
+  test::expect_error<ValueError>(
+      [&] {
+        sampler.next(logits({1, std::numeric_limits<float>::quiet_NaN()}));
+      },
+      "the logit of token 1 is nan");
+  test::expect_error<ValueError>([&] { sampler.next(Tensor::zeros({1, 4})); }, "logits [vocab_size] are wanted, not [1, 4]");
 }
 
 }  // namespace

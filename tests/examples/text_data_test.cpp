@@ -5,8 +5,12 @@
 #include <algorithm>
 #include <numeric>
 
+#include "../support/errors.h"
+
 namespace graft::llama {
 namespace {
+
+using test::expect_error;
 
 std::vector<std::int64_t> count_to(std::int64_t n) {
   std::vector<std::int64_t> ids(n);
@@ -51,14 +55,14 @@ TEST(TextData, IsTheSameFromAnyPosition) {
 }
 
 TEST(TextData, SaysHowMuchTextItNeeds) {
-  try {
-    TextData(count_to(5), 5);
-    FAIL();
-  } catch (const ValueError& error) {
-    EXPECT_STREQ(error.what(), "the text has 5 tokens, and one window of 5 needs 6");
-  }
-  EXPECT_THROW(TextData(count_to(5), 0), ValueError);
-  EXPECT_THROW(TextData({}, 1), ValueError);
+  expect_error<ValueError>([] { TextData(count_to(5), 5); }, "the text has 5 tokens, and one window of 5 needs 6");
+  expect_error<ValueError>([] { TextData(count_to(5), 0); }, "a window of 0 tokens is wanted, and at least 1 is possible");
+  expect_error<ValueError>([] { TextData({}, 1); }, "the text has 0 tokens, and one window of 1 needs 2");
+}
+
+TEST(TextData, ABatchForWhichThereIsNoRoomIsATypedErrorAtOnce) {
+  const TextData data(count_to(11), 5);
+  expect_error<OutOfMemoryError>([&] { data.shuffled(0, 0, std::int64_t{1} << 50); }, "out of memory: ");
 }
 
 }  // namespace

@@ -1,14 +1,19 @@
 #include "graft/examples/llama/trainer.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include "graft/adapters/peft_io.h"
 #include "graft/core/parallel.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/methods.h"
 
+#include "../support/errors.h"
+
 namespace graft::llama {
 namespace {
+
+using test::expect_error;
 
 namespace fs = std::filesystem;
 
@@ -143,8 +148,8 @@ TEST(Trainer, RefusesOptionsThatMakeNoSense) {
   EXPECT_EQ(message({.clip = -1}), "clip = -1, and a number from 0 is wanted");
   set_requires_grad(model, false);
   EXPECT_EQ(message({}), "nothing in the model is trainable: inject an adapter first");
-  EXPECT_THROW(find_schedule("step"), ValueError);
-  EXPECT_THROW(find_method("prefix"), ValueError);
+  expect_error<ValueError>([] { find_schedule("step"); }, "schedule = \"step\" is not one of constant, linear, cosine");
+  expect_error<ValueError>([] { find_method("prefix"); }, "method = \"prefix\" is not one of lora, dora, qalora, adalora, oft");
 }
 
 TEST(Trainer, ResumesOnlyTheSameRun) {
@@ -168,7 +173,42 @@ TEST(Trainer, ResumesOnlyTheSameRun) {
   EXPECT_NE(
       message(lora.trainer, GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq/model.safetensors", {}).find("no training state"),
       std::string::npos);
-  EXPECT_THROW(lora.trainer.resume(folder / "missing", {}), FileError);
+  expect_error<FileError>([&] { lora.trainer.resume(folder / "missing", {}); }, "missing: cannot be opened: No such file");
+}
+
+TEST(Trainer, RefusesAStateThatWasChanged) {
+  const fs::path path = scratch("changed") / "state";
+  Training run(find_method("lora"), {.steps = 2, .batch = 1});
+  run.steps(1);
+  run.trainer.save(path, {});
+  const auto file = safetensors::File::open(path);
+  const nlohmann::json whole = nlohmann::json::parse(file.metadata().at("training_state"));
+  const auto refuse = [&](const nlohmann::json& description, const std::string& dropped, const std::string& words) {
+    std::vector<NamedTensor> tensors;
+    for (const auto& [name, entry] : file.entries())
+      if (name != dropped) tensors.push_back({name, file.tensor(name)});
+    const fs::path changed = path.parent_path() / "changed";
+    safetensors::save(changed, tensors, {{"training_state", description.dump()}});
+    expect_error<FileError>([&] { run.trainer.resume(changed, {}); }, changed.string() + ": " + words);
+    EXPECT_EQ(run.trainer.steps_done(), 1);
+  };
+  const auto with = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json changed = whole;
+    changed[key] = value;
+    return changed;
+  };
+  refuse(with("step", -1), "", "a training state with step -1 and position 1");
+  refuse(with("position", -5), "", "a training state with step 1 and position -5");
+  refuse(with("step", "one"), "", "a training state that cannot be read: ");
+  refuse(with("generators", nlohmann::json::object()), "", "the state of another run, it holds 0 generators and 8 are wanted");
+  nlohmann::json renamed = whole;
+  const std::string known = renamed["generators"].items().begin().key();
+  renamed["generators"]["elsewhere"] = renamed["generators"][known];
+  renamed["generators"].erase(known);
+  refuse(renamed, "", "the state of another run, it lacks the generator " + known);
+  const std::string tensor = file.entries().begin()->first;
+  refuse(whole, tensor, "the state of another run, it lacks " + tensor);
+  run.trainer.resume(path, {});
 }
 
 }  // namespace
