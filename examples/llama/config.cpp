@@ -114,8 +114,9 @@ Rope parse_rope(const Fields& config, std::int64_t max_position_embeddings) {
   for (const char* name : {"rope_parameters", "rope_scaling"}) {
     if (!config.has(name)) continue;
     const Rope read = parse_scaling(config.object(name), theta.value_or(Rope().theta), max_position_embeddings);
-    check(!rope || *rope == read, "config.json: rope_parameters = {} and rope_scaling = {} contradict each other",
-          config.at("rope_parameters").dump(), config.at("rope_scaling").dump());
+    if (rope && *rope != read)
+      fail("config.json: rope_parameters = {} and rope_scaling = {} contradict each other", config.at("rope_parameters").dump(),
+           config.at("rope_scaling").dump());
     rope = read;
   }
   return rope.value_or(Rope{.theta = theta.value_or(Rope().theta)});

@@ -1,5 +1,7 @@
 #include "graft/examples/llama/model.h"
 
+#include <algorithm>
+#include <set>
 #include <tuple>
 
 #include "graft/autograd/ops.h"
@@ -140,10 +142,33 @@ Tensor CausalLM::hidden(const Tensor& ids, KeyValueCache* cache, const Tensor& k
   return y;
 }
 
+namespace {
+
+// Weights that nobody reads would be missing without a word: a file of more layers than config.json tells of is another model.
+void refuse_unused(CausalLM& model, const quant::Checkpoint& checkpoint) {
+  std::set<std::string> read;  // tensors, and the linear layers that have seen to theirs
+  for (const NamedTensor& parameter : named_parameters(model)) read.insert(parameter.name);
+  for_each_module(model, [&](const std::string& name, const Module& module) {
+    if (dynamic_cast<const LinearBase*>(&module)) read.insert(name);
+  });
+  std::vector<std::string> unused;
+  for (const std::string& name : checkpoint.names())
+    if (!read.contains(name) && !read.contains(name.substr(0, name.rfind('.'))) && !name.ends_with(".rotary_emb.inv_freq"))
+      unused.push_back(name);
+  constexpr std::size_t shown = 4;
+  check(unused.empty(), "{}: config.json describes no use for {} of the tensors: {}{}", checkpoint.folder().string(),
+        unused.size(), fmt::join(unused.begin(), unused.begin() + std::min(shown, unused.size()), ", "),
+        unused.size() > shown ? ", …" : "");
+}
+
+}  // namespace
+
 CausalLM load(const std::filesystem::path& folder, DType dtype) {
   check<TypeError>(is_floating(dtype), "a model's weights are floating: {} is not", dtype);
   const auto checkpoint = quant::Checkpoint::open(folder);
-  return {Config::parse(checkpoint.config()), checkpoint, dtype};
+  CausalLM model(Config::parse(checkpoint.config()), checkpoint, dtype);
+  refuse_unused(model, checkpoint);
+  return model;
 }
 
 }  // namespace graft::llama

@@ -131,7 +131,7 @@ class CausalLM final : public Module {
 
 /// The model in a Hugging Face folder: each projection dense or quantized, as the file says, dense weights in `dtype`. The errors
 /// are those of quant::Checkpoint and Config::parse, and ValueError for a projection whose bias the config announces and the file
-/// lacks.
+/// lacks, and for tensors in the file that the model has no use for (a tied lm_head's and old files' rotary frequencies apart).
 CausalLM load(const std::filesystem::path& folder, DType dtype = DType::f32);
 
 }  // namespace graft::llama

@@ -17,11 +17,18 @@ std::vector<float> frequencies(const Rope& rope, std::int64_t head_dim) {
     if (rope.kind == Rope::Kind::linear) {
       frequency /= static_cast<float>(rope.factor);
     } else if (rope.kind == Rope::Kind::llama3) {
-      // Turns within the context that the model was first trained on.
-      const double turns = static_cast<double>(rope.original_max_position_embeddings) * frequency / (2 * std::numbers::pi);
-      const double share = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
-      const double kept = share < 0 ? 0 : share > 1 ? 1 : share;
-      frequency = static_cast<float>((1 - kept) * frequency / rope.factor + kept * frequency);
+      // A pair that needs more than original / low positions for a turn is slowed down, one that needs fewer than original / high is
+      // not, and between the two the share of its own frequency that it keeps grows.
+      const auto original = static_cast<double>(rope.original_max_position_embeddings);
+      const auto factor = static_cast<float>(rope.factor), low = static_cast<float>(rope.low_freq_factor);
+      const float wavelength = 1.0f / frequency * static_cast<float>(2 * std::numbers::pi);
+      if (wavelength > static_cast<float>(original / rope.low_freq_factor)) {
+        frequency /= factor;
+      } else if (wavelength >= static_cast<float>(original / rope.high_freq_factor)) {
+        const float turns = 1.0f / wavelength * static_cast<float>(original);
+        const float share = (turns - low) / static_cast<float>(rope.high_freq_factor - rope.low_freq_factor);
+        frequency = (1 - share) * frequency / factor + share * frequency;
+      }
     }
     result.push_back(frequency);
   }
