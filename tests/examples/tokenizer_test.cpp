@@ -7,8 +7,12 @@
 
 #include "graft/core/error.h"
 
+#include "../support/errors.h"
+
 namespace graft::llama {
 namespace {
+
+using test::expect_error;
 
 using Ids = std::vector<std::int64_t>;
 using nlohmann::json;
@@ -172,10 +176,10 @@ TEST(Tokenizer, ShowsBrokenBytesAsReplacementCharacters) {
 
 TEST(Tokenizer, RefusesWhatItCannotRead) {
   const Tokenizer tokenizer = make(description());
-  EXPECT_THROW(tokenizer.encode("a\xFF"), ValueError);
-  EXPECT_THROW(tokenizer.decode(Ids{1000}), ValueError);
-  EXPECT_THROW(Tokenizer::parse("{"), ValueError);
-  EXPECT_THROW(Tokenizer::load("/nonexistent"), FileError);
+  expect_error<ValueError>([&] { tokenizer.encode("a\xFF"); }, "text in UTF-8 is wanted, and byte 1 of 2 is not part of any");
+  expect_error<ValueError>([&] { tokenizer.decode(Ids{1000}); }, "the tokenizer has no token 1000; its ids are below 261");
+  expect_error<ValueError>([] { Tokenizer::parse("{"); }, "tokenizer.json is malformed: ");
+  expect_error<FileError>([] { Tokenizer::load("/nonexistent"); }, "/nonexistent/tokenizer.json: no such file");
 
   const auto with = [](const char* path, const json& value) {
     json changed = description();
@@ -206,7 +210,46 @@ TEST(Tokenizer, RefusesWhatItCannotRead) {
   json incomplete = description();
   incomplete["model"]["vocab"].erase("z");
   EXPECT_NO_THROW(make(incomplete).encode("a"));
-  EXPECT_THROW(make(incomplete).encode("z"), ValueError);
+  expect_error<ValueError>([&] { make(incomplete).encode("z"); }, "the vocabulary has no token for the byte 0x7A");
+}
+
+TEST(Tokenizer, RefusesPartsThatItCannotFollow) {
+  const auto pre_tokenizer = [](const json& pattern, const char* behavior = "Isolated") {
+    json changed = description();
+    changed["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers", {{{"type", "Split"}, {"pattern", pattern}, {"behavior", behavior}}, {{"type", "ByteLevel"}}}}};
+    return changed;
+  };
+  EXPECT_EQ(message_of<ValueError>(pre_tokenizer({{"Regex", "a(b"}})),
+            "the pattern \"a(b\" is malformed at byte 3: missing closing parenthesis");
+  EXPECT_EQ(message_of<ValueError>(pre_tokenizer({{"Glob", "*"}})),
+            "tokenizer.json: a Split pattern is a \"Regex\" or a \"String\", not {\"Glob\":\"*\"}");
+  EXPECT_EQ(message_of<ValueError>(pre_tokenizer({{"String", "-"}}, "Doubled")),
+            "tokenizer.json: Split's behavior \"Doubled\" is not one of Isolated, Removed, MergedWithPrevious, MergedWithNext, "
+            "Contiguous");
+  json changed = description();
+  changed["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Digits"}}}}};
+  EXPECT_EQ(message_of<NotImplementedError>(changed),
+            "tokenizer.json: the pre-tokenizer Digits after ByteLevel would see its byte alphabet, not the text");
+  changed["pre_tokenizer"] = {{"type", "Digits"}};
+  EXPECT_EQ(message_of<NotImplementedError>(changed),
+            "tokenizer.json: a pre_tokenizer that ends in ByteLevel is wanted, not {\"type\":\"Digits\"}");
+
+  changed = description();
+  changed["post_processor"] = {{"type", "BertProcessing"}};
+  EXPECT_EQ(message_of<NotImplementedError>(changed),
+            "tokenizer.json: the post-processor BertProcessing is not one of ByteLevel, TemplateProcessing, Sequence");
+  const json text{{"Sequence", {{"id", "A"}}}}, token{{"SpecialToken", {{"id", "<s>"}}}};
+  const auto templated = [&](const json& single, std::int64_t id) {
+    changed["post_processor"] = {
+        {"type", "TemplateProcessing"}, {"single", single}, {"special_tokens", {{"<s>", {{"ids", {id}}}}}}};
+    return changed;
+  };
+  EXPECT_EQ(message_of<ValueError>(templated({text, token, text}, 0)),
+            "tokenizer.json: the template for one text has the text twice");
+  EXPECT_EQ(message_of<ValueError>(templated({token, text}, 999)),
+            "tokenizer.json: the template's token \"<s>\" has the unknown id 999");
 }
 
 }  // namespace
