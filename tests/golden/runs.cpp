@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "graft/adapters/peft_io.h"
 #include "graft/adapters/rank_allocator.h"
@@ -35,11 +37,71 @@ struct Run {
     return llama::load(root() / "models" / info.at("base").get<std::string>(), dtype);
   }
   bool has_method() const { return !info.at("method").is_null(); }
+  bool in_several_dtypes() const { return info.at("dtype").is_array(); }
 
   fs::path folder;
   Json info, tokens;
   safetensors::File logits;
 };
+
+void expect_known(const std::string& name, const std::set<std::string>& known, const std::string& what) {
+  EXPECT_TRUE(known.contains(name)) << what << ": " << name << " is there, and nothing compares it";
+}
+
+/// Fails for every key, file and tensor of a run that the checks below do not read: a part that a run has is a part to compare.
+void expect_nothing_unread(const Run& run) {
+  std::set<std::string> keys{"base", "method", "torch", "transformers", "dtype", "tokens", "logits"};
+  std::set<std::string> files{"run.json", "logits.safetensors", run.info.at("tokens")}, tensors{"logits.base"};
+  if (run.in_several_dtypes()) {
+    tensors.clear();
+    for (const Json& dtype : run.info.at("dtype")) tensors.insert("logits.base." + dtype.get<std::string>());
+  }
+  if (run.has_method()) {
+    keys.merge(std::set<std::string>{"peft", "held_loss_base", "greedy_base", "trainable", "wrappers", "optimizer", "loss",
+                                     "grad_norm", "ranks", "rank_pattern", "held_loss_trained", "greedy_trained"});
+    for (const std::string folder : {"start", "trained"}) {
+      tensors.insert("logits." + folder);
+      for (const char* file : {"/adapter_config.json", "/adapter_model.safetensors"}) files.insert(folder + file);
+    }
+    for (const auto& [key, value] : run.info.at("optimizer").items())
+      expect_known(key, {"name", "lr", "betas", "eps", "weight_decay"}, "optimizer");
+    for (const char* greedy : {"greedy_base", "greedy_trained"})
+      for (const auto& [key, value] : run.info.at(greedy).items())
+        expect_known(key, {"prompt", "continuation", "margins"}, greedy);
+  }
+  for (const auto& [key, value] : run.info.items()) expect_known(key, keys, "run.json");
+  for (const auto& [key, value] : run.tokens.items())
+    expect_known(key, {"about", "batches", "probe", "held", "prompt"}, run.info.at("tokens"));
+  for (const auto& entry : fs::recursive_directory_iterator(run.folder))
+    if (!entry.is_directory()) expect_known(fs::relative(entry.path(), run.folder).string(), files, "the folder");
+  for (const auto& [name, entry] : run.logits.entries()) {
+    expect_known(name, tensors, "logits.safetensors");
+    EXPECT_EQ(run.info.at("logits"), fmt::format("last {} positions of each probe row", entry.shape[1])) << name;
+  }
+}
+
+/// The kinds of layer that PEFT put around the base, by the names of its classes.
+void check_wrappers(llama::CausalLM& model, const Run& run) {
+  std::set<std::string> names;
+  for_each_module(model, [&](const std::string&, const Module& module) {
+    if (!dynamic_cast<const AdapterLayer*>(&module)) return;
+    const std::string name = module.type_name();  // "lora.Linear"
+    names.insert(name.substr(name.find('.') + 1));
+  });
+  EXPECT_EQ(names, run.info.at("wrappers").get<std::set<std::string>>());
+}
+
+/// The directions that AdaLoRA's last masking kept, as PEFT's own training did.
+void check_rank_pattern(const adalora::RankAllocator& allocator, const Run& run) {
+  std::map<std::string, std::vector<bool>> kept;
+  for (const auto& [name, tensor] : allocator.state()) {
+    const std::string tail = ".kept.default";
+    if (!name.ends_with(tail)) continue;
+    const auto bytes = tensor.to_vector<std::uint8_t>();
+    kept[name.substr(0, name.size() - tail.size()) + ".lora_E.default"].assign(bytes.begin(), bytes.end());
+  }
+  EXPECT_EQ(kept, (run.info.at("rank_pattern").get<std::map<std::string, std::vector<bool>>>()));
+}
 
 /// Logits of the last positions of each probe row, as many as the recorded ones have.
 Tensor probe(const llama::CausalLM& model, const Run& run, const Tensor& recorded) {
@@ -117,6 +179,7 @@ void check_training(llama::CausalLM& model, const Run& run) {
     }
     optimizer.zero_grad();
   }
+  if (allocator) check_rank_pattern(*allocator, run);
   set_training(model, false);
 }
 
@@ -136,6 +199,7 @@ void check_adapters(const Run& run) {
     check_greedy(model, run.info.at("greedy_base"), "greedy_base");
     check_held_loss(model, run, "held_loss_base");
     adapters::load_pretrained(model, run.folder / "start", {.is_trainable = true});
+    check_wrappers(model, run);
     check_logits(model, run, "logits.start");
     check_folder(model, run.folder / "start");
     check_training(model, run);
@@ -143,6 +207,7 @@ void check_adapters(const Run& run) {
   }
   auto model = run.model();
   adapters::load_pretrained(model, run.folder / "trained");
+  check_wrappers(model, run);
   check_logits(model, run, "logits.trained");
   check_greedy(model, run.info.at("greedy_trained"), "greedy_trained");
   // The directions that AdaLoRA switched off are not in its files, but were in the regulariser of the recorded loss.
@@ -165,7 +230,9 @@ void check_half(const Run& run) {
 
 void check_runs_case(const Case& golden_case) {
   const Run run(golden_case.path);
-  if (run.info.at("dtype").is_array()) return check_half(run);
+  expect_nothing_unread(run);
+  if (run.in_several_dtypes()) return check_half(run);
+  EXPECT_EQ(run.info.at("dtype"), "float32");
   check_logits(run.model(), run, "logits.base");
   if (run.has_method()) check_adapters(run);
 }
