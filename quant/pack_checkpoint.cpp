@@ -55,10 +55,8 @@ void pack_gptq(const Quantized& quantized, Stored& stored) {
   if (less_one) {
     const bool has_zero = std::find(q.zeros, q.zeros + quantized.zero.count(), 0) != q.zeros + quantized.zero.count();
     check(!has_zero, "to_stored: a zero point is 0, which readers of layout gptq understand differently; use gptq_v2");
-    stored.description.zeros = "z-1 per field";  // without a zero point of 0 this is "z-1 per word" too
-  } else {
-    stored.description.zeros = "z";
   }
+  stored.description.zeros = less_one ? "z-1 per field" : "z";  // without a zero point of 0 the first is "z-1 per word" too
   stored.tensors["qweight"] =
       pack_fields(packing, bits, stored.out, stored.in, true, [&](std::int64_t n, std::int64_t k) { return q.code(k, n); });
   stored.tensors["qzeros"] = pack_fields(packing, bits, q.groups, stored.out, false,
