@@ -162,9 +162,13 @@ int train(const FinetuneOptions& options) {
 
 }  // namespace
 
-int run(const FinetuneOptions& options) try { return train(options); } catch (const Interrupted&) {
-  fmt::print("interrupted before the first step; nothing was written\n");
-  return 128 + interrupted;
+int run(const FinetuneOptions& options) {
+  try {
+    return train(options);
+  } catch (const Interrupted&) {
+    fmt::print("interrupted before any step; nothing was written\n");
+    return 128 + interrupted;
+  }
 }
 
 }  // namespace graft::llama
