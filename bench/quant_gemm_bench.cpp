@@ -173,7 +173,7 @@ void quantized(benchmark::State& state, const Layer& layer, DType dtype, bool tr
   const Activations x(m, dtype), y(m, dtype);
   const quant::Problem problem{all.front(), transposed, x.view, nullptr, y.view};
   for (const quant::Row& row : quant::rows())
-    if (row.isa <= isa() && row.supports(problem)) {
+    if (includes(isa(), row.isa) && row.supports(problem)) {
       state.SetLabel(std::string(row.name));
       break;
     }

@@ -13,9 +13,12 @@ Isa detect() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx2) return avx512 ? Isa::avx512 : Isa::avx2;
-#endif
+  return avx2 ? (avx512 ? Isa::avx512 : Isa::avx2) : Isa::scalar;
+#elif defined(__aarch64__)
+  return Isa::neon;
+#else
   return Isa::scalar;
+#endif
 }
 
 std::atomic<int> pinned{-1};
@@ -23,7 +26,7 @@ std::atomic<int> pinned{-1};
 }  // namespace
 
 std::string_view name(Isa isa) {
-  constexpr std::string_view names[] = {"scalar", "avx2", "avx512"};
+  constexpr std::string_view names[] = {"scalar", "avx2", "avx512", "neon"};
   return names[static_cast<int>(isa)];
 }
 
@@ -38,7 +41,7 @@ Isa isa() {
 }
 
 void pin_isa(std::optional<Isa> isa) {
-  check(!isa || *isa <= best_isa(), "pin_isa: this processor offers {}, not {}", name(best_isa()),
+  check(!isa || includes(best_isa(), *isa), "pin_isa: this processor offers {}, not {}", name(best_isa()),
         name(isa.value_or(Isa::scalar)));
   pinned.store(isa ? static_cast<int>(*isa) : -1, std::memory_order_relaxed);
 }

@@ -1,4 +1,4 @@
-// CPU instruction sets, from narrow to wide. Kernels exist per set and are chosen at run time.
+// CPU instruction sets. Kernels exist per set and are chosen at run time.
 #pragma once
 
 #include <optional>
@@ -6,7 +6,17 @@
 
 namespace graft {
 
-enum class Isa { scalar, avx2, avx512 };  // avx2 with FMA and F16C; avx512 with F, BW, DQ, VL
+enum class Isa {
+  scalar,  // what every processor of the architecture has
+  avx2,    // x86-64, with FMA and F16C
+  avx512,  // x86-64, with F, BW, DQ, VL
+  neon,    // AArch64, all of them
+};
+
+/// Whether a processor that has `isa` has `part` too: the sets of one architecture are from narrow to wide, and scalar is in all.
+constexpr bool includes(Isa isa, Isa part) {
+  return part == Isa::scalar || part == isa || (isa == Isa::avx512 && part == Isa::avx2);
+}
 
 std::string_view name(Isa isa);
 

@@ -93,12 +93,12 @@ struct Problem {
 
 struct Row {
   std::string_view name;
-  Isa isa;  // at least this set is needed
+  Isa isa;  // the set that is needed
   bool (*supports)(const Problem& problem);
   void (*run)(const Problem& problem);
 };
 
-/// All rows, preferred first: forward and backward run the first one whose set is at most isa() and that supports the problem.
+/// All rows, preferred first: forward and backward run the first one whose set isa() includes and that supports the problem.
 std::span<const Row> rows();
 
 }  // namespace graft::quant

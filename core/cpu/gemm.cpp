@@ -25,7 +25,8 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 
 const GemmUnit& unit(Isa isa) {
   if (isa == Isa::avx512 && gemm_avx512()) return *gemm_avx512();
-  if (isa >= Isa::avx2 && gemm_avx2()) return *gemm_avx2();
+  if (includes(isa, Isa::avx2) && gemm_avx2()) return *gemm_avx2();
+  if (isa == Isa::neon && gemm_neon()) return *gemm_neon();
   return *gemm_scalar();
 }
 

@@ -65,7 +65,7 @@ void tiles(std::int64_t depth, const typename V::Element* a, int height, const t
 
 // ---- packing ----
 
-// One row of a panel may be written past its end when the next row overwrites that; at the panel's end it may not.
+// One row of a panel may be written past its end, when the next row overwrites that later; at the panel's end it may not.
 template <class V>
 void store_row(typename V::Element* p, typename V::Reg x, int lanes, const typename V::Element* end) {
   if (p + V::width <= end) V::store(p, x);
@@ -92,7 +92,7 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
   if (depth_stride == 1) {  // width × width blocks, transposed in registers
     for (std::int64_t d = 0; d < depth; d += width, panel += width * lanes) {
       const int rows = depth - d < width ? static_cast<int>(depth - d) : width;
-      for (int l = 0; l < lanes; l += width) {
+      for (int l = (lanes - 1) / width * width; l >= 0; l -= width) {  // backwards, for what is written past the end of a row
         typename V::Reg block[width];
         const From* row = source + l * lane_stride + d;
         if (rows == width && l + width <= valid)
@@ -234,7 +234,6 @@ void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t
 
 template <class V, int Rows, int Vectors>
 constexpr GemmKernels<typename V::Element> gemm_kernels_of() {
-  static_assert(Rows <= V::width || Rows % V::width == 0, "store_row would spill into lanes that are already written");
   return {Rows, Vectors * V::width, tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
 }
 

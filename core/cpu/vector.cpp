@@ -2,12 +2,10 @@
 
 #include "graft/core/isa.h"
 
-// Vectors wider than the baseline's registers are passed to inlined functions only.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 namespace graft::cpu {
 namespace {
 
+constexpr int register_bytes = 16;
 constexpr int tile_rows = 2;  // eight accumulators of four lanes leave room for the operands in sixteen registers
 
 template <class V>
@@ -17,11 +15,11 @@ inline __attribute__((always_inline)) void multiply_add(V& c, const V& a, const 
 
 #include "graft/core/cpu/vector.inl"
 
+namespace scalar {
 constexpr VectorLoops<float> float_loops = make_loops<float>();
 constexpr VectorLoops<double> double_loops = make_loops<double>();
 constexpr VectorLoops<std::int64_t> integer_loops = make_loops<std::int64_t>();
-
-constexpr HalfLoops scalar_half_loops = {
+constexpr HalfLoops half_loops = {
     .widen =
         [](const f16* x, float* y, std::int64_t n) {
           for (std::int64_t i = 0; i < n; ++i) y[i] = x[i];
@@ -31,31 +29,33 @@ constexpr HalfLoops scalar_half_loops = {
           for (std::int64_t i = 0; i < n; ++i) y[i] = f16(x[i]);
         },
 };
+}  // namespace scalar
 
 #if defined(__x86_64__)
-template <class Loops>
-const Loops& choose(const Loops& narrow, const Loops& wide) {
-  return isa() >= Isa::avx2 ? wide : narrow;
-}
-#define GRAFT_CHOOSE(narrow, wide) choose(narrow, wide)
+namespace wide = avx2;
+constexpr Isa wide_isa = Isa::avx2;
+#elif defined(__aarch64__)
+namespace wide = neon;
+constexpr Isa wide_isa = Isa::neon;
 #else
-#define GRAFT_CHOOSE(narrow, wide) narrow
+namespace wide = scalar;
+constexpr Isa wide_isa = Isa::scalar;
 #endif
 
 }  // namespace
 
 template <>
 const VectorLoops<float>& vector_loops() {
-  return GRAFT_CHOOSE(float_loops, avx2::float_loops);
+  return includes(isa(), wide_isa) ? wide::float_loops : scalar::float_loops;
 }
 template <>
 const VectorLoops<double>& vector_loops() {
-  return GRAFT_CHOOSE(double_loops, avx2::double_loops);
+  return includes(isa(), wide_isa) ? wide::double_loops : scalar::double_loops;
 }
 template <>
 const VectorLoops<std::int64_t>& vector_loops() {
-  return integer_loops;
+  return scalar::integer_loops;
 }
-const HalfLoops& half_loops() { return GRAFT_CHOOSE(scalar_half_loops, avx2::half_loops); }
+const HalfLoops& half_loops() { return includes(isa(), wide_isa) ? wide::half_loops : scalar::half_loops; }
 
 }  // namespace graft::cpu

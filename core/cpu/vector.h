@@ -67,4 +67,10 @@ extern const VectorLoops<double> double_loops;
 extern const HalfLoops half_loops;
 }  // namespace avx2
 
+namespace neon {
+extern const VectorLoops<float> float_loops;
+extern const VectorLoops<double> double_loops;
+extern const HalfLoops half_loops;
+}  // namespace neon
+
 }  // namespace graft::cpu

@@ -1,23 +1,25 @@
 // The loops of vector.h. Included by one source per instruction set, inside an unnamed namespace: nothing here may have external
 // linkage, and no standard-library template may be used, or the linker could keep a wide copy and run it on a narrow machine.
-// The including source defines `multiply_add(c, a, b)` for vectors and `tile_rows`.
+// The including source defines `register_bytes`, `multiply_add(c, a, b)` for registers and `tile_rows`.
 
 #define GRAFT_INLINE inline __attribute__((always_inline))
 
 template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(tile_lanes * sizeof(T))));
+struct RegisterOf {
+  typedef T type __attribute__((vector_size(register_bytes)));
 };
 template <class T>
-using Lanes = typename VectorOf<T>::type;
+using Register = typename RegisterOf<T>::type;
+template <class T>
+constexpr int register_lanes = register_bytes / sizeof(T);
 
-template <class T>
-GRAFT_INLINE void load_lanes(Lanes<T>& lanes, const T* from) {
-  __builtin_memcpy(&lanes, from, sizeof lanes);
+template <class V>
+GRAFT_INLINE void load_as(V& value, const void* from) {
+  __builtin_memcpy(&value, from, sizeof value);
 }
-template <class T>
-GRAFT_INLINE void store_lanes(const Lanes<T>& lanes, T* to) {
-  __builtin_memcpy(to, &lanes, sizeof lanes);
+template <class V>
+GRAFT_INLINE void store_as(const V& value, void* to) {
+  __builtin_memcpy(to, &value, sizeof value);
 }
 
 // ---- functions of one float that the compiler can vectorise: no branches, no calls ----
@@ -136,32 +138,35 @@ void select_loop(const bool* condition, const T* a, const T* b, T* y, std::int64
   for (std::int64_t i = 0; i < n; ++i) y[i] = condition[i] ? a[i] : b[i];
 }
 
-// ---- reductions: four vectors of lanes, folded in a fixed order, then what is left over one by one ----
+// ---- reductions: four times tile_lanes sums, folded in a fixed order, then what is left over one by one ----
 // `combine` takes (total, index, a value whose type says how many elements to load) or (total, other total).
 
 template <class T, class Combine>
 GRAFT_INLINE T reduce_lanes(std::int64_t n, T start, Combine&& combine) {
+  constexpr int lanes = register_lanes<T>, parts = tile_lanes / lanes;
   constexpr std::int64_t wide = 4 * tile_lanes;
   T folded = start;
   std::int64_t i = 0;
   if (n >= tile_lanes) {
-    Lanes<T> lanes[4];
-    for (auto& each : lanes) each = start - Lanes<T>{};
+    Register<T> sums[4 * parts];
+    for (auto& each : sums) each = start - Register<T>{};
     for (; i + wide <= n; i += wide)
-      for (int j = 0; j < 4; ++j) combine(lanes[j], i + j * tile_lanes, Lanes<T>{});
-    for (; i + tile_lanes <= n; i += tile_lanes) combine(lanes[0], i, Lanes<T>{});
-    combine(lanes[0], lanes[1]);
-    combine(lanes[2], lanes[3]);
-    combine(lanes[0], lanes[2]);
-    for (int j = 0; j < tile_lanes; ++j) combine(folded, T(lanes[0][j]));
+#pragma GCC unroll 16
+      for (int j = 0; j < 4 * parts; ++j) combine(sums[j], i + j * lanes, Register<T>{});
+    for (; i + tile_lanes <= n; i += tile_lanes)
+#pragma GCC unroll 16
+      for (int j = 0; j < parts; ++j) combine(sums[j], i + j * lanes, Register<T>{});
+#pragma GCC unroll 16
+    for (int j = 0; j < parts; ++j) {
+      combine(sums[j], sums[j + parts]);
+      combine(sums[j + 2 * parts], sums[j + 3 * parts]);
+      combine(sums[j], sums[j + 2 * parts]);
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < tile_lanes; ++j) combine(folded, T(sums[j / lanes][j % lanes]));
   }
   for (; i < n; ++i) combine(folded, i, T{});
   return folded;
-}
-
-template <class V>
-GRAFT_INLINE void load_as(V& value, const void* from) {
-  __builtin_memcpy(&value, from, sizeof value);
 }
 
 template <class T>
@@ -259,61 +264,62 @@ GRAFT_INLINE void rotate_at(const T* x, const T* cos, const T* sin, T sign, T* y
   load_as(s, sin + i);
   s *= sign;
   const V first = a * c - b * s, second = b * c + a * s;
-  __builtin_memcpy(y + i, &first, sizeof first);
-  __builtin_memcpy(y + i + half, &second, sizeof second);
+  store_as(first, y + i);
+  store_as(second, y + i + half);
 }
 template <class T>
 void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int64_t half) {
   std::int64_t i = 0;
-  for (; i + tile_lanes <= half; i += tile_lanes) rotate_at<Lanes<T>>(x, cos, sin, sign, y, half, i);
+  for (; i + register_lanes<T> <= half; i += register_lanes<T>) rotate_at<Register<T>>(x, cos, sin, sign, y, half, i);
   for (; i < half; ++i) rotate_at<T>(x, cos, sin, sign, y, half, i);
 }
 
 // ---- tiles ----
 
-template <int rows, int vectors, class T>
+template <int rows, int registers, class T>
 GRAFT_INLINE void tile(const T* a, std::int64_t a_row, std::int64_t a_column, const T* b, std::int64_t b_row, T* c,
                        std::int64_t c_row, std::int64_t k, bool accumulate) {
-  Lanes<T> sums[rows][vectors] = {};
+  constexpr int lanes = register_lanes<T>;
+  Register<T> sums[rows][registers] = {};
   if (accumulate)
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) load_lanes(sums[i][j], c + i * c_row + j * tile_lanes);
+      for (int j = 0; j < registers; ++j) load_as(sums[i][j], c + i * c_row + j * lanes);
   for (std::int64_t p = 0; p < k; ++p) {
-    Lanes<T> right[vectors];
+    Register<T> right[registers];
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors; ++j) load_lanes(right[j], b + p * b_row + j * tile_lanes);
+    for (int j = 0; j < registers; ++j) load_as(right[j], b + p * b_row + j * lanes);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
-      const Lanes<T> left = a[i * a_row + p * a_column] - Lanes<T>{};
+      const Register<T> left = a[i * a_row + p * a_column] - Register<T>{};
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) multiply_add(sums[i][j], left, right[j]);
+      for (int j = 0; j < registers; ++j) multiply_add(sums[i][j], left, right[j]);
     }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors; ++j) store_lanes(sums[i][j], c + i * c_row + j * tile_lanes);
+    for (int j = 0; j < registers; ++j) store_as(sums[i][j], c + i * c_row + j * lanes);
 }
 
-template <int vectors, class T>
+template <int registers, class T>
 GRAFT_INLINE void tile_column(const T* a, std::int64_t a_row, std::int64_t a_column, const T* b, std::int64_t b_row, T* c,
                               std::int64_t c_row, std::int64_t m, std::int64_t k, bool accumulate) {
   std::int64_t i = 0;
   for (; i + tile_rows <= m; i += tile_rows)
-    tile<tile_rows, vectors>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, accumulate);
-  for (; i < m; ++i) tile<1, vectors>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, accumulate);
+    tile<tile_rows, registers>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, accumulate);
+  for (; i < m; ++i) tile<1, registers>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, k, accumulate);
 }
 
 template <class T>
 void tile_product_loop(const T* a, std::int64_t a_row, std::int64_t a_column, const T* b, std::int64_t b_row, T* c,
                        std::int64_t c_row, std::int64_t m, std::int64_t n, std::int64_t k, bool accumulate) {
-  constexpr int vectors = sizeof(T) == 4 ? 2 : 1;
-  constexpr std::int64_t wide = vectors * tile_lanes;
+  constexpr int narrow = tile_lanes / register_lanes<T>, wide = sizeof(T) == 4 ? 2 * narrow : narrow;
+  constexpr std::int64_t step = wide * register_lanes<T>;
   std::int64_t j = 0;
-  for (; j + wide <= n; j += wide) tile_column<vectors>(a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, accumulate);
-  for (; j < n; j += tile_lanes) tile_column<1>(a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, accumulate);
+  for (; j + step <= n; j += step) tile_column<wide>(a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, accumulate);
+  for (; j < n; j += tile_lanes) tile_column<narrow>(a, a_row, a_column, b + j, b_row, c + j, c_row, m, k, accumulate);
 }
 
 // ---- the table ----

@@ -7,10 +7,11 @@
 namespace graft::cpu {
 namespace {
 
+constexpr int register_bytes = 32;
 constexpr int tile_rows = 4;
 
-typedef float Floats __attribute__((vector_size(32)));
-typedef double Doubles __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(register_bytes)));
+typedef double Doubles __attribute__((vector_size(register_bytes)));
 
 inline __attribute__((always_inline)) void multiply_add(Floats& c, const Floats& a, const Floats& b) {
   c = (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);

@@ -43,9 +43,9 @@ constexpr Row panels_row(std::string_view name) {
 }
 
 constexpr Row all_rows[] = {
-    fused_row<Isa::avx512>("fused-avx512"),    panels_row<Isa::avx512>("panels-avx512"), fused_row<Isa::avx2>("fused-avx2"),
-    panels_row<Isa::avx2>("panels-avx2"),      panels_row<Isa::scalar>("panels-scalar"), fused_row<Isa::scalar>("fused-scalar"),
-    {"exact", Isa::scalar, is_f64, run_exact},
+    fused_row<Isa::avx512>("fused-avx512"),   panels_row<Isa::avx512>("panels-avx512"), fused_row<Isa::avx2>("fused-avx2"),
+    panels_row<Isa::avx2>("panels-avx2"),     fused_row<Isa::neon>("fused-neon"),       panels_row<Isa::neon>("panels-neon"),
+    panels_row<Isa::scalar>("panels-scalar"), fused_row<Isa::scalar>("fused-scalar"),   {"exact", Isa::scalar, is_f64, run_exact},
 };
 
 void run(const char* what, const Problem& problem) {
@@ -73,7 +73,7 @@ void run(const char* what, const Problem& problem) {
   }
   if (problem.m() == 0) return;
   for (const Row& row : rows())
-    if (row.isa <= isa() && row.supports(problem)) return row.run(problem);
+    if (includes(isa(), row.isa) && row.supports(problem)) return row.run(problem);
   fail<NotImplementedError>("{}: no kernel takes {} bits and {} on this processor", what, problem.weight.bits, x.dtype);
 }
 
@@ -90,7 +90,10 @@ void backward(const Packed& weight, const View& dy, const View& dx, std::span<co
 }
 
 const CodeKernels* code_kernels(Isa isa, int bits) {
-  const Unit* unit = isa == Isa::avx512 ? unit_avx512() : isa == Isa::avx2 ? unit_avx2() : unit_scalar();
+  const Unit* unit = isa == Isa::avx512 ? unit_avx512()
+                     : isa == Isa::avx2 ? unit_avx2()
+                     : isa == Isa::neon ? unit_neon()
+                                        : unit_scalar();
   if (!unit) return nullptr;
   return bits == 2 ? &unit->bits2 : bits == 3 ? &unit->bits3 : bits == 4 ? &unit->bits4 : &unit->bits8;
 }

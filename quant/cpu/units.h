@@ -42,5 +42,6 @@ struct Unit {
 const Unit* unit_scalar();
 const Unit* unit_avx2();  // null where the compiler's target does not have the set
 const Unit* unit_avx512();
+const Unit* unit_neon();
 
 }  // namespace graft::quant

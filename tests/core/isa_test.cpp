@@ -19,15 +19,34 @@ TEST(Isa, HasNames) {
   EXPECT_EQ(name(Isa::scalar), "scalar");
   EXPECT_EQ(name(Isa::avx2), "avx2");
   EXPECT_EQ(name(Isa::avx512), "avx512");
+  EXPECT_EQ(name(Isa::neon), "neon");
+}
+
+TEST(Isa, SetsOfOneArchitectureIncludeNarrowerOnes) {
+  constexpr Isa all[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon};
+  constexpr bool wanted[4][4] = {{true, false, false, false},  // of scalar
+                                 {true, true, false, false},
+                                 {true, true, true, false},
+                                 {true, false, false, true}};
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) EXPECT_EQ(includes(all[i], all[j]), wanted[i][j]) << name(all[i]) << " and " << name(all[j]);
+}
+
+TEST(Isa, EveryProcessorOfAArch64HasNeon) {
+#if defined(__aarch64__)
+  EXPECT_EQ(best_isa(), Isa::neon);
+#else
+  EXPECT_FALSE(includes(best_isa(), Isa::neon));
+#endif
 }
 
 TEST(Isa, RefusesWhatTheProcessorLacks) {
-  if (best_isa() == Isa::avx512) GTEST_SKIP() << "this processor has every set";
+  const Isa other = best_isa() == Isa::neon ? Isa::avx2 : Isa::neon;
   try {
-    pin_isa(Isa::avx512);
+    pin_isa(other);
     FAIL() << "pinned a set that the processor lacks";
   } catch (const ValueError& error) {
-    EXPECT_EQ(std::string(error.what()), fmt::format("pin_isa: this processor offers {}, not avx512", name(best_isa())));
+    EXPECT_EQ(std::string(error.what()), fmt::format("pin_isa: this processor offers {}, not {}", name(best_isa()), name(other)));
   }
   EXPECT_EQ(isa(), best_isa());
 }

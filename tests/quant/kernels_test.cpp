@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -123,7 +124,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
   for (bool transposed : {false, true}) {
     const std::int64_t in = transposed ? c.out : c.in, out = transposed ? c.in : c.out;
     for (const Row& row : rows()) {
-      if (row.isa > best_isa()) continue;
+      if (!includes(best_isa(), row.isa)) continue;
       Buffers b(dtype, m, in, out, columns_first);
       Guarded bias(DType::f32, {out}, {1});
       bias.randomize(12);
@@ -288,6 +289,10 @@ TEST(QuantKernels, EveryPinnedSetFindsARow) {
       Buffers b(dtype, 2, 40, 20, false);
       EXPECT_NO_THROW(forward(*packed, b.x.view(), nullptr, b.y.view()));
     }
+    const Buffers b(DType::f32, 2, 40, 20, false);
+    const Problem problem{*packed, false, b.x.view(), nullptr, b.y.view()};
+    EXPECT_GE(std::ranges::count_if(rows(), [&](const Row& row) { return row.isa == isa && row.supports(problem); }), 2)
+        << "of its own, on " << name(isa);
   }
 }
 

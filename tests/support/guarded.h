@@ -15,8 +15,8 @@ namespace graft {
 /// The sets that this processor offers.
 inline std::vector<Isa> isas() {
   std::vector<Isa> all;
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
-    if (isa <= best_isa()) all.push_back(isa);
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon})
+    if (includes(best_isa(), isa)) all.push_back(isa);
   return all;
 }
 
