@@ -6,7 +6,8 @@
 
 namespace graft {
 
-enum class Isa { scalar, avx2, avx512 };  // avx2 with FMA and F16C; avx512 with F, BW, DQ, VL
+// avx2 with FMA and F16C; avx512 with F, BW, DQ, VL; avx512_dot with BF16 and VNNI besides, the dot products of halves and of bytes.
+enum class Isa { scalar, avx2, avx512, avx512_dot };
 
 std::string_view name(Isa isa);
 

@@ -67,11 +67,20 @@ struct Packed {
 struct LowRank {
   View u, v;
 };
+/// How a product treats its activations.
+enum class Compute {
+  exact,             // as they are, or rounded to the dtype that they have
+  int8_activations,  // forward only: symmetric bytes, a factor for every row and every stretch of at most 128 input channels of a group
+};
 
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
 /// do not fit, TypeError for other dtypes.
-void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {});
+/// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error
+/// is that of the activations' rounding, at most 1/254 of the largest in the stretch each: some 1 % of a result's size, and compute_error
+/// (quant_linear.h) says how much for a layer and its input.
+void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {},
+             Compute compute = Compute::exact);
 
 /// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way.
 void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms = {});
@@ -88,6 +97,7 @@ struct Problem {
   const View* bias = nullptr;
   const View& y;  // [m, out], or dx [m, in]
   std::span<const LowRank> terms = {};
+  Compute compute = Compute::exact;  // of a forward product
   std::int64_t m() const { return x.sizes[0]; }
 };
 

@@ -24,7 +24,7 @@ constexpr std::int64_t wanted_tasks = 16;
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 const GemmUnit& unit(Isa isa) {
-  if (isa == Isa::avx512 && gemm_avx512()) return *gemm_avx512();
+  if (isa >= Isa::avx512 && gemm_avx512()) return *gemm_avx512();
   if (isa >= Isa::avx2 && gemm_avx2()) return *gemm_avx2();
   return *gemm_scalar();
 }
@@ -165,6 +165,7 @@ void StridedPanels<T>::fill(std::int64_t depth_begin, std::int64_t depth_count, 
                 valid, lanes, panel);
 }
 
+template class Scratch<std::uint32_t>;
 template class Scratch<float>;
 template class Scratch<double>;
 template class StridedPanels<float>;

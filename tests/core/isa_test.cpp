@@ -19,15 +19,16 @@ TEST(Isa, HasNames) {
   EXPECT_EQ(name(Isa::scalar), "scalar");
   EXPECT_EQ(name(Isa::avx2), "avx2");
   EXPECT_EQ(name(Isa::avx512), "avx512");
+  EXPECT_EQ(name(Isa::avx512_dot), "avx512_dot");
 }
 
 TEST(Isa, RefusesWhatTheProcessorLacks) {
-  if (best_isa() == Isa::avx512) GTEST_SKIP() << "this processor has every set";
+  if (best_isa() == Isa::avx512_dot) GTEST_SKIP() << "this processor has every set";
   try {
-    pin_isa(Isa::avx512);
+    pin_isa(Isa::avx512_dot);
     FAIL() << "pinned a set that the processor lacks";
   } catch (const ValueError& error) {
-    EXPECT_EQ(std::string(error.what()), fmt::format("pin_isa: this processor offers {}, not avx512", name(best_isa())));
+    EXPECT_EQ(std::string(error.what()), fmt::format("pin_isa: this processor offers {}, not avx512_dot", name(best_isa())));
   }
   EXPECT_EQ(isa(), best_isa());
 }
