@@ -13,5 +13,6 @@ struct GemmUnit {
 const GemmUnit* gemm_scalar();
 const GemmUnit* gemm_avx2();
 const GemmUnit* gemm_avx512();
+const GemmKernels<Pair>* gemm_avx512_dot();
 
 }  // namespace graft::cpu

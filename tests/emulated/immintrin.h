@@ -89,6 +89,23 @@ __m512 dpbf16(__m512 sums, Pairs a, Pairs b) {
   return sums;
 }
 
+// The numbers of `low`, then those of `high`, rounded to nearest even.
+inline __m512i cvtne2ps_pbh(__m512 high, __m512 low) {
+  float from[32];
+  std::uint16_t to[32];
+  std::memcpy(from, &low, sizeof low);
+  std::memcpy(from + 16, &high, sizeof high);
+  for (int i = 0; i < 32; ++i) {
+    const float x = flushed(from[i]);
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof x);
+    to[i] = static_cast<std::uint16_t>(std::isnan(x) ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+  __m512i all;
+  std::memcpy(&all, to, sizeof all);
+  return all;
+}
+
 }  // namespace graft::emulated
 
 #define _mm256_maskz_loadu_epi16(mask, p) (graft::emulated::load_masked<std::uint16_t, __m256i>(mask, p))
@@ -102,6 +119,8 @@ __m512 dpbf16(__m512 sums, Pairs a, Pairs b) {
 #define _mm512_cvtepi32_ps(x) graft::emulated::cvtepi32_ps(x)
 #define _mm512_cvtepu16_epi32(x) graft::emulated::cvtepu16_epi32(x)
 #define _mm512_cvtph_ps(x) graft::emulated::cvtph_ps(x)
+#define _mm512_cvtne2ps_pbh(high, low) graft::emulated::cvtne2ps_pbh(high, low)
+#define _mm512_mask_storeu_epi32(p, mask, x) graft::emulated::store_masked<std::uint32_t>(p, mask, x)
 #undef _mm512_dpbf16_ps
 #define _mm512_dpbf16_ps(sum, a, b) graft::emulated::dpbf16(sum, a, b)
 // It has these two, without the short names.
