@@ -11,6 +11,7 @@
 #include "graft/core/isa.h"
 #include "graft/core/storage.h"
 #include "graft/core/view.h"
+#include "graft/quant/compute.h"
 
 namespace graft::quant {
 
@@ -67,12 +68,6 @@ struct Packed {
 struct LowRank {
   View u, v;
 };
-/// How a product treats its activations.
-enum class Compute {
-  exact,             // as they are, or rounded to the dtype that they have
-  int8_activations,  // forward only: symmetric bytes, a factor for every row and every stretch of at most 128 input channels of a group
-};
-
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
 /// do not fit, TypeError for other dtypes.
@@ -82,7 +77,8 @@ enum class Compute {
 void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {},
              Compute compute = Compute::exact);
 
-/// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way.
+/// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way; but where the set multiplies pairs of bf16, more than a few rows of bf16 meet
+/// weights that are rounded to bf16, once.
 void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms = {});
 
 /// Rows [begin, end) of the dense weight [out, in] to out[(end − begin) · in], each entry exact and rounded once.

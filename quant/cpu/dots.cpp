@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/low_rank.h"
@@ -18,26 +19,23 @@ constexpr std::int64_t task_passes = 96;
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Activations as items, with what a segment's sums need besides. Numbers go to `items` through `put(index, number)`.
+// Activations of a segment, a whole number of units, as the numbers of items, with what the segment's sums need besides.
 struct Halves {
   using Number = bf16;
-  // Numbers that are bf16 already.
-  template <class Put>
-  static void encode(const float* x, std::int64_t n, float&, float& sum, Put&& put) {
-    double total = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      put(i, bf16(x[i]));
-      total += x[i];
-    }
-    sum = static_cast<float>(total);
+  static void encode(const float* x, std::int64_t n, float&, float& sum, bf16* numbers) {
+    constexpr int lanes = 8;  // added up side by side
+    double sums[lanes] = {};
+    for (std::int64_t i = 0; i < n; i += lanes)
+      for (int l = 0; l < lanes; ++l) sums[l] += x[i + l];
+    for (std::int64_t i = 0; i < n; ++i) numbers[i] = bf16(x[i]);  // which it was before it was read
+    sum = static_cast<float>(std::accumulate(sums, sums + lanes, 0.0));
   }
 };
 
 struct Bytes {
   using Number = std::int8_t;
   // The largest becomes ±127. A segment that is not finite has a factor that is not a number, and makes such results.
-  template <class Put>
-  static void encode(const float* x, std::int64_t n, float& factor, float& sum, Put&& put) {
+  static void encode(const float* x, std::int64_t n, float& factor, float& sum, std::int8_t* numbers) {
     float largest = 0;
     bool finite = true;
     for (std::int64_t i = 0; i < n; ++i) {
@@ -50,7 +48,7 @@ struct Bytes {
     int total = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       const int number = zero ? 0 : static_cast<int>(std::clamp(x[i] / factor, -127.0f, 127.0f) + rounds - rounds);
-      put(i, static_cast<std::int8_t>(number));
+      numbers[i] = static_cast<std::int8_t>(number);
       total += number;
     }
     if (!finite) factor = std::numeric_limits<float>::quiet_NaN();
@@ -68,10 +66,6 @@ class Input {
         items_(problem.m() * weight_.rows / numbers),
         factors_(problem.m() * segments_),
         sums_(problem.m() * segments_) {
-    const auto per_word = Packed::rows_per_word(weight_.bits), items = per_word / numbers;
-    for (std::int64_t item = 0; item < items; ++item)
-      for (int part = 0; part < numbers; ++part)
-        items_at_[row_in_word(weight_.bits, dot, static_cast<int>(item), part)] = {item, part};
     const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 15) / (dot_rows * weight_.rows));
     parallel_ranges(static_cast<std::int64_t>(passes.size()), grain, [&](std::int64_t begin, std::int64_t end) {
       dispatch(problem.x.dtype, FloatingTypes{}, "quantized product", [&]<class From>() {
@@ -90,36 +84,43 @@ class Input {
 
   template <class From>
   void fill(const View& x, const Pass& pass) const {
-    const std::int64_t per_word = Packed::rows_per_word(weight_.bits), count = pass.count, stride = x.strides[1];
+    const int per_word = static_cast<int>(Packed::rows_per_word(weight_.bits));
     auto* to = reinterpret_cast<typename Kind::Number*>(items_.get() + pass.begin * weight_.rows / numbers);
-    for (std::int64_t m = 0; m < count; ++m) {
-      const From* row = x.as<From>() + (pass.begin + m) * x.strides[0];
+    for (int m = 0; m < pass.count; ++m) {
+      std::int64_t places[Packed::unit] = {};  // in the items of a word, of its rows
+      for (int item = 0; item < per_word / numbers; ++item)
+        for (int part = 0; part < numbers; ++part)
+          places[row_in_word(weight_.bits, dot, item, part)] = (item * pass.count + m) * numbers + part;
       for (std::int64_t s = 0; s < segments_; ++s) {
         const Packed::Segment& segment = weight_.segments[static_cast<std::size_t>(s)];
-        const std::int64_t n = segment.end - segment.begin;
+        const std::int64_t n = segment.end - segment.begin, at = pass.begin * segments_ + s * pass.count + m;
         float values[Packed::tile_rows];
-        for (std::int64_t i = 0; i < n; ++i) {
-          const std::int64_t r = segment.begin + i;
-          const std::int64_t k = weight_.order.empty() ? (r < weight_.in ? r : -1) : weight_.order[static_cast<std::size_t>(r)];
-          values[i] = k < 0 ? 0.0f : static_cast<float>(row[k * stride]);
-        }
-        const std::int64_t at = pass.begin * segments_ + s * count + m;
-        Kind::encode(values, n, factors_.get()[at], sums_.get()[at], [&](std::int64_t i, typename Kind::Number number) {
-          const std::int64_t r = segment.begin + i;
-          const auto [item, part] = items_at_[static_cast<std::size_t>(r % per_word)];
-          to[((r / per_word * (per_word / numbers) + item) * count + m) * numbers + part] = number;
-        });
+        typename Kind::Number encoded[Packed::tile_rows];
+        gather(x.as<From>() + (pass.begin + m) * x.strides[0], x.strides[1], segment, values);
+        Kind::encode(values, n, factors_.get()[at], sums_.get()[at], encoded);
+        for (std::int64_t i = 0; i < n; i += per_word)
+          for (int row = 0; row < per_word; ++row) to[(segment.begin + i) * pass.count + places[row]] = encoded[i + row];
       }
     }
   }
 
-  struct Place {
-    std::int64_t item;
-    int part;
-  };
+  // The channels of a segment out of a row of activations, zeros for filling.
+  template <class From>
+  void gather(const From* row, std::int64_t stride, const Packed::Segment& segment, float* values) const {
+    const std::int64_t n = segment.end - segment.begin;
+    if (weight_.order.empty()) {
+      const std::int64_t real = std::clamp<std::int64_t>(weight_.in - segment.begin, 0, n);
+      row += segment.begin * stride;
+      for (std::int64_t i = 0; i < real; ++i) values[i] = static_cast<float>(row[i * stride]);
+      std::fill(values + real, values + n, 0.0f);
+      return;
+    }
+    const std::int32_t* order = weight_.order.data() + segment.begin;
+    for (std::int64_t i = 0; i < n; ++i) values[i] = order[i] < 0 ? 0.0f : static_cast<float>(row[order[i] * stride]);
+  }
+
   const Packed& weight_;
   std::int64_t segments_;
-  Place items_at_[16] = {};  // of each row of a word
   cpu::Scratch<std::uint32_t> items_;
   cpu::Scratch<float> factors_, sums_;
 };

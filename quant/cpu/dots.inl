@@ -62,7 +62,9 @@ void multiply(const Weights& w, const void* codes, const void* next, const DotIn
           }
           items += tile_columns;
           for (int m = 0; m < M; ++m) {
-            const typename K::Item x_m = K::set(*xs++);
+            std::uint32_t item;
+            __builtin_memcpy(&item, xs++, sizeof item);  // written as smaller numbers
+            const typename K::Item x_m = K::set(item);
             for (int v = 0; v < vectors; ++v) sums[j % chains][m][v] = K::sum(sums[j % chains][m][v], q[v], x_m);
           }
         });

@@ -60,6 +60,16 @@ constexpr Row dots_row(std::string_view name) {
   return {name, isa, supports_dots<dot, isa, unpacked>, dots<dot, isa, unpacked>};
 }
 
+template <Isa isa>
+bool supports_rounded(const Problem& problem) {
+  return problem.transposed && problem.x.dtype == DType::bf16 && problem.terms.empty() && cpu::pair_kernels(isa) != nullptr &&
+         code_kernels(isa, problem.weight.bits) != nullptr;
+}
+template <Isa isa>
+void rounded(const Problem& problem) {
+  run_rounded(problem, isa);
+}
+
 constexpr Row all_rows[] = {
     dots_row<Dot::int8, Isa::avx512_dot, false>("int8-fused-avx512_dot"),
     dots_row<Dot::int8, Isa::avx512_dot, true>("int8-panels-avx512_dot"),
@@ -70,6 +80,8 @@ constexpr Row all_rows[] = {
     dots_row<Dot::bf16, Isa::avx512_dot, false>("bf16-fused-avx512_dot"),
     dots_row<Dot::bf16, Isa::avx512_dot, true>("bf16-panels-avx512_dot"),
     fused_row<Isa::avx512>("fused-avx512"),
+
+    {"bf16-rounded-avx512_dot", Isa::avx512_dot, supports_rounded<Isa::avx512_dot>, rounded<Isa::avx512_dot>},
     panels_row<Isa::avx512>("panels-avx512"),
     fused_row<Isa::avx2>("fused-avx2"),
     panels_row<Isa::avx2>("panels-avx2"),

@@ -158,6 +158,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
       if (!row.supports(problem)) continue;
       row.run(problem);
       const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
+      const bool rounded = row.name.starts_with("bf16-rounded");  // weights, to bf16
       const std::vector<double> steps = int8 ? int8_steps(*packed, x) : std::vector<double>();
       double worst = 0;  // error in units of what is allowed
       for (std::int64_t i = 0; i < m; ++i) {
@@ -168,6 +169,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
           for (std::int64_t k = 0; k < in; ++k) {
             const double weight = w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
             want += x[static_cast<std::size_t>(i * in + k)] * weight;
+            if (rounded) allowed += 0x1p-8 * std::abs(x[static_cast<std::size_t>(i * in + k)] * weight);
             if (int8) allowed += steps[static_cast<std::size_t>(i * in + k)] * std::abs(weight);
           }
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
@@ -325,22 +327,27 @@ TEST(QuantKernels, PackedSizeIsThatOfTheCodes) {
 TEST(QuantKernels, SameBitsForAnyNumberOfThreads) {
   const Case c{400, 300, 4, 64, Grouping::shuffled};
   const auto packed = pack(layer(c));
+  const struct {
+    DType dtype;
+    Compute compute;
+  } kinds[] = {{DType::f32, Compute::exact}, {DType::bf16, Compute::exact}, {DType::f32, Compute::int8_activations}};
   for (Isa isa : isas()) {
     Pinned pinned(isa);
-    for (std::int64_t m : {1, 3, 40})
-      for (bool transposed : {false, true}) {
-        Buffers b(DType::f32, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
-        std::vector<double> first;
-        for (int threads : {1, 2, 3, 7}) {
-          set_thread_pool(make_thread_pool(threads));
-          if (transposed) backward(*packed, b.x.view(), b.y.view());
-          else forward(*packed, b.x.view(), nullptr, b.y.view());
-          const auto y = b.y.values();
-          if (first.empty()) first = y;
-          EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(double)), 0) << threads << " threads, m " << m;
+    for (const auto& [dtype, compute] : kinds)
+      for (std::int64_t m : {1, 3, 40})
+        for (bool transposed : {false, true}) {
+          Buffers b(dtype, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
+          std::vector<double> first;
+          for (int threads : {1, 2, 3, 7}) {
+            set_thread_pool(make_thread_pool(threads));
+            if (transposed) backward(*packed, b.x.view(), b.y.view());
+            else forward(*packed, b.x.view(), nullptr, b.y.view(), {}, compute);
+            const auto y = b.y.values();
+            if (first.empty()) first = y;
+            EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(double)), 0) << threads << " threads, m " << m;
+          }
+          set_thread_pool(nullptr);
         }
-        set_thread_pool(nullptr);
-      }
   }
 }
 
