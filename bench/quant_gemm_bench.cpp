@@ -33,6 +33,18 @@ struct Layer {
 constexpr Layer layers[] = {
     {"gptq4g128", 4, 128}, {"gptq3g128", 3, 128}, {"gptq2g64", 2, 64}, {"gptq8g128", 8, 128}, {"eetq8", 8, features}};
 
+// What rows call activations, and what bounds a product of them.
+struct Kind {
+  const char* name;
+  DType dtype;
+  quant::Compute compute;
+  double Roofline::*rate;
+};
+constexpr Kind f32{"f32", DType::f32, quant::Compute::exact, &Roofline::flops_per_second};
+constexpr Kind kinds[] = {f32,
+                          {"bf16", DType::bf16, quant::Compute::exact, &Roofline::bf16_per_second},
+                          {"int8", DType::f32, quant::Compute::int8_activations, &Roofline::int8_per_second}};
+
 std::shared_ptr<const quant::Packed> make_weight(const Layer& layer) {
   quant::Decoded d;
   d.in = d.out = features;
@@ -118,8 +130,12 @@ const std::vector<float>& dense_of(const Layer& layer) {
   return kept;
 }
 
-// Whether 64 entries of y here and there are x wᵀ (or x w when transposed) in f64, but for what f32 sums and y's own rounding lose.
-bool right(const Activations& x, const std::vector<float>& w, bool transposed, const Activations& y) {
+// Whether 64 entries of y here and there are x wᵀ (or x w when transposed) in f64, but for what sums and roundings lose: those of f32
+// and of y itself; of weights that a gradient in bf16 may round; of activations in int8, half of 1/127 of the largest, which is twice
+// the mean.
+bool right(const Kind& kind, const Activations& x, const std::vector<float>& w, bool transposed, const Activations& y) {
+  const bool bf16_weights = transposed && x.view.dtype == DType::bf16, int8 = kind.compute == quant::Compute::int8_activations;
+  const double relative = int8 ? 2.1 / 254 : bf16_weights ? 0x1p-8 : 1e-5;
   return dispatch(x.view.dtype, Types<float, bf16>{}, "bench", [&]<class T>() {
     for (std::uint64_t i = 0; i < 64; ++i) {
       const auto words = random_block(3, 0, i);
@@ -132,7 +148,7 @@ bool right(const Activations& x, const std::vector<float>& w, bool transposed, c
         size += std::abs(term);
       }
       const double got = static_cast<float>(y.view.as<T>()[row * features + column]);
-      if (!(std::abs(got - sum) <= 1e-5 * size + (x.view.dtype == DType::bf16 ? std::abs(sum) / 256 : 0))) return false;
+      if (!(std::abs(got - sum) <= relative * size + (x.view.dtype == DType::bf16 ? std::abs(sum) / 256 : 0))) return false;
     }
     return true;
   });
@@ -140,8 +156,8 @@ bool right(const Activations& x, const std::vector<float>& w, bool transposed, c
 
 // Times `product(copy)` under a pool of `threads` and reports what it reached.
 template <class F, class Check>
-void time(benchmark::State& state, std::int64_t m, std::int64_t weight_bytes, std::int64_t copies, int threads, F&& product,
-          Check&& right) {
+void time(benchmark::State& state, const Kind& kind, std::int64_t m, std::int64_t weight_bytes, std::int64_t copies, int threads,
+          F&& product, Check&& right) {
   roofline(threads);  // measured before, not inside
   set_thread_pool(make_thread_pool(threads));
   set_openblas_threads(threads);
@@ -163,28 +179,42 @@ void time(benchmark::State& state, std::int64_t m, std::int64_t weight_bytes, st
   const double flops = 2.0 * static_cast<double>(m) * features * features;
   const double bytes = copies > 1 ? static_cast<double>(weight_bytes) : 0;
   state.counters["gflops"] = flops / best * 1e-9;
-  state.counters["pct_of_limit"] = percent_of_limit(best, flops, bytes, threads);
+  state.counters["pct_of_limit"] = percent_of_limit(best, flops, kind.rate, bytes, threads);
 }
 
-void quantized(benchmark::State& state, const Layer& layer, DType dtype, bool transposed, std::int64_t m, bool cold,
+// ‖y − exact‖ / ‖exact‖ of products in int8.
+double int8_error(const quant::Packed& weight, const Activations& x, const Activations& y) {
+  const Activations exact(x.view.sizes[0], DType::f32);
+  quant::forward(weight, x.view, nullptr, exact.view);
+  double difference = 0, size = 0;
+  for (std::int64_t i = 0; i < x.view.sizes[0] * features; ++i) {
+    const double want = exact.view.as<float>()[i], gap = y.view.as<float>()[i] - want;
+    difference += gap * gap;
+    size += want * want;
+  }
+  return std::sqrt(difference / size);
+}
+
+void quantized(benchmark::State& state, const Layer& layer, const Kind& kind, bool transposed, std::int64_t m, bool cold,
                int threads) {
   const std::int64_t bytes = weights(layer, 1).front().bytes(), copies = cold ? (cold_bytes + bytes - 1) / bytes : 1;
   const auto& all = weights(layer, copies);
-  const Activations x(m, dtype), y(m, dtype);
-  const quant::Problem problem{all.front(), transposed, x.view, nullptr, y.view};
+  const Activations x(m, kind.dtype), y(m, kind.dtype);
+  const quant::Problem problem{all.front(), transposed, x.view, nullptr, y.view, {}, kind.compute};
   for (const quant::Row& row : quant::rows())
     if (includes(isa(), row.isa) && row.supports(problem)) {
       state.SetLabel(std::string(row.name));
       break;
     }
   time(
-      state, m, bytes, copies, threads,
+      state, kind, m, bytes, copies, threads,
       [&](std::int64_t copy) {
         const quant::Packed& weight = all[static_cast<std::size_t>(copy)];
         if (transposed) quant::backward(weight, x.view, y.view);
-        else quant::forward(weight, x.view, nullptr, y.view);
+        else quant::forward(weight, x.view, nullptr, y.view, {}, kind.compute);
       },
-      [&] { return right(x, dense_of(layer), transposed, y); });
+      [&] { return right(kind, x, dense_of(layer), transposed, y); });
+  if (kind.compute == quant::Compute::int8_activations) state.counters["error"] = int8_error(all.front(), x, y);
 }
 
 enum class Dense { graft, openblas, eigen };
@@ -194,7 +224,7 @@ void dense(benchmark::State& state, Dense by, bool transposed, std::int64_t m, b
   const auto& all = dense_weights(copies);
   const Activations x(m, DType::f32), y(m, DType::f32);
   time(
-      state, m, bytes, copies, threads,
+      state, f32, m, bytes, copies, threads,
       [&](std::int64_t copy) {
         const float* w = all[static_cast<std::size_t>(copy)].data();  // [out, in]: forward multiplies by its transpose
         if (by != Dense::graft) {
@@ -209,18 +239,19 @@ void dense(benchmark::State& state, Dense by, bool transposed, std::int64_t m, b
         b.strides[1] = transposed ? 1 : features;
         cpu::matmul(x.view, b, y.view);
       },
-      [&] { return right(x, all.front(), transposed, y); });
+      [&] { return right(f32, x, all.front(), transposed, y); });
 }
 
 void register_rows() {
   std::vector<int> counts{1};
   if (const auto all = static_cast<int>(std::thread::hardware_concurrency()); all > 1) counts.push_back(all);
-  const auto add = [](const std::string& layer, const char* activations, const std::vector<int>& counts, auto run) {
+  const auto add = [](const std::string& layer, const Kind& kind, const std::vector<int>& counts, auto run) {
     for (bool transposed : {false, true})
       for (std::int64_t m : {1, 4, 16, 64, 512})
         for (bool cold : {false, true})
           for (int threads : counts) {
-            const auto name = fmt::format("{}/{}/{}/M:{}/{}/{}t", layer, activations, transposed ? "bwd" : "fwd", m,
+            if (transposed && kind.compute != quant::Compute::exact) continue;
+            const auto name = fmt::format("{}/{}/{}/M:{}/{}/{}t", layer, kind.name, transposed ? "bwd" : "fwd", m,
                                           cold ? "cold" : "hot", threads);
             benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) { run(state, transposed, m, cold, threads); })
                 ->UseManualTime()
@@ -228,15 +259,15 @@ void register_rows() {
           }
   };
   for (const Layer& layer : layers)
-    for (DType dtype : {DType::f32, DType::bf16})
-      add(layer.name, dtype == DType::f32 ? "f32" : "bf16", counts,
-          [&layer, dtype](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
-            quantized(state, layer, dtype, transposed, m, cold, threads);
+    for (const Kind& kind : kinds)
+      add(layer.name, kind, counts,
+          [&layer, &kind](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
+            quantized(state, layer, kind, transposed, m, cold, threads);
           });
   for (const auto& [name, by] : {std::pair("dense_graft", Dense::graft), std::pair("dense_openblas", Dense::openblas),
                                  std::pair("dense_eigen", Dense::eigen)}) {
     if (by == Dense::openblas && !have_openblas()) continue;
-    add(name, "f32", by == Dense::eigen ? std::vector{1} : counts,
+    add(name, f32, by == Dense::eigen ? std::vector{1} : counts,
         [by = by](benchmark::State& state, bool transposed, std::int64_t m, bool cold, int threads) {
           dense(state, by, transposed, m, cold, threads);
         });
@@ -253,6 +284,8 @@ int main(int argc, char** argv) {
   const auto& one = graft::bench::roofline(1);
   benchmark::AddCustomContext("isa", std::string(graft::name(graft::isa())));
   benchmark::AddCustomContext("fma_gflops_1t", fmt::format("{:.1f}", one.flops_per_second * 1e-9));
+  benchmark::AddCustomContext("bf16_gflops_1t", fmt::format("{:.1f}", one.bf16_per_second * 1e-9));
+  benchmark::AddCustomContext("int8_gops_1t", fmt::format("{:.1f}", one.int8_per_second * 1e-9));
   benchmark::AddCustomContext("read_gbytes_1t", fmt::format("{:.1f}", one.bytes_per_second * 1e-9));
   benchmark::RunSpecifiedBenchmarks();
 }

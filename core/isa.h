@@ -7,16 +7,15 @@
 namespace graft {
 
 enum class Isa {
-  scalar,  // what every processor of the architecture has
-  avx2,    // x86-64, with FMA and F16C
-  avx512,  // x86-64, with F, BW, DQ, VL
-  neon,    // AArch64, all of them
+  scalar,      // what every processor of the architecture has
+  avx2,        // x86-64, with FMA and F16C
+  avx512,      // x86-64, with F, BW, DQ, VL
+  avx512_dot,  // and BF16 and VNNI: the dot products of halves and of bytes
+  neon,        // AArch64, all of them
 };
 
 /// Whether a processor that has `isa` has `part` too: the sets of one architecture are from narrow to wide, and scalar is in all.
-constexpr bool includes(Isa isa, Isa part) {
-  return part == Isa::scalar || part == isa || (isa == Isa::avx512 && part == Isa::avx2);
-}
+constexpr bool includes(Isa isa, Isa part) { return part == Isa::scalar || part == isa || (isa != Isa::neon && part < isa); }
 
 std::string_view name(Isa isa);
 

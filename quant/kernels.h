@@ -11,6 +11,7 @@
 #include "graft/core/isa.h"
 #include "graft/core/storage.h"
 #include "graft/core/view.h"
+#include "graft/quant/compute.h"
 
 namespace graft::quant {
 
@@ -67,13 +68,17 @@ struct Packed {
 struct LowRank {
   View u, v;
 };
-
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
 /// do not fit, TypeError for other dtypes.
-void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {});
+/// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error
+/// is that of the activations' rounding, at most 1/254 of the largest in the stretch each: some 1 % of a result's size, and compute_error
+/// (quant_linear.h) says how much for a layer and its input.
+void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {},
+             Compute compute = Compute::exact);
 
-/// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way.
+/// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way; but where the set multiplies pairs of bf16, more than a few rows of bf16 meet
+/// weights that are rounded to bf16, once.
 void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms = {});
 
 /// Rows [begin, end) of the dense weight [out, in] to out[(end − begin) · in], each entry exact and rounded once.
@@ -88,6 +93,7 @@ struct Problem {
   const View* bias = nullptr;
   const View& y;  // [m, out], or dx [m, in]
   std::span<const LowRank> terms = {};
+  Compute compute = Compute::exact;  // of a forward product
   std::int64_t m() const { return x.sizes[0]; }
 };
 

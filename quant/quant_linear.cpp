@@ -1,5 +1,7 @@
 #include "graft/quant/quant_linear.h"
 
+#include <cmath>
+
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
 #include "graft/quant/kernels.h"
@@ -44,7 +46,7 @@ struct Term {
 
 /// x W (+ bias) and the terms, or with Wᵀ, each element summed in one pass; `narrow` are the terms' narrow(x).
 Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-                const std::vector<Tensor>& narrow) {
+                const std::vector<Tensor>& narrow, Compute compute) {
   const NoGrad unrecorded;
   const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
   const std::int64_t from = transposed ? weight->out : weight->in, to = transposed ? weight->in : weight->out;
@@ -53,12 +55,12 @@ Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Te
     for (std::size_t i = 0; i < terms.size(); ++i) shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view()});
     const View added = bias.defined() ? bias.view() : View();
     if (transposed) backward(*weight, in, out, shares);
-    else forward(*weight, in, bias.defined() ? &added : nullptr, out, shares);
+    else forward(*weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
   });
 }
 
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow);
+               const std::vector<Tensor>& narrow, Compute compute = Compute::exact);
 
 /// What a product's rule keeps. The gradient for x is a product of this kind itself, in the other direction.
 struct ProductRule {
@@ -106,10 +108,11 @@ struct ProductRule {
 };
 
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow) {
+               const std::vector<Tensor>& narrow, Compute compute) {
   std::vector<Tensor> inputs{x};
   for (const Term& term : terms) inputs.insert(inputs.end(), {term.A, term.B});
-  return record(transposed ? "quant_linear_transposed" : "quant_linear", multiply(weight, transposed, x, bias, terms, narrow))
+  return record(transposed ? "quant_linear_transposed" : "quant_linear",
+                multiply(weight, transposed, x, bias, terms, narrow, compute))
       .wrt(inputs, ProductRule(weight, transposed, x, terms, narrow))
       .wrt(bias, [](const Tensor& dy) { return dy; });
 }
@@ -125,9 +128,9 @@ QuantLinear::QuantLinear(Description description, std::shared_ptr<const Packed> 
 }
 
 std::string QuantLinear::description() const {
-  return fmt::format("in_features={}, out_features={}, bias={}, {} {}, bits={}, group_size={}", in_features(), out_features(),
+  return fmt::format("in_features={}, out_features={}, bias={}, {} {}, bits={}, group_size={}{}", in_features(), out_features(),
                      bias_.defined() ? "True" : "False", description_.method, description_.layout, description_.bits,
-                     description_.group_size);
+                     description_.group_size, compute_ == Compute::int8_activations ? ", compute=int8_activations" : "");
 }
 
 void QuantLinear::visit(Visitor& visitor) {
@@ -137,7 +140,9 @@ void QuantLinear::visit(Visitor& visitor) {
 std::int64_t QuantLinear::in_features() const { return packed_->in; }
 std::int64_t QuantLinear::out_features() const { return packed_->out; }
 
-Tensor QuantLinear::forward(const Tensor& x) const { return product(packed_, false, autocast::lower(x), bias_, {}, {}); }
+Tensor QuantLinear::forward(const Tensor& x) const {
+  return product(packed_, false, autocast::lower(x), bias_, {}, {}, compute_);
+}
 
 Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
   const auto joins = [&](const LowRankTerm& term) {
@@ -153,7 +158,7 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
       narrow.push_back(joined.back().narrow(x));
     }
   }
-  const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, narrow);
+  const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, narrow, compute_);
   return terms.empty() ? y : low_rank_sum(y, x, terms);
 }
 
@@ -174,6 +179,25 @@ Tensor QuantLinear::qweight() const {
     for (const NamedTensor& named : original())
       if (named.name == name) return named.tensor;
   fail<AttributeError>("this layer's stored tensors have no packed weight among them");
+}
+
+double compute_error(const QuantLinear& layer, Compute compute, const Tensor& x) {
+  const NoGrad unrecorded;
+  check<TypeError>(x.dtype() != DType::f64,
+                   "compute_error: the input holds f64; other ways of computing are for f32, f16 and bf16");
+  const Tensor input = is_half(x.dtype()) ? to(x, DType::f32) : x;
+  const auto run = [&](Compute way) {
+    return apply("compute_error", input, layer.in_features(), layer.out_features(),
+                 [&](const View& in, const View& out) { forward(layer.packed(), in, nullptr, out, {}, way); });
+  };
+  const Tensor exact = run(Compute::exact), other = run(compute);
+  double difference = 0, size = 0;
+  for (std::int64_t i = 0; i < exact.count(); ++i) {
+    const double want = exact.data<float>()[i], gap = other.data<float>()[i] - want;
+    difference += gap * gap;
+    size += want * want;
+  }
+  return difference == 0 ? 0 : std::sqrt(difference / size);
 }
 
 }  // namespace graft::quant

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "graft/autograd/linear.h"
+#include "graft/quant/compute.h"
 
 namespace graft::quant {
 
@@ -51,6 +52,11 @@ class QuantLinear final : public LinearBase {
   /// asked of them, are summed with it, forward and in the input gradient: x is read and y written once.
   Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const override;
 
+  /// How forward treats activations; exact unless it is set. Gradients are those of the exact product either way. Not while another
+  /// thread is in forward.
+  void set_compute(Compute compute) { compute_ = compute; }
+  Compute compute() const { return compute_; }
+
   /// Rows [begin, end) of the dense weight [out, in] in f32: each entry the exact product of integer and scale, rounded once.
   /// For inspection, DoRA norms and tests; nothing in forward or backward makes the whole of it.
   Tensor dequantize(std::int64_t begin, std::int64_t end) const;
@@ -65,6 +71,11 @@ class QuantLinear final : public LinearBase {
   std::shared_ptr<const Packed> packed_;
   Tensor bias_;
   std::vector<NamedTensor> original_;
+  Compute compute_ = Compute::exact;
 };
+
+/// What a way of computing changes for this input [..., in] of f32, f16 or bf16: ‖y − exact‖ / ‖exact‖ over all elements of x W, in f32
+/// whatever x is, without the bias. 0 for Compute::exact; infinite where only the exact product is 0. TypeError for f64.
+double compute_error(const QuantLinear& layer, Compute compute, const Tensor& x);
 
 }  // namespace graft::quant

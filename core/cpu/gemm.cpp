@@ -24,7 +24,7 @@ constexpr std::int64_t wanted_tasks = 16;
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 const GemmUnit& unit(Isa isa) {
-  if (isa == Isa::avx512 && gemm_avx512()) return *gemm_avx512();
+  if (includes(isa, Isa::avx512) && gemm_avx512()) return *gemm_avx512();
   if (includes(isa, Isa::avx2) && gemm_avx2()) return *gemm_avx2();
   if (isa == Isa::neon && gemm_neon()) return *gemm_neon();
   return *gemm_scalar();
@@ -35,7 +35,7 @@ template <class T>
 class Round {
  public:
   Round(const GemmKernels<T>& kernels, std::int64_t row, std::int64_t m, std::int64_t n, std::int64_t depth,
-        const Panels<T>& left, const Panels<T>& right, const Target<T>& target)
+        const Panels<T>& left, const Panels<T>& right, const Target<Sum<T>>& target)
       : kernels_(kernels), left_(left), right_(right), target_(target), row_(row), m_(m), n_(n), depth_(depth) {
     // Panels of equal height: eight rows are two panels of four, not of six and two.
     left_panels_ = divide_up(m, kernels.rows);
@@ -48,7 +48,7 @@ class Round {
   }
 
   void run() {
-    Scratch<T> packed(left_panels_ * kernels_.rows * depth_);
+    Scratch<T> packed(left_panels_ * kernels_.rows * entries(depth_));
     packed_ = packed.get();
     // Pieces of about the same work as a task, so that small products stay on the calling thread.
     const std::int64_t panels_per_piece = std::max<std::int64_t>(1, 16 / depth_blocks_);
@@ -65,35 +65,38 @@ class Round {
 
  private:
   std::int64_t depth_of(std::int64_t block) const { return std::min(depth_block, depth_ - block * depth_block); }
+  // Elements of T over a depth.
+  static std::int64_t entries(std::int64_t depth) { return divide_up(depth, PanelTraits<T>::depth); }
   T* left_panel(std::int64_t block, std::int64_t panel) const {
-    return packed_ + kernels_.rows * (block * depth_block * left_panels_ + panel * depth_of(block));
+    return packed_ + kernels_.rows * (block * entries(depth_block) * left_panels_ + panel * entries(depth_of(block)));
   }
 
   // Left panels [begin, end) times `columns` columns, over the whole depth.
   void task(std::int64_t begin, std::int64_t end, std::int64_t column, std::int64_t columns) const {
     const std::int64_t rows = std::min(end * height_, m_) - begin * height_, width = kernels_.columns;
-    const bool direct = target_.dtype == dtype_of<T> && target_.column_stride == 1 && !target_.bias && !target_.columns;
-    Scratch<T> block(divide_up(columns, width) * width * std::min(depth_block, depth_) + (direct ? 0 : rows * columns));
+    const bool direct = target_.dtype == dtype_of<Sum<T>> && target_.column_stride == 1 && !target_.bias && !target_.columns;
+    const Scratch<T> block(divide_up(columns, width) * width * entries(std::min(depth_block, depth_)));
+    const Scratch<Sum<T>> sums(direct ? 0 : rows * columns);
     T* right = block.get();
-    T* c = right + divide_up(columns, width) * width * std::min(depth_block, depth_);
+    Sum<T>* c = sums.get();
     std::int64_t ldc = columns;
     if (direct) {
-      c = static_cast<T*>(target_.data) + (row_ + begin * height_) * target_.row_stride + column;
+      c = static_cast<Sum<T>*>(target_.data) + (row_ + begin * height_) * target_.row_stride + column;
       ldc = target_.row_stride;
     }
     for (std::int64_t b = 0; b < depth_blocks_; ++b) {
       const std::int64_t depth = depth_of(b);
       for (std::int64_t j = 0; j < columns; j += width)
-        right_.fill(b * depth_block, depth, column + j, static_cast<int>(width), right + j * depth);
+        right_.fill(b * depth_block, depth, column + j, static_cast<int>(width), right + j * entries(depth));
       multiply(b, begin, end, right, columns, c, ldc);
     }
     if (!direct) write(target_, row_ + begin * height_, column, rows, columns, c, ldc);
   }
 
   // One stretch of the depth: a block of left panels stays near while right panels pass, each of those while left panels pass.
-  void multiply(std::int64_t block, std::int64_t begin, std::int64_t end, const T* right, std::int64_t columns, T* c,
+  void multiply(std::int64_t block, std::int64_t begin, std::int64_t end, const T* right, std::int64_t columns, Sum<T>* c,
                 std::int64_t ldc) const {
-    const std::int64_t depth = depth_of(block), width = kernels_.columns, step = divide_up(row_block, height_);
+    const std::int64_t depth = entries(depth_of(block)), width = kernels_.columns, step = divide_up(row_block, height_);
     for (std::int64_t i0 = begin; i0 < end; i0 += step)
       for (std::int64_t j = 0; j < columns; j += width)
         kernels_.tiles(depth, left_panel(block, i0), static_cast<int>(height_), right + j * depth,
@@ -103,7 +106,7 @@ class Round {
 
   const GemmKernels<T>& kernels_;
   const Panels<T>&left_, &right_;
-  const Target<T>& target_;
+  const Target<Sum<T>>& target_;
   std::int64_t row_, m_, n_, depth_;
   std::int64_t left_panels_, height_, depth_blocks_, column_tasks_, task_panels_;
   T* packed_ = nullptr;
@@ -120,11 +123,14 @@ const GemmKernels<double>& gemm_kernels(Isa isa) {
   return unit(isa).f64;
 }
 
+const GemmKernels<Pair>* pair_kernels(Isa isa) { return includes(isa, Isa::avx512_dot) ? gemm_avx512_dot() : nullptr; }
+
 template <class T>
 void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
-                     const Panels<T>& right, const Target<T>& target) {
+                     const Panels<T>& right, const Target<Sum<T>>& target) {
   // Rounds of equal size, since each computes the right panels anew.
-  const std::int64_t most = std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth * std::int64_t{sizeof(T)}));
+  const std::int64_t most =
+      std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth / PanelTraits<T>::depth * std::int64_t{sizeof(T)}));
   const std::int64_t round = std::max<std::int64_t>(1, divide_up(m, divide_up(m, most)));
   for (std::int64_t row = 0; row < m; row += round)
     Round<T>(kernels, row, std::min(round, m - row), n, depth, left, right, target).run();
@@ -166,6 +172,11 @@ void StridedPanels<T>::fill(std::int64_t depth_begin, std::int64_t depth_count, 
                 valid, lanes, panel);
 }
 
+template class Scratch<std::uint32_t>;
+template class Scratch<Pair>;
+template class StridedPanels<Pair>;
+template void blocked_product<Pair>(const GemmKernels<Pair>&, std::int64_t, std::int64_t, std::int64_t, const Panels<Pair>&,
+                                    const Panels<Pair>&, const Target<float>&);
 template class Scratch<float>;
 template class Scratch<double>;
 template class StridedPanels<float>;

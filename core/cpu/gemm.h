@@ -1,7 +1,7 @@
 // Dense products on the CPU: one blocked driver over panels, and the kernels that each instruction set gives it.
 //
 // An operand enters as panels: a few lanes (rows of the left operand, columns of the right one) by a stretch of the depth, the
-// dimension that is summed over, stored [depth][lanes]. A dense operand copies its elements into panels; a quantized weight
+// dimension that is summed over, stored [depth][lanes], or [depth / 2][lanes][2] where the set multiplies pairs of bf16. A dense operand copies its elements into panels; a quantized weight
 // computes them (quant/cpu). Everything below the panels is shared.
 //
 // The order in which one element of the result is summed depends on the depth alone, so results do not depend on threads.
@@ -16,8 +16,27 @@ namespace graft::cpu {
 /// way into the panels, summed in f32 and rounded once. TypeError for integers and bools.
 void matmul(const View& a, const View& b, const View& y);
 
-/// What one instruction set offers for elements of T (float or double), as plain functions: units compiled for wide sets share
-/// no inline code with the rest.
+/// Two neighbours along the depth.
+struct Pair {
+  bf16 first, second;
+};
+
+/// What panels of T (float, double or Pair) are summed in, and the elements of the depth that one T holds.
+template <class T>
+struct PanelTraits {
+  using Sum = T;
+  static constexpr std::int64_t depth = 1;
+};
+template <>
+struct PanelTraits<Pair> {
+  using Sum = float;
+  static constexpr std::int64_t depth = 2;
+};
+template <class T>
+using Sum = typename PanelTraits<T>::Sum;
+
+/// What one instruction set offers for panels of T, as plain functions: units compiled for wide sets share no inline code with the
+/// rest.
 template <class T>
 struct GemmKernels {
   int rows = 0;     // of a tile: lanes of a left panel
@@ -25,15 +44,18 @@ struct GemmKernels {
 
   /// c[rows][columns] at stride ldc, = or += Σ_depth a b, with b[depth][this->columns], and for every `height` rows another panel
   /// a[depth][this->rows], one after the other. Lanes past height and columns are not read, nothing past rows and columns is written.
-  void (*tiles)(std::int64_t depth, const T* a, int height, const T* b, T* c, std::int64_t ldc, std::int64_t rows, int columns,
-                bool accumulate);
+  /// Here depth counts elements of T.
+  void (*tiles)(std::int64_t depth, const T* a, int height, const T* b, Sum<T>* c, std::int64_t ldc, std::int64_t rows,
+                int columns, bool accumulate);
 
-  /// panel[depth][lanes] = the elements at source + d · depth_stride + l · lane_stride, widened; zeros for lanes past `valid`.
-  /// Whole vectors are written, but nothing past the panel's end.
+  /// panel[depth][lanes] = the elements at source + d · depth_stride + l · lane_stride, widened (of pairs: rounded); zeros for lanes
+  /// past `valid`, and for the second of a pair that an odd depth leaves alone. Whole vectors are written, but nothing past the panel's
+  /// end.
   void (*pack)(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride,
                int valid, int lanes, T* panel);
 
-  // For at most max_skinny rows of x [rows][depth], when packing b would cost more than it saves.
+  // For at most max_skinny rows of x [rows][depth], when packing b would cost more than it saves. Null for pairs: what is bound by
+  // memory has no use for them.
   /// y[rows][columns] = or += x b, where column j of b lies at b + j · ldb.
   void (*dot)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
               std::int64_t columns, T* y, std::int64_t ldy, bool accumulate);
@@ -47,13 +69,16 @@ inline constexpr int max_skinny = 4;
 /// The kernels for a set; for a set that this build lacks, those of the next narrower one.
 template <class T>
 const GemmKernels<T>& gemm_kernels(Isa isa);
+/// Null for sets that do not multiply pairs, or that this build lacks.
+const GemmKernels<Pair>* pair_kernels(Isa isa);
 
 /// One operand of a blocked product, cut into panels on demand. `fill` runs on several threads at once.
 template <class T>
 class Panels {
  public:
   virtual ~Panels() = default;
-  /// panel[depth_count][lanes] = elements from (lane_begin, depth_begin) on; zeros for lanes past the operand's end.
+  /// panel[depth_count][lanes] = elements from (lane_begin, depth_begin) on; zeros for lanes past the operand's end. Of pairs, depth_begin
+  /// is even, and an odd count is filled up with zeros.
   virtual void fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const = 0;
 };
 
@@ -70,7 +95,7 @@ struct Target {
 /// target [m, n] = left [m, depth] · right [depth, n]. OutOfMemoryError if there is no room for panels.
 template <class T>
 void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
-                     const Panels<T>& right, const Target<T>& target);
+                     const Panels<T>& right, const Target<Sum<T>>& target);
 
 /// Writes rows × columns of c into the target, from its element (row, column) on, converted and with the bias.
 template <class T>

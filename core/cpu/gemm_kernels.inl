@@ -8,10 +8,13 @@ namespace {
 
 // ---- tiles ----
 
+template <class V>
+using SumOf = Sum<typename V::Element>;
+
 // Rows × Vectors sums in registers, one broadcast and Vectors loads per depth and row.
 template <class V, int MaxRows, int MaxVectors, int Rows, int Vectors>
-void tile_of(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c,
-             std::int64_t ldc, int columns, bool accumulate) {
+void tile_of(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, SumOf<V>* c, std::int64_t ldc,
+             int columns, bool accumulate) {
   typename V::Reg sums[Rows][Vectors];
   for (int i = 0; i < Rows; ++i)
     for (int j = 0; j < Vectors; ++j) {
@@ -21,10 +24,10 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
 #pragma GCC unroll 4
   for (std::int64_t d = 0; d < depth; ++d) {
     __builtin_prefetch(a + 32 * MaxRows);
-    typename V::Reg w[Vectors];
+    decltype(V::load(b)) w[Vectors];
     for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
     for (int i = 0; i < Rows; ++i) {
-      const typename V::Reg x = V::set(a[i]);
+      const auto x = V::set(a[i]);
       for (int j = 0; j < Vectors; ++j) sums[i][j] = V::fma(x, w[j], sums[i][j]);
     }
     a += MaxRows;
@@ -33,7 +36,7 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
   const int last = columns - (Vectors - 1) * V::width;  // lanes of the last vector
 #pragma GCC unroll 8                                    // or the sums would go through memory
   for (int i = 0; i < Rows; ++i) {
-    typename V::Element* row = c + i * ldc;
+    SumOf<V>* row = c + i * ldc;
 #pragma GCC unroll 8
     for (int j = 0; j < Vectors; ++j, row += V::width) {
       const bool whole = j + 1 < Vectors || last == V::width;
@@ -46,8 +49,8 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
 
 // The smallest tile that covers rows × columns.
 template <class V, int MaxRows, int MaxVectors, int Rows = MaxRows, int Vectors = MaxVectors>
-void tile(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, typename V::Element* c,
-          std::int64_t ldc, int rows, int columns, bool accumulate) {
+void tile(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, SumOf<V>* c, std::int64_t ldc, int rows,
+          int columns, bool accumulate) {
   if constexpr (Rows > 1)
     if (rows < Rows) return tile<V, MaxRows, MaxVectors, Rows - 1, Vectors>(depth, a, b, c, ldc, rows, columns, accumulate);
   if constexpr (Vectors > 1)
@@ -57,7 +60,7 @@ void tile(std::int64_t depth, const typename V::Element* a, const typename V::El
 }
 
 template <class V, int Rows, int Vectors>
-void tiles(std::int64_t depth, const typename V::Element* a, int height, const typename V::Element* b, typename V::Element* c,
+void tiles(std::int64_t depth, const typename V::Element* a, int height, const typename V::Element* b, SumOf<V>* c,
            std::int64_t ldc, std::int64_t rows, int columns, bool accumulate) {
   for (; rows > 0; rows -= height, a += depth * Rows, c += height * ldc)
     tile<V, Rows, Vectors>(depth, a, b, c, ldc, rows < height ? static_cast<int>(rows) : height, columns, accumulate);
@@ -66,34 +69,46 @@ void tiles(std::int64_t depth, const typename V::Element* a, int height, const t
 // ---- packing ----
 
 // One row of a panel may be written past its end, when the next row overwrites that later; at the panel's end it may not.
-template <class V>
-void store_row(typename V::Element* p, typename V::Reg x, int lanes, const typename V::Element* end) {
+template <class V, class X>
+void store_row(typename V::Element* p, X x, int lanes, const typename V::Element* end) {
   if (p + V::width <= end) V::store(p, x);
   else V::store(p, x, lanes);
+}
+
+// Lanes of a panel's row, from as many rows of the operand as one of its elements holds.
+template <class V, class Reg>
+[[gnu::always_inline]] inline auto joined(const Reg* rows) {
+  if constexpr (PanelTraits<typename V::Element>::depth == 1) return rows[0];
+  else return V::pairs(rows[0], rows[1]);
 }
 
 template <class V, class From>
 void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride, int valid, int lanes,
                typename V::Element* panel) {
-  constexpr int width = V::width;
-  const typename V::Element* end = panel + depth * lanes;
+  constexpr int width = V::width, per = PanelTraits<typename V::Element>::depth;
+  using Reg = decltype(V::load(source));
+  const typename V::Element* end = panel + (depth + per - 1) / per * lanes;
   if (lane_stride == 1) {
     constexpr int ahead = 16;  // rows that lie pages apart are out of reach of the processor's own prefetching
-    for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes) {
-      __builtin_prefetch(source + ahead * depth_stride);
+    for (std::int64_t d = 0; d < depth; d += per, source += per * depth_stride, panel += lanes) {
+      for (int i = 0; i < per; ++i) __builtin_prefetch(source + (ahead + i) * depth_stride);
       for (int l = 0; l < lanes; l += width) {
         const int left = valid - l < width ? (valid - l > 0 ? valid - l : 0) : width;
-        store_row<V>(panel + l, left == width ? V::load(source + l) : V::load(source + l, left),
-                     lanes - l < width ? lanes - l : width, end);
+        Reg rows[per];
+        for (int i = 0; i < per; ++i) {
+          const From* row = source + i * depth_stride + l;
+          rows[i] = d + i >= depth ? V::zero() : left == width ? V::load(row) : V::load(row, left);
+        }
+        store_row<V>(panel + l, joined<V>(rows), lanes - l < width ? lanes - l : width, end);
       }
     }
     return;
   }
   if (depth_stride == 1) {  // width × width blocks, transposed in registers
-    for (std::int64_t d = 0; d < depth; d += width, panel += width * lanes) {
+    for (std::int64_t d = 0; d < depth; d += width, panel += width / per * lanes) {
       const int rows = depth - d < width ? static_cast<int>(depth - d) : width;
       for (int l = (lanes - 1) / width * width; l >= 0; l -= width) {  // backwards, for what is written past the end of a row
-        typename V::Reg block[width];
+        Reg block[width];
         const From* row = source + l * lane_stride + d;
         if (rows == width && l + width <= valid)
           for (int i = 0; i < width; ++i, row += lane_stride) {
@@ -106,15 +121,21 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
         V::transpose(block);
         const int kept = lanes - l < width ? lanes - l : width;
         if (rows == width)
-          for (int i = 0; i < width; ++i) store_row<V>(panel + i * lanes + l, block[i], kept, end);
+          for (int i = 0; i < width; i += per) store_row<V>(panel + i / per * lanes + l, joined<V>(block + i), kept, end);
         else
-          for (int i = 0; i < rows; ++i) store_row<V>(panel + i * lanes + l, block[i], kept, end);
+          for (int i = 0; i < rows; i += per) store_row<V>(panel + i / per * lanes + l, joined<V>(block + i), kept, end);
       }
     }
     return;
   }
-  for (std::int64_t d = 0; d < depth; ++d, source += depth_stride, panel += lanes)
-    for (int l = 0; l < lanes; ++l) panel[l] = l < valid ? V::get(source + l * lane_stride) : typename V::Element(0);
+  for (std::int64_t d = 0; d < depth; d += per, source += per * depth_stride, panel += lanes)
+    for (int l = 0; l < lanes; ++l) {
+      SumOf<V> one[per] = {};
+      for (int i = 0; i < per; ++i)
+        if (l < valid && d + i < depth) one[i] = V::get(source + i * depth_stride + l * lane_stride);
+      if constexpr (per == 1) panel[l] = one[0];
+      else panel[l] = V::pair(one[0], one[1]);
+    }
 }
 
 // Calls f with the source as a pointer to its element type; callers have checked that it is one of these.

@@ -106,6 +106,13 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
 }
 
 template <class T>
+void blocked(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+  blocked_product(kernels, a.rows, b.columns, a.columns,
+                  StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride),
+                  StridedPanels<T>(kernels, b.data, b.dtype, b.columns, b.column_stride, b.row_stride), target<Sum<T>>(y));
+}
+
+template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
   // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for.
@@ -116,9 +123,10 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   if (a.rows <= max_skinny && (b.row_stride == 1 || b.column_stride == 1)) return skinny_product(kernels, a, b, y);
   if (a.columns <= max_skinny && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
     return shallow_product(kernels, a, b, y);
-  blocked_product(kernels, a.rows, b.columns, a.columns,
-                  StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride),
-                  StridedPanels<T>(kernels, b.data, b.dtype, b.columns, b.column_stride, b.row_stride), target<T>(y));
+  if constexpr (std::is_same_v<T, float>)
+    if (const auto* pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 ? pair_kernels(isa()) : nullptr)
+      return blocked(*pairs, a, b, y);
+  blocked(kernels, a, b, y);
 }
 
 template <class T>

@@ -14,5 +14,6 @@ const GemmUnit* gemm_scalar();
 const GemmUnit* gemm_avx2();
 const GemmUnit* gemm_avx512();
 const GemmUnit* gemm_neon();
+const GemmKernels<Pair>* gemm_avx512_dot();
 
 }  // namespace graft::cpu

@@ -3,28 +3,13 @@
 
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/low_rank.h"
+#include "graft/quant/cpu/passes.h"
 
 namespace graft::quant {
 namespace {
 
 // Weights per task: some tens of microseconds, so that a delayed thread costs little.
 constexpr std::int64_t task_weights = std::int64_t{1} << 19;
-
-constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Rows [begin, begin + count) of the activations of one pass.
-struct Pass {
-  std::int64_t begin;
-  int count;
-};
-
-// Passes of equal size, at most `most` rows each.
-std::vector<Pass> passes(std::int64_t m, int most) {
-  const std::int64_t n = divide_up(m, most);
-  std::vector<Pass> all;
-  for (std::int64_t i = 0; i < n; ++i) all.push_back({i * m / n, static_cast<int>((i + 1) * m / n - i * m / n)});
-  return all;
-}
 
 // x of one pass as [rows][count], and its sums as [segments][count].
 void pack(const Problem& problem, const Pass& pass, float* x, float* sums) {

@@ -58,6 +58,25 @@ class WeightPanels final : public cpu::Panels<float> {
   bool transposed_;
 };
 
+// The same, rounded to bf16.
+class RoundedPanels final : public cpu::Panels<cpu::Pair> {
+ public:
+  RoundedPanels(const cpu::GemmKernels<cpu::Pair>& kernels, const WeightPanels& exact) : kernels_(kernels), exact_(exact) {}
+  void fill(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, cpu::Pair* panel) const override {
+    constexpr std::int64_t step = Packed::tile_columns;  // that stays in the first-level cache
+    const cpu::Scratch<float> dense(step * lanes);
+    for (std::int64_t d = 0; d < count; d += step, panel += step / 2 * lanes) {
+      const std::int64_t depth = std::min(step, count - d);
+      exact_.fill(begin + d, depth, lane, lanes, dense.get());
+      kernels_.pack(dense.get(), DType::f32, depth, lanes, 1, lanes, lanes, panel);
+    }
+  }
+
+ private:
+  const cpu::GemmKernels<cpu::Pair>& kernels_;
+  const WeightPanels& exact_;
+};
+
 // The weight exactly, one element at a time.
 class ExactPanels final : public cpu::Panels<double> {
  public:
@@ -104,6 +123,11 @@ class Extended final : public cpu::Panels<T> {
   Fill fill_;
 };
 
+// Columns of a gradient as they are computed: those of the packed rows where channels are gathered.
+std::int64_t result_columns(const Problem& problem) {
+  return problem.weight.order.empty() ? problem.weight.in : problem.weight.rows;
+}
+
 template <class T>
 void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const cpu::Panels<T>& weight) {
   std::vector<T> bias;
@@ -116,7 +140,7 @@ void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const c
   };
   const View& x = problem.x;
   if (problem.transposed)
-    multiply(problem.weight.order.empty() ? problem.weight.in : problem.weight.rows, problem.weight.out,
+    multiply(result_columns(problem), problem.weight.out,
              cpu::StridedPanels<T>(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1]));
   else multiply(problem.weight.out, problem.weight.rows, GatheredPanels<T>(kernels, x, problem.weight));
 }
@@ -126,6 +150,17 @@ void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const c
 void run_panels(const Problem& problem, Isa isa) {
   blocked<float>(problem, cpu::gemm_kernels<float>(isa),
                  WeightPanels(*code_kernels(isa, problem.weight.bits), problem.weight, problem.transposed));
+}
+
+void run_rounded(const Problem& problem, Isa isa) {
+  const cpu::GemmKernels<cpu::Pair>& kernels = *cpu::pair_kernels(isa);
+  std::vector<float> no_bias;
+  const View& dy = problem.x;
+  const WeightPanels exact(*code_kernels(isa, problem.weight.bits), problem.weight, true);
+  cpu::blocked_product<cpu::Pair>(
+      kernels, problem.m(), result_columns(problem), problem.weight.out,
+      cpu::StridedPanels<cpu::Pair>(kernels, dy.data, dy.dtype, dy.sizes[0], dy.strides[0], dy.strides[1]),
+      RoundedPanels(kernels, exact), target<float>(problem, no_bias));
 }
 
 void run_exact(const Problem& problem) {

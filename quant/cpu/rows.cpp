@@ -2,19 +2,22 @@
 #include "graft/quant/cpu/rows.h"
 
 #include "graft/core/parallel.h"
+#include "graft/quant/cpu/dots.h"
 #include "graft/quant/pack.h"
 
 namespace graft::quant {
 namespace {
 
 // Rows of activations up to which unpacking codes again for every few rows is cheaper than writing panels.
-constexpr std::int64_t most_fused_forward = 2 * fused_forward_rows, most_fused_backward = fused_backward_rows;
+constexpr std::int64_t most_fused_forward = 2 * fused_forward_rows, most_fused_backward = fused_backward_rows,
+                       most_packed_dots = 2 * dot_rows;
 
-bool is_f64(const Problem& problem) { return problem.x.dtype == DType::f64; }
+bool is_int8(const Problem& problem) { return !problem.transposed && problem.compute == Compute::int8_activations; }
+bool is_f64(const Problem& problem) { return !is_int8(problem) && problem.x.dtype == DType::f64; }
+bool is_f32(const Problem& problem) { return !is_int8(problem) && problem.x.dtype != DType::f64; }
 bool is_small(const Problem& problem) {
-  return !is_f64(problem) && problem.m() <= (problem.transposed ? most_fused_backward : most_fused_forward);
+  return is_f32(problem) && problem.m() <= (problem.transposed ? most_fused_backward : most_fused_forward);
 }
-bool is_f32(const Problem& problem) { return !is_f64(problem); }
 
 template <Isa isa>
 bool supports_fused(const Problem& problem) {
@@ -42,10 +45,50 @@ constexpr Row panels_row(std::string_view name) {
   return {name, isa, supports_panels<isa>, panels<isa>};
 }
 
+template <Dot dot, Isa isa, bool unpacked>
+bool supports_dots(const Problem& problem) {
+  const bool taken = dot == Dot::int8 ? is_int8(problem) && problem.x.dtype != DType::f64
+                                      : is_f32(problem) && !problem.transposed && problem.x.dtype == DType::bf16;
+  return taken && (unpacked || problem.m() <= most_packed_dots) && dot_kernels(dot, isa, problem.weight.bits) != nullptr;
+}
+template <Dot dot, Isa isa, bool unpacked>
+void dots(const Problem& problem) {
+  run_dots(problem, dot, isa, unpacked);
+}
+template <Dot dot, Isa isa, bool unpacked>
+constexpr Row dots_row(std::string_view name) {
+  return {name, isa, supports_dots<dot, isa, unpacked>, dots<dot, isa, unpacked>};
+}
+
+template <Isa isa>
+bool supports_rounded(const Problem& problem) {
+  return problem.transposed && problem.x.dtype == DType::bf16 && problem.terms.empty() && cpu::pair_kernels(isa) != nullptr &&
+         code_kernels(isa, problem.weight.bits) != nullptr;
+}
+template <Isa isa>
+void rounded(const Problem& problem) {
+  run_rounded(problem, isa);
+}
+
 constexpr Row all_rows[] = {
-    fused_row<Isa::avx512>("fused-avx512"),   panels_row<Isa::avx512>("panels-avx512"), fused_row<Isa::avx2>("fused-avx2"),
-    panels_row<Isa::avx2>("panels-avx2"),     fused_row<Isa::neon>("fused-neon"),       panels_row<Isa::neon>("panels-neon"),
-    panels_row<Isa::scalar>("panels-scalar"), fused_row<Isa::scalar>("fused-scalar"),   {"exact", Isa::scalar, is_f64, run_exact},
+    dots_row<Dot::int8, Isa::avx512_dot, false>("int8-fused-avx512_dot"),
+    dots_row<Dot::int8, Isa::avx512_dot, true>("int8-panels-avx512_dot"),
+    dots_row<Dot::int8, Isa::avx2, false>("int8-fused-avx2"),
+    dots_row<Dot::int8, Isa::avx2, true>("int8-panels-avx2"),
+    dots_row<Dot::int8, Isa::scalar, true>("int8-panels-scalar"),
+    dots_row<Dot::int8, Isa::scalar, false>("int8-fused-scalar"),
+    dots_row<Dot::bf16, Isa::avx512_dot, false>("bf16-fused-avx512_dot"),
+    dots_row<Dot::bf16, Isa::avx512_dot, true>("bf16-panels-avx512_dot"),
+    fused_row<Isa::avx512>("fused-avx512"),
+    {"bf16-rounded-avx512_dot", Isa::avx512_dot, supports_rounded<Isa::avx512_dot>, rounded<Isa::avx512_dot>},
+    panels_row<Isa::avx512>("panels-avx512"),
+    fused_row<Isa::avx2>("fused-avx2"),
+    panels_row<Isa::avx2>("panels-avx2"),
+    fused_row<Isa::neon>("fused-neon"),
+    panels_row<Isa::neon>("panels-neon"),
+    panels_row<Isa::scalar>("panels-scalar"),
+    fused_row<Isa::scalar>("fused-scalar"),
+    {"exact", Isa::scalar, is_f64, run_exact},
 };
 
 void run(const char* what, const Problem& problem) {
@@ -60,6 +103,8 @@ void run(const char* what, const Problem& problem) {
     check<TypeError>((view->dtype == DType::f64) == (x.dtype == DType::f64) || view == problem.bias, "{}: {} meets {}", what,
                      x.dtype, view->dtype);
   }
+  check<TypeError>(!is_int8(problem) || x.dtype != DType::f64, "{}: int8 activations are made of f32, f16 or bf16, not of f64",
+                   what);
   check(!problem.bias || (problem.bias->rank == 1 && problem.bias->sizes[0] == out), "{}: the bias must have {} elements", what,
         out);
   for (const LowRank& term : problem.terms) {
@@ -81,8 +126,9 @@ void run(const char* what, const Problem& problem) {
 
 std::span<const Row> rows() { return all_rows; }
 
-void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms) {
-  run("quantized product", {weight, false, x, bias, y, terms});
+void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms,
+             Compute compute) {
+  run("quantized product", {weight, false, x, bias, y, terms, compute});
 }
 
 void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms) {
@@ -90,10 +136,10 @@ void backward(const Packed& weight, const View& dy, const View& dx, std::span<co
 }
 
 const CodeKernels* code_kernels(Isa isa, int bits) {
-  const Unit* unit = isa == Isa::avx512 ? unit_avx512()
-                     : isa == Isa::avx2 ? unit_avx2()
-                     : isa == Isa::neon ? unit_neon()
-                                        : unit_scalar();
+  const Unit* unit = includes(isa, Isa::avx512) ? unit_avx512()
+                     : isa == Isa::avx2         ? unit_avx2()
+                     : isa == Isa::neon         ? unit_neon()
+                                                : unit_scalar();
   if (!unit) return nullptr;
   return bits == 2 ? &unit->bits2 : bits == 3 ? &unit->bits3 : bits == 4 ? &unit->bits4 : &unit->bits8;
 }

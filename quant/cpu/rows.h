@@ -23,4 +23,7 @@ void run_panels(const Problem& problem, Isa isa);
 /// The same in f64, with weights exact in f64.
 void run_exact(const Problem& problem);
 
+/// The gradient of bf16 through panels of weights rounded to bf16, for sets that multiply pairs of them; without low-rank terms.
+void run_rounded(const Problem& problem, Isa isa);
+
 }  // namespace graft::quant

@@ -19,17 +19,19 @@ TEST(Isa, HasNames) {
   EXPECT_EQ(name(Isa::scalar), "scalar");
   EXPECT_EQ(name(Isa::avx2), "avx2");
   EXPECT_EQ(name(Isa::avx512), "avx512");
+  EXPECT_EQ(name(Isa::avx512_dot), "avx512_dot");
   EXPECT_EQ(name(Isa::neon), "neon");
 }
 
 TEST(Isa, SetsOfOneArchitectureIncludeNarrowerOnes) {
-  constexpr Isa all[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon};
-  constexpr bool wanted[4][4] = {{true, false, false, false},  // of scalar
-                                 {true, true, false, false},
-                                 {true, true, true, false},
-                                 {true, false, false, true}};
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < 4; ++j) EXPECT_EQ(includes(all[i], all[j]), wanted[i][j]) << name(all[i]) << " and " << name(all[j]);
+  constexpr Isa all[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_dot, Isa::neon};
+  constexpr bool wanted[5][5] = {{true, false, false, false, false},  // of scalar
+                                 {true, true, false, false, false},
+                                 {true, true, true, false, false},
+                                 {true, true, true, true, false},
+                                 {true, false, false, false, true}};
+  for (int i = 0; i < 5; ++i)
+    for (int j = 0; j < 5; ++j) EXPECT_EQ(includes(all[i], all[j]), wanted[i][j]) << name(all[i]) << " and " << name(all[j]);
 }
 
 TEST(Isa, EveryProcessorOfAArch64HasNeon) {

@@ -1,12 +1,16 @@
 // AVX-512 spelled with narrower instructions: SIMDe, and below what its package in Debian 12 lacks.
 #pragma once
-#undef __AVX512F__  // set for the units that look for it; the compiler does not have it
+// Set for the units that look for them; the compiler does not have them.
+#undef __AVX512F__
+#undef __AVX512BF16__
+#undef __AVX512VNNI__
 
 #include_next <immintrin.h>
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -62,6 +66,46 @@ inline __m512 cvtph_ps(__m256i x) {
   return joined<__m512>(_mm256_cvtph_ps(half<__m128i>(x, 0)), _mm256_cvtph_ps(half<__m128i>(x, 1)));
 }
 
+// The instruction takes subnormal numbers for zeros, its own results included, whatever the control register says.
+inline float flushed(float x) { return std::abs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+inline float from_bf16(std::uint16_t bits) {
+  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
+  float x;
+  std::memcpy(&x, &wide, sizeof x);
+  return flushed(x);
+}
+// Two multiply-adds to a lane, each rounded to nearest even: that of the upper halves first.
+template <class Pairs>
+__m512 dpbf16(__m512 sums, Pairs a, Pairs b) {
+  float sum[16];
+  std::uint16_t left[32], right[32];
+  std::memcpy(sum, &sums, sizeof sum);
+  std::memcpy(left, &a, sizeof left);
+  std::memcpy(right, &b, sizeof right);
+  for (int i = 0; i < 16; ++i)
+    for (int part : {2 * i + 1, 2 * i})
+      sum[i] = flushed(std::fma(from_bf16(left[part]), from_bf16(right[part]), flushed(sum[i])));
+  std::memcpy(&sums, sum, sizeof sum);
+  return sums;
+}
+
+// The numbers of `low`, then those of `high`, rounded to nearest even.
+inline __m512i cvtne2ps_pbh(__m512 high, __m512 low) {
+  float from[32];
+  std::uint16_t to[32];
+  std::memcpy(from, &low, sizeof low);
+  std::memcpy(from + 16, &high, sizeof high);
+  for (int i = 0; i < 32; ++i) {
+    const float x = flushed(from[i]);
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof x);
+    to[i] = static_cast<std::uint16_t>(std::isnan(x) ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+  __m512i all;
+  std::memcpy(&all, to, sizeof all);
+  return all;
+}
+
 }  // namespace graft::emulated
 
 #define _mm256_maskz_loadu_epi16(mask, p) (graft::emulated::load_masked<std::uint16_t, __m256i>(mask, p))
@@ -75,6 +119,10 @@ inline __m512 cvtph_ps(__m256i x) {
 #define _mm512_cvtepi32_ps(x) graft::emulated::cvtepi32_ps(x)
 #define _mm512_cvtepu16_epi32(x) graft::emulated::cvtepu16_epi32(x)
 #define _mm512_cvtph_ps(x) graft::emulated::cvtph_ps(x)
+#define _mm512_cvtne2ps_pbh(high, low) graft::emulated::cvtne2ps_pbh(high, low)
+#define _mm512_mask_storeu_epi32(p, mask, x) graft::emulated::store_masked<std::uint32_t>(p, mask, x)
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps(sum, a, b) graft::emulated::dpbf16(sum, a, b)
 // It has these two, without the short names.
 #undef _mm512_shuffle_f32x4
 #undef _mm512_shuffle_f64x2

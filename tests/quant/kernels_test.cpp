@@ -79,12 +79,30 @@ std::vector<double> dense(const Decoded& d) {
   return w;
 }
 
-// |error| of a sum of `depth` products of x up to one and w up to two, in f32 (f64), rounded to the result's dtype.
+// |error| of a sum of `depth` products of x up to one and w up to two, in f32 (f64).
 double tolerance(DType dtype, std::int64_t depth) {
   if (dtype == DType::f64) return 1e-13 * static_cast<double>(depth);
-  const double accumulated = 0x1p-24 * (16 + 2 * static_cast<double>(depth));
-  const double rounded = dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0;
-  return accumulated + rounded * (1 + static_cast<double>(depth));
+  return 0x1p-24 * (16 + 2 * static_cast<double>(depth));
+}
+
+// Of a number's one rounding to the dtype, relative.
+double rounding(DType dtype) { return dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0; }
+
+// By how much int8_activations may change each element of x [m, in]: half of 1/127 of the largest in its stretch.
+std::vector<double> int8_steps(const Packed& packed, const std::vector<double>& x) {
+  std::vector<double> steps(x.size());
+  for (std::size_t row = 0; row < x.size(); row += static_cast<std::size_t>(packed.in))
+    for (const Packed::Segment& s : packed.segments) {
+      std::vector<std::size_t> channels;
+      for (std::int32_t r = s.begin; r < s.end; ++r) {
+        const std::int64_t k = packed.order.empty() ? r : packed.order[static_cast<std::size_t>(r)];
+        if (k >= 0 && k < packed.in) channels.push_back(row + static_cast<std::size_t>(k));
+      }
+      double largest = 0;
+      for (std::size_t at : channels) largest = std::max(largest, std::abs(x[at]));
+      for (std::size_t at : channels) steps[at] = largest / 254 * (1 + 0x1p-16);
+    }
+  return steps;
 }
 
 struct Buffers {
@@ -117,11 +135,12 @@ struct Term {
 
 // Every row that this machine has and that supports the problem, against sums in double.
 void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first = false,
-                 const std::vector<std::int64_t>& ranks = {}) {
+                 const std::vector<std::int64_t>& ranks = {}, Compute compute = Compute::exact) {
   const Decoded d = layer(c);
   const auto packed = pack(d);
   const std::vector<double> w = dense(d);
   for (bool transposed : {false, true}) {
+    const bool int8 = !transposed && compute == Compute::int8_activations;
     const std::int64_t in = transposed ? c.out : c.in, out = transposed ? c.in : c.out;
     for (const Row& row : rows()) {
       if (!includes(best_isa(), row.isa)) continue;
@@ -136,25 +155,31 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
         views.push_back({terms.back()->u.view(), terms.back()->v.view()});
         depth += r;
       }
-      const Problem problem{*packed, transposed, b.x.view(), transposed ? nullptr : &bias.view(), b.y.view(), views};
+      const Problem problem{*packed, transposed, b.x.view(), transposed ? nullptr : &bias.view(), b.y.view(), views, compute};
       if (!row.supports(problem)) continue;
       row.run(problem);
       const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
-      double worst = 0;
+      const bool rounded = row.name.starts_with("bf16-rounded");  // weights, to bf16
+      const std::vector<double> steps = int8 ? int8_steps(*packed, x) : std::vector<double>();
+      double worst = 0;  // error in units of what is allowed
       for (std::int64_t i = 0; i < m; ++i) {
         std::vector<double> added = transposed ? std::vector<double>(static_cast<std::size_t>(out)) : shift;
         for (const auto& term : terms) term->add_row(i, added);
         for (std::int64_t j = 0; j < out; ++j) {
-          double want = added[static_cast<std::size_t>(j)];
-          for (std::int64_t k = 0; k < in; ++k)
-            want +=
-                x[static_cast<std::size_t>(i * in + k)] * w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
+          double want = added[static_cast<std::size_t>(j)], allowed = tolerance(dtype, depth);
+          for (std::int64_t k = 0; k < in; ++k) {
+            const double weight = w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
+            want += x[static_cast<std::size_t>(i * in + k)] * weight;
+            if (rounded) allowed += 0x1p-8 * std::abs(x[static_cast<std::size_t>(i * in + k)] * weight);
+            if (int8) allowed += steps[static_cast<std::size_t>(i * in + k)] * std::abs(weight);
+          }
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
-          worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+          const double ratio = error / (allowed + rounding(dtype) * (std::abs(want) + allowed));
+          worst = std::isnan(ratio) ? INFINITY : std::max(worst, ratio);
         }
       }
-      EXPECT_LE(worst, tolerance(dtype, depth))
-          << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
+      EXPECT_LE(worst, 1) << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " "
+                          << to_string(c);
       EXPECT_TRUE(b.y.intact() && b.x.intact() && bias.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
     }
   }
@@ -185,8 +210,9 @@ TEST(QuantKernels, RaggedShapesOfTheOtherDtypes) {
 
 TEST(QuantKernels, EveryNumberOfRows) {
   for (int bits : {3, 4})
-    for (std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 31, 64, 97})
-      expect_rows({160, 70, bits, 64}, DType::f32, m);
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 31, 64, 97})
+        expect_rows({160, 70, bits, 64}, dtype, m);
 }
 
 TEST(QuantKernels, ActOrderAndIrregularGroups) {
@@ -222,9 +248,49 @@ TEST(QuantKernels, LowRankTermsInTheSameSums) {
   expect_rows({130, 40, 4, 128}, DType::f32, 13, false, {330});  // deeper than a block
 }
 
+TEST(QuantKernels, Int8Activations) {
+  const auto expect = [](const Case& c, DType dtype, std::int64_t m, bool columns_first = false,
+                         const std::vector<std::int64_t>& ranks = {}) {
+    expect_rows(c, dtype, m, columns_first, ranks, Compute::int8_activations);
+  };
+  for (int bits = 2; bits <= 8; ++bits)
+    for (auto [in, out] : ragged)
+      for (std::int64_t m : {1, 5}) expect({in, out, bits, 32}, DType::f32, m);
+  for (int bits : {2, 3, 4, 8}) {
+    for (std::int64_t m : {1, 2, 3, 4, 5, 6, 7, 13, 31}) expect({160, 70, bits, 64}, DType::f32, m);
+    for (Grouping grouping : {Grouping::shuffled, Grouping::irregular}) expect({200, 40, bits, 32, grouping}, DType::f32, 3);
+    for (DType dtype : {DType::f32, DType::f16, DType::bf16})
+      for (std::int64_t m : {3, 20}) expect({300, 70, bits, 300, Grouping::in_order, true}, dtype, m, true, {3, 8});
+  }
+}
+
+TEST(QuantKernels, Int8ActivationsAtTheirLimits) {
+  // All codes 255 and activations of ±127 steps: what bytes saturate at, if anything does. Zeros and numbers without a factor besides.
+  Decoded d = layer({256, 64, 8, 128});
+  d.codes = [](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1, std::uint8_t* codes) {
+    std::fill_n(codes, (k1 - k0) * (n1 - n0), std::uint8_t{255});
+  };
+  for (std::int64_t i = 0; i < 2 * 64; ++i) d.scales.data<float>()[i] = 1, d.zeros.data<float>()[i] = 0;
+  const auto packed = pack(d);
+  for (const Row& row : rows()) {
+    if (row.isa > best_isa()) continue;
+    std::vector<float> x(4 * 256), y(4 * 64);
+    for (int k = 0; k < 256; ++k) x[k] = 1, x[256 + k] = -1, x[512 + k] = 0, x[768 + k] = k == 200 ? INFINITY : 1e-42f;
+    View in{x.data(), DType::f32, 2, {4, 256}, {256, 1}}, out{y.data(), DType::f32, 2, {4, 64}, {64, 1}};
+    const Problem problem{*packed, false, in, nullptr, out, {}, Compute::int8_activations};
+    if (!row.supports(problem)) continue;
+    row.run(problem);
+    EXPECT_FLOAT_EQ(y[0], 255 * 256) << row.name;
+    EXPECT_FLOAT_EQ(y[64 + 63], -255 * 256) << row.name;
+    EXPECT_EQ(y[128], 0) << row.name;
+    EXPECT_TRUE(std::isnan(y[192])) << row.name;
+  }
+}
+
 TEST(QuantKernels, ManyTiles) {
   expect_rows({600, 300, 4, 128}, DType::f32, 3);
   expect_rows({600, 300, 4, 128}, DType::f32, 130);
+  expect_rows({300, 130, 4, 128}, DType::bf16, 600);  // more rows than share an unpacked tile
 }
 
 TEST(QuantKernels, DequantizeIsExact) {
@@ -262,22 +328,27 @@ TEST(QuantKernels, PackedSizeIsThatOfTheCodes) {
 TEST(QuantKernels, SameBitsForAnyNumberOfThreads) {
   const Case c{400, 300, 4, 64, Grouping::shuffled};
   const auto packed = pack(layer(c));
+  const struct {
+    DType dtype;
+    Compute compute;
+  } kinds[] = {{DType::f32, Compute::exact}, {DType::bf16, Compute::exact}, {DType::f32, Compute::int8_activations}};
   for (Isa isa : isas()) {
     Pinned pinned(isa);
-    for (std::int64_t m : {1, 3, 40})
-      for (bool transposed : {false, true}) {
-        Buffers b(DType::f32, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
-        std::vector<double> first;
-        for (int threads : {1, 2, 3, 7}) {
-          set_thread_pool(make_thread_pool(threads));
-          if (transposed) backward(*packed, b.x.view(), b.y.view());
-          else forward(*packed, b.x.view(), nullptr, b.y.view());
-          const auto y = b.y.values();
-          if (first.empty()) first = y;
-          EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(double)), 0) << threads << " threads, m " << m;
+    for (const auto& [dtype, compute] : kinds)
+      for (std::int64_t m : {1, 3, 40})
+        for (bool transposed : {false, true}) {
+          Buffers b(dtype, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
+          std::vector<double> first;
+          for (int threads : {1, 2, 3, 7}) {
+            set_thread_pool(make_thread_pool(threads));
+            if (transposed) backward(*packed, b.x.view(), b.y.view());
+            else forward(*packed, b.x.view(), nullptr, b.y.view(), {}, compute);
+            const auto y = b.y.values();
+            if (first.empty()) first = y;
+            EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(double)), 0) << threads << " threads, m " << m;
+          }
+          set_thread_pool(nullptr);
         }
-        set_thread_pool(nullptr);
-      }
   }
 }
 
@@ -327,6 +398,11 @@ TEST(QuantKernels, Refusals) {
               forward(*packed, x.view(), nullptr, y.view(), {&mixed, 1});
             }),
             "quantized product: f32 meets f64");
+  EXPECT_EQ(
+      message<TypeError>([&] {
+        forward(*packed, Guarded(DType::f64, {2, 40}, {40, 1}).view(), nullptr, doubles.view(), {}, Compute::int8_activations);
+      }),
+      "quantized product: int8 activations are made of f32, f16 or bf16, not of f64");
   View integers = x.view();
   integers.dtype = DType::i32;
   EXPECT_EQ(message<TypeError>([&] { forward(*packed, integers, nullptr, y.view()); }),

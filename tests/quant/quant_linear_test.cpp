@@ -183,6 +183,45 @@ TEST(QuantLinear, AutocastLowersTheProduct) {
   EXPECT_EQ(y.to_vector<float>(), low.to_vector<float>());
 }
 
+TEST(QuantLinear, Int8ActivationsAreAskedForAndTheirErrorIsKnown) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) {
+    SCOPED_TRACE(name_of(stored));
+    const auto layer = make_layer(stored);
+    const Tensor x = random({2, 9, 256}, DType::f32), exact = layer->forward(x), dy = random(exact.shape(), DType::f32, 2);
+    const auto gradient = [&] {
+      Tensor input = x.clone();
+      input.set_requires_grad(true);
+      layer->forward(input).backward(dy);
+      return input.grad().to_vector<float>();
+    };
+    const auto wanted = gradient();
+    EXPECT_EQ(compute_error(*layer, Compute::exact, x), 0);
+    const double error = compute_error(*layer, Compute::int8_activations, x);
+    EXPECT_GT(error, 2e-3);
+    EXPECT_LT(error, 1e-2);
+
+    EXPECT_EQ(layer->compute(), Compute::exact);
+    layer->set_compute(Compute::int8_activations);
+    EXPECT_EQ(layer->compute(), Compute::int8_activations);
+    const auto y = layer->forward(x).to_vector<double>(), all = exact.to_vector<double>();
+    double difference = 0, size = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) difference += (y[i] - all[i]) * (y[i] - all[i]), size += all[i] * all[i];
+    if (!layer->bias().defined()) EXPECT_NEAR(std::sqrt(difference / size), error, 1e-6);
+    EXPECT_EQ(gradient(), wanted);
+    EXPECT_NE(print(*layer).find(", compute=int8_activations)"), std::string::npos);
+    for (DType dtype : {DType::f16, DType::bf16}) EXPECT_LT(compute_error(*layer, Compute::int8_activations, x.to(dtype)), 1e-2);
+    test::expect_error<TypeError>([&] { layer->forward(x.to(DType::f64)); },
+                                  "quantized product: int8 activations are made of f32, f16 or bf16, not of f64");
+    test::expect_error<TypeError>([&] { compute_error(*layer, Compute::int8_activations, x.to(DType::f64)); },
+                                  "compute_error: the input holds f64");
+    test::expect_error<ValueError>(
+        [&] {
+          compute_error(*layer, Compute::int8_activations, Tensor::ones({3, 63}));
+        },
+        "its last dimension must be 256");
+  }
+}
+
 TEST(QuantLinear, GivesBackTheTensorsThatItWasMadeFrom) {
   for (const Stored& stored : reference::one_of_each(256, 128)) {
     const auto layer = make_layer(stored);

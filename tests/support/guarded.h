@@ -15,7 +15,7 @@ namespace graft {
 /// The sets that this processor offers.
 inline std::vector<Isa> isas() {
   std::vector<Isa> all;
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon})
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_dot, Isa::neon})
     if (includes(best_isa(), isa)) all.push_back(isa);
   return all;
 }

@@ -1,0 +1,11 @@
+// How a product with a packed weight treats its activations.
+#pragma once
+
+namespace graft::quant {
+
+enum class Compute {
+  exact,             // as they are
+  int8_activations,  // forward only: symmetric bytes, with a factor for each row and stretch of at most 128 input channels of a group
+};
+
+}  // namespace graft::quant

@@ -1,0 +1,58 @@
+// Forward products by the dot products that instruction sets have for narrow numbers: two products of bf16, summed in f32, or four of
+// bytes, summed in int32, for each 32 bits of a register. A code of up to eight bits is exact as either.
+//
+// Such a group of neighbours along the depth is an item. Codes are cut into items as is cheapest for their words (row_in_word), and
+// activations follow that order.
+#pragma once
+
+#include "graft/quant/cpu/units.h"
+
+namespace graft::quant {
+
+/// Numbers per item.
+enum class Dot { bf16 = 2, int8 = 4 };
+
+/// The row that is number `part` of item `item` of a word: rows a half or a quarter of a word apart, so that one shift and one mask (or
+/// one look-up) finds all of them.
+constexpr int row_in_word(int bits, Dot dot, int item, int part) {
+  return item + part * static_cast<int>(Packed::rows_per_word(bits)) / static_cast<int>(dot);
+}
+
+/// Rows of activations that one pass takes.
+inline constexpr int dot_rows = 6;
+
+/// The activations of one pass.
+struct DotInput {
+  const std::uint32_t* items;  // [rows / numbers per item][m]
+  const float* factors;        // int8: [segments][m], what a sum of products with codes is multiplied by
+  const float* sums;           // [segments][m] of what the items stand for, factor included
+  int m;
+};
+
+struct DotKernels {
+  /// items[tile_rows / numbers per item][tile_columns] = the codes of a tile.
+  void (*unpack)(const void* tile, std::uint32_t* items);
+
+  /// y[m][tile_columns] at stride ldy += x W over the tile (row_tile, column / tile_columns), whose codes are as they lie, or unpacked.
+  /// `next` is the tile that follows in memory or in time, to be fetched.
+  using Multiply = void (*)(const Weights& w, const void* codes, const void* next, const DotInput& x, std::int64_t row_tile,
+                            std::int64_t column, float* y, std::int64_t ldy);
+  Multiply packed, unpacked;
+};
+
+struct DotUnit {
+  DotKernels bits2, bits3, bits4, bits8;
+};
+
+const DotUnit* int8_dots_scalar();
+const DotUnit* int8_dots_avx2();  // null where the compiler's target does not have the set
+const DotUnit* int8_dots_avx512_dot();
+const DotUnit* bf16_dots_avx512_dot();
+
+/// Null if the build or the set has none of the kind.
+const DotKernels* dot_kernels(Dot dot, Isa isa, int bits);
+
+/// Few rows straight from packed codes, or many through tiles unpacked once for all of them (dots.cpp).
+void run_dots(const Problem& problem, Dot dot, Isa isa, bool unpacked);
+
+}  // namespace graft::quant

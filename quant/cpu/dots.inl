@@ -1,0 +1,100 @@
+// The kernels of dots.h over a kind of dot product: D<bits> has vectors of items and of sums for codes of so many bits. Included by
+// one unit per instruction set, which is why everything is in an unnamed namespace.
+
+#include "graft/quant/cpu/dots.h"
+#include "graft/quant/cpu/kernels.inl"
+
+namespace graft::quant {
+namespace {
+
+template <template <int> class D, int bits>
+constexpr int items_per_word = Layout<bits>::rows_per_word / static_cast<int>(D<bits>::dot);
+
+template <template <int> class D, int bits>
+void unpack(const void* tile, std::uint32_t* items) {
+  using L = Layout<bits>;
+  constexpr int width = D<bits>::V::width, count = items_per_word<D, bits>;
+  const auto* p = static_cast<const std::uint8_t*>(tile);
+  for (std::int64_t r = 0; r < tile_rows; r += L::rows_per_word, items += count * tile_columns)
+    for (std::int64_t c = 0; c < tile_columns; c += width, p += width * L::word_bytes) {
+      const typename D<bits>::Words words = D<bits>::load(p);
+      unroll<count>([&]<int j>() __attribute__((always_inline)) {
+        D<bits>::store(items + j * tile_columns + c, D<bits>::template item<j>(words));
+      });
+    }
+}
+
+template <template <int> class D, int bits, bool unpacked, int M = dot_rows>
+void multiply(const Weights& w, const void* codes, const void* next, const DotInput& x, std::int64_t row_tile,
+              std::int64_t column, float* y, std::int64_t ldy) {
+  if constexpr (M > 1)
+    if (x.m < M) return multiply<D, bits, unpacked, M - 1>(w, codes, next, x, row_tile, column, y, ldy);
+  using K = D<bits>;
+  using V = typename K::V;
+  using L = Layout<bits>;
+  constexpr int width = V::width, most = static_cast<int>(tile_columns) / width, wanted = V::registers <= 16 && M > 2 ? 2 : 4;
+  constexpr int vectors = wanted < most ? wanted : most, count = items_per_word<D, bits>, numbers = static_cast<int>(K::dot);
+  constexpr int chains = M == 1 && count > 1 ? 2 : 1;  // of sums: one row alone would wait for each sum before the next
+  for (std::int64_t c = 0; c < tile_columns; c += vectors * width)
+    for (std::int32_t i = w.tiles[row_tile]; i < w.tiles[row_tile + 1]; ++i) {
+      const Packed::Segment s = w.segments[i];
+      typename K::Sum sums[chains][M][vectors];
+      for (auto& chain : sums)
+        for (auto& row : chain)
+          for (auto& sum : row) sum = K::zero();
+      const std::int64_t first = s.begin % tile_rows, skipped = first / L::rows_per_word * L::line_bytes + c * L::word_bytes;
+      const auto* items = static_cast<const std::uint32_t*>(codes) + first / numbers * tile_columns + c;
+      const std::uint8_t *p = static_cast<const std::uint8_t*>(codes) + skipped,
+                         *ahead = static_cast<const std::uint8_t*>(next) + skipped;
+      const std::uint32_t* xs = x.items + s.begin / numbers * M;
+      for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word) {
+        typename K::Words words[vectors];
+        if constexpr (!unpacked) {
+          for (int v = 0; v < vectors; ++v) words[v] = K::load(p + v * width * L::word_bytes);
+          for (int b = 0; b < vectors * width * L::word_bytes; b += 64) __builtin_prefetch(ahead + b);
+          p += L::line_bytes, ahead += L::line_bytes;
+        }
+        unroll<count>([&]<int j>() __attribute__((always_inline)) {
+          typename K::Item q[vectors];
+          for (int v = 0; v < vectors; ++v) {
+            if constexpr (unpacked) q[v] = K::load_items(items + v * width);
+            else q[v] = K::template item<j>(words[v]);
+          }
+          items += tile_columns;
+          for (int m = 0; m < M; ++m) {
+            std::uint32_t item;
+            __builtin_memcpy(&item, xs++, sizeof item);  // written as smaller numbers
+            const typename K::Item x_m = K::set(item);
+            for (int v = 0; v < vectors; ++v) sums[j % chains][m][v] = K::sum(sums[j % chains][m][v], q[v], x_m);
+          }
+        });
+      }
+      // Σ w x = scale · factor · Σ (code − origin) x + offset · Σ x.
+#pragma GCC unroll 8  // or the sums would go through memory
+      for (int v = 0; v < vectors; ++v) {
+        const std::int64_t at = s.group * w.columns + column + c + v * width;
+        const typename V::Reg scale = V::load(w.scales + at), shift = offset<V>(w, K::origin, scale, V::load(w.zeros + at));
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m) {
+          typename V::Reg sum = K::value(sums[0][m][v]);
+          if constexpr (chains == 2) sum = V::add(sum, K::value(sums[1][m][v]));
+          if constexpr (K::dot == Dot::int8) sum = V::mul(sum, V::set(x.factors[i * M + m]));
+          float* to = y + m * ldy + c + v * width;
+          V::store(to, V::fma(scale, sum, V::fma(shift, V::set(x.sums[i * M + m]), V::load(to))));
+        }
+      }
+    }
+}
+
+template <template <int> class D, int bits>
+constexpr DotKernels dot_kernels_of() {
+  return {unpack<D, bits>, multiply<D, bits, false>, multiply<D, bits, true>};
+}
+
+template <template <int> class D>
+constexpr DotUnit dot_unit_of() {
+  return {dot_kernels_of<D, 2>(), dot_kernels_of<D, 3>(), dot_kernels_of<D, 4>(), dot_kernels_of<D, 8>()};
+}
+
+}  // namespace
+}  // namespace graft::quant
