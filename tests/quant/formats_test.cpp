@@ -444,6 +444,27 @@ TEST(AwqFormat, KeepsTheArithmeticOfFastLayouts) {
     }
 }
 
+TEST(AwqFormat, GemmTensorsAreReadWhateverKernelIsNamed) {
+  for (int bits : {4, 8}) {
+    const Integers layer = reference::draw(64, 64, bits, 32, false, false, 1);
+    Stored stored = reference::awq_gemm(layer);
+    stored.description.layout = "marlin";
+    expect_reads(stored, layer);
+    const Description d = decode(stored).description;
+    EXPECT_EQ(d.layout, "gemm");
+    EXPECT_EQ(d.reading.find(
+                  "tensors of layout gemm, for which marlin only names the kernel: there are qzeros, and qweight is packed like "
+                  "them; "),
+              0u)
+        << d.reading;
+    EXPECT_EQ(format_of(stored.description).features(stored), std::pair(stored.in, stored.out));
+  }
+  Stored tiles = reference::marlin(reference::draw(64, 64, 4, -1, true, false, 1), "awq");
+  tiles.tensors["qzeros"] = Tensor::zeros({1, 8}, DType::i32);
+  test::expect_error<ValueError>([&] { decode(tiles); },
+                                 "reference: has a tensor 'qzeros', which awq in layout marlin does not use");
+}
+
 TEST(AwqFormat, GemvFastWordsAsPublished) {
   Integers layer = reference::draw(64, 4, 4, 64, false, false, 1);
   for (std::int64_t k = 0; k < 64; ++k)
