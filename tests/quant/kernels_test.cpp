@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "graft/core/parallel.h"
 #include "graft/quant/pack.h"
@@ -78,19 +79,20 @@ std::vector<double> dense(const Decoded& d) {
   return w;
 }
 
-// |error| of a sum of `depth` products of x up to one and w up to two, in f32 (f64), rounded to the result's dtype.
-double tolerance(DType dtype, std::int64_t depth) {
+// |error| of a sum `want` of `depth` products of x up to one and w up to two, in f32 (f64), rounded once to the result's dtype.
+double tolerance(DType dtype, std::int64_t depth, double want) {
   if (dtype == DType::f64) return 1e-13 * static_cast<double>(depth);
   const double accumulated = 0x1p-24 * (16 + 2 * static_cast<double>(depth));
   const double rounded = dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0;
-  return accumulated + rounded * (1 + static_cast<double>(depth));
+  const double least = dtype == DType::f16 ? 0x1p-25 : 0;  // half of a step between subnormal numbers
+  return accumulated + std::max(rounded * (std::abs(want) + accumulated), least);
 }
 
 struct Buffers {
   Guarded x, y;
-  Buffers(DType dtype, std::int64_t m, std::int64_t in, std::int64_t out, bool columns_first)
+  Buffers(DType dtype, DType y_dtype, std::int64_t m, std::int64_t in, std::int64_t out, bool columns_first)
       : x(dtype, {m, in}, columns_first ? std::vector<std::int64_t>{1, m + 1} : std::vector<std::int64_t>{in + 2, 1}),
-        y(dtype, {m, out}, columns_first ? std::vector<std::int64_t>{2, 2 * m + 3} : std::vector<std::int64_t>{out + 5, 1}) {
+        y(y_dtype, {m, out}, columns_first ? std::vector<std::int64_t>{2, 2 * m + 3} : std::vector<std::int64_t>{out + 5, 1}) {
     x.randomize(11);
   }
 };
@@ -116,7 +118,7 @@ struct Term {
 
 // Every row that this machine has and that supports the problem, against sums in double.
 void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first = false,
-                 const std::vector<std::int64_t>& ranks = {}) {
+                 const std::vector<std::int64_t>& ranks = {}, std::optional<DType> y_dtype = {}, DType bias_dtype = DType::f32) {
   const Decoded d = layer(c);
   const auto packed = pack(d);
   const std::vector<double> w = dense(d);
@@ -124,8 +126,8 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
     const std::int64_t in = transposed ? c.out : c.in, out = transposed ? c.in : c.out;
     for (const Row& row : rows()) {
       if (row.isa > best_isa()) continue;
-      Buffers b(dtype, m, in, out, columns_first);
-      Guarded bias(DType::f32, {out}, {1});
+      Buffers b(dtype, y_dtype.value_or(dtype), m, in, out, columns_first);
+      Guarded bias(bias_dtype, {out}, {1});
       bias.randomize(12);
       std::vector<std::unique_ptr<Term>> terms;
       std::vector<LowRank> views;
@@ -139,7 +141,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
       if (!row.supports(problem)) continue;
       row.run(problem);
       const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
-      double worst = 0;
+      double worst = 0;  // error over what is allowed
       for (std::int64_t i = 0; i < m; ++i) {
         std::vector<double> added = transposed ? std::vector<double>(static_cast<std::size_t>(out)) : shift;
         for (const auto& term : terms) term->add_row(i, added);
@@ -149,11 +151,11 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
             want +=
                 x[static_cast<std::size_t>(i * in + k)] * w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
-          worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+          worst = std::isnan(error) ? INFINITY : std::max(worst, error / tolerance(y_dtype.value_or(dtype), depth, want));
         }
       }
-      EXPECT_LE(worst, tolerance(dtype, depth))
-          << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " " << to_string(c);
+      EXPECT_LE(worst, 1) << row.name << (transposed ? " backward " : " forward ") << name(dtype) << " m " << m << " "
+                          << to_string(c);
       EXPECT_TRUE(b.y.intact() && b.x.intact() && bias.intact()) << row.name << " wrote outside, m " << m << " " << to_string(c);
     }
   }
@@ -172,14 +174,35 @@ constexpr std::pair<int, int> ragged[] = {{1, 1},   {2, 3},  {7, 64},   {8, 4}, 
 TEST(QuantKernels, RaggedShapes) {
   for (int bits = 2; bits <= 8; ++bits)
     for (auto [in, out] : ragged)
-      for (std::int64_t m : {1, 2, 5}) expect_rows({in, out, bits, 32}, DType::f32, m);
+      for (std::int64_t m : {1, 2, 5}) {
+        expect_rows({in, out, bits, 32}, DType::f32, m);
+        if (bits == 4) expect_rows({in, out, bits, 32, Grouping::in_order, true}, DType::f32, m);
+        if (bits == 8) expect_rows({in, out, bits, in}, DType::f32, m);  // EETQ's one group
+      }
 }
 
 TEST(QuantKernels, RaggedShapesOfTheOtherDtypes) {
   for (DType dtype : {DType::f64, DType::f16, DType::bf16})
     for (int bits : {2, 3, 4, 8})
       for (auto [in, out] : ragged)
-        for (std::int64_t m : {1, 5}) expect_rows({in, out, bits, 32, Grouping::in_order, bits == 2}, dtype, m);
+        for (std::int64_t m : {1, 5}) {
+          expect_rows({in, out, bits, 32, Grouping::in_order, bits == 2}, dtype, m);
+          if (bits == 4) expect_rows({in, out, bits, 32, Grouping::in_order, true}, dtype, m);
+          if (bits == 8) expect_rows({in, out, bits, in}, dtype, m);
+        }
+}
+
+TEST(QuantKernels, BiasesOfEveryDtype) {
+  for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
+    for (DType bias : {DType::f64, DType::f32, DType::f16, DType::bf16})
+      for (std::int64_t m : {1, 20}) expect_rows({150, 70, 4, 64}, dtype, m, false, {}, dtype, bias);
+}
+
+TEST(QuantKernels, InputsAndResultsOfDifferentDtypes) {
+  for (DType x : {DType::f32, DType::f16, DType::bf16})
+    for (DType y : {DType::f32, DType::f16, DType::bf16})
+      for (std::int64_t m : {1, 5, 20})
+        if (x != y) expect_rows({150, 70, 4, 64}, x, m, false, {}, y);
 }
 
 TEST(QuantKernels, EveryNumberOfRows) {
@@ -265,7 +288,7 @@ TEST(QuantKernels, SameBitsForAnyNumberOfThreads) {
     Pinned pinned(isa);
     for (std::int64_t m : {1, 3, 40})
       for (bool transposed : {false, true}) {
-        Buffers b(DType::f32, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
+        Buffers b(DType::f32, DType::f32, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
         std::vector<double> first;
         for (int threads : {1, 2, 3, 7}) {
           set_thread_pool(make_thread_pool(threads));
@@ -285,7 +308,7 @@ TEST(QuantKernels, EveryPinnedSetFindsARow) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
     for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {
-      Buffers b(dtype, 2, 40, 20, false);
+      Buffers b(dtype, dtype, 2, 40, 20, false);
       EXPECT_NO_THROW(forward(*packed, b.x.view(), nullptr, b.y.view()));
     }
   }
