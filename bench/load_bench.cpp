@@ -2,7 +2,10 @@
 // and how fast this disk reads the same files in the same run. Each load is a fresh process, so that its peak is its own.
 //
 //   load_bench                  folders of one shape in each method, made in a temporary place
-//   load_bench FOLDER           a folder of yours; below some 100 MB the program's own pages count for more than its weights
+//   load_bench --layers N       the same with N layers in each; below some 100 MB the program's own pages count for more than weights
+//   load_bench FOLDER           a folder of yours
+//
+// Ends with 1 if a peak is above 1.05 x the files and the repacked weights.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -10,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <vector>
 
@@ -42,8 +46,8 @@ double memory_line(const std::string& name) {
 
 struct Load {
   double seconds = 0;
-  double held = 0;  // bytes of repacked weights and dense tensors
-  double peak = 0;  // resident bytes beyond those of the bare program
+  double packed = 0;  // bytes of repacked weights
+  double peak = 0;    // resident bytes beyond those of the bare program
 };
 
 /// Everything in the folder as a model would take it: packed layers repacked, other tensors copied as they are stored.
@@ -60,13 +64,12 @@ Load load(const fs::path& folder) {
     const auto [in, out] = checkpoint.features(module);
     layers.push_back(checkpoint.linear(module, in, out, DType::f32));
     const auto& packed = static_cast<const quant::QuantLinear&>(*layers.back()).packed();
-    load.held += static_cast<double>(packed.bytes());
+    load.packed += static_cast<double>(packed.bytes());
   }
   for (const std::string& name : checkpoint.names()) {
     if (std::binary_search(modules.begin(), modules.end(), name.substr(0, name.rfind('.')))) continue;
     const auto& entry = weights.entry(name);
     others.push_back(checkpoint.tensor(name, entry.shape, entry.dtype));
-    load.held += static_cast<double>(entry.end - entry.begin);
   }
   load.seconds = seconds_since(start);
   load.peak = memory_line("VmHWM") - bare;
@@ -78,7 +81,7 @@ Load load_in_a_new_process(const char* program, const fs::path& folder) {
   FILE* pipe = ::popen(command.c_str(), "r");
   check<FileError>(pipe != nullptr, "{}: cannot be started", command);
   Load load;
-  const int read = std::fscanf(pipe, "%lf %lf %lf", &load.seconds, &load.held, &load.peak);
+  const int read = std::fscanf(pipe, "%lf %lf %lf", &load.seconds, &load.packed, &load.peak);
   const int status = ::pclose(pipe);
   check<FileError>(read == 3 && status == 0, "{}: failed", command);
   return load;
@@ -122,7 +125,7 @@ double read_seconds(const fs::path& folder) {
 
 // ---- one row ----
 
-void report(const char* program, const std::string& label, const fs::path& folder) {
+bool report(const char* program, const std::string& label, const fs::path& folder) {
   double bytes = 0;
   for (const fs::path& path : weight_files(folder)) bytes += static_cast<double>(fs::file_size(path));
   forget_all(folder);
@@ -130,25 +133,35 @@ void report(const char* program, const std::string& label, const fs::path& folde
   forget_all(folder);
   const Load cold = load_in_a_new_process(program, folder);
   const Load warm = load_in_a_new_process(program, folder);
-  const double peak = std::max(cold.peak, warm.peak), bound = 1.05 * bytes + warm.held;
+  const double peak = std::max(cold.peak, warm.peak), bound = 1.05 * bytes + warm.packed;
   constexpr double mb = 1e6;
   fmt::print("{:12} {:8.1f} {:8.1f} | {:6.2f} {:6.2f} {:6.0f}% | {:6.2f} {:6.2f} {:6.0f}% | {:8.1f} {:8.1f} {:6.0f}%{}\n", label,
-             bytes / mb, warm.held / mb, cold_read, cold.seconds, 100 * cold_read / cold.seconds, warm_read, warm.seconds,
+             bytes / mb, warm.packed / mb, cold_read, cold.seconds, 100 * cold_read / cold.seconds, warm_read, warm.seconds,
              100 * warm_read / warm.seconds, peak / mb, bound / mb, 100 * peak / bound, peak <= bound ? "" : "  ABOVE");
   std::fflush(stdout);
+  return peak <= bound;
 }
 
 // ---- folders to load ----
 
-/// `layers` times one random layer of 4096 × 4096 under different names, and an embedding.
-void write_folder(const fs::path& folder, const quant::Grid& grid, std::string_view config, int layers) {
+/// `layers` times one random layer of 4096 × 4096 under different names, and an embedding. `fused`: layers come in pairs that
+/// were permuted as one matrix and cut after that, as AutoEETQ does it.
+void write_folder(const fs::path& folder, const quant::Grid& grid, std::string_view config, int layers, bool fused) {
   constexpr std::int64_t width = 4096;
   Generator random{.seed = 1};
-  const auto stored =
-      quant::to_stored(quant::round_to_nearest(normal({width, width}, 0, 0.02, random), grid), quant::usual_layout(grid));
+  const auto stored = quant::to_stored(quant::round_to_nearest(normal({fused ? 2 * width : width, width}, 0, 0.02, random), grid),
+                                       quant::usual_layout(grid));
   std::vector<NamedTensor> tensors;
   for (int i = 0; i < layers; ++i)
-    for (const auto& [part, tensor] : stored.tensors) tensors.push_back({fmt::format("model.layers.{}.mlp.{}", i, part), tensor});
+    for (const auto& [part, tensor] : stored.tensors) {
+      const std::string block = fmt::format("model.layers.{}.mlp.", i);
+      if (!fused) tensors.push_back({fmt::format("{}{}", block, part), tensor});
+      for (std::int64_t half = 0; fused && half < 2; ++half) {
+        const Shape shape = tensor.rank() == 2 ? Shape{tensor.dim(0), width} : Shape{width};
+        tensors.push_back({fmt::format("{}{}.{}", block, half == 0 ? "gate_proj" : "up_proj", part),
+                           tensor.alias(shape, tensor.strides(), half * width)});
+      }
+    }
   tensors.push_back({"model.embed_tokens.weight", Tensor::full({4000, width}, 0.5, DType::f16)});
   fs::create_directories(folder);
   safetensors::save(folder / "model.safetensors", tensors);
@@ -165,7 +178,8 @@ struct TemporaryFolder {
   ~TemporaryFolder() { fs::remove_all(path); }
 };
 
-void report_generated(const char* program) {
+/// With `layers` in each folder, or as many as make some 300 MB. False if one peak was too high.
+bool report_generated(const char* program, int layers) {
   const quant::Grid gptq{.bits = 4, .group_size = 128, .sym = true};
   const quant::Grid gptq3{.bits = 3, .group_size = 32, .sym = false};
   const quant::Grid gptq6{.bits = 6, .group_size = 64, .sym = false};
@@ -175,17 +189,21 @@ void report_generated(const char* program) {
     quant::Grid grid;
     const char* config;
     int layers;
+    bool fused = false;
   } rows[] = {
       {"gptq 4 g128", gptq, R"({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": true, "format": "gptq"})", 32},
       {"gptq 3 g32", gptq3, R"({"quant_method": "gptq", "bits": 3, "group_size": 32, "sym": false, "format": "gptq_v2"})", 32},
       {"gptq 6 g64", gptq6, R"({"quant_method": "gptq", "bits": 6, "group_size": 64, "sym": false, "format": "gptq_p"})", 20},
       {"awq 4 g128", awq, R"({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "gemm"})", 32},
-      {"eetq", quant::eetq_grid(), R"({"quant_method": "eetq", "weights": "int8"})", 16}};
+      {"eetq", quant::eetq_grid(), R"({"quant_method": "eetq", "weights": "int8"})", 16},
+      {"eetq fused", quant::eetq_grid(), R"({"quant_method": "eetq", "zero_point": false, "bits": 8})", 8, true}};
+  bool kept = true;
   for (const auto& row : rows) {
     const TemporaryFolder folder;
-    write_folder(folder.path, row.grid, row.config, row.layers);
-    report(program, row.label, folder.path);
+    write_folder(folder.path, row.grid, row.config, layers > 0 ? layers : row.layers, row.fused);
+    kept = report(program, row.label, folder.path) && kept;
   }
+  return kept;
 }
 
 }  // namespace
@@ -193,23 +211,25 @@ void report_generated(const char* program) {
 int main(int argc, char** argv) try {
   if (argc == 3 && std::string_view(argv[1]) == "--child") {
     const Load result = load(argv[2]);
-    fmt::print("{} {} {}\n", result.seconds, result.held, result.peak);
+    fmt::print("{} {} {}\n", result.seconds, result.packed, result.peak);
     return 0;
   }
-  if (argc > 2 || (argc == 2 && argv[1][0] == '-')) {
-    fmt::print(stderr, "usage: load_bench [FOLDER]\n");
+  const bool sized = argc == 3 && std::string_view(argv[1]) == "--layers";
+  const int layers = sized ? std::atoi(argv[2]) : 0;
+  if ((sized && layers < 1) || (!sized && argc > 2) || (argc == 2 && argv[1][0] == '-')) {
+    fmt::print(stderr, "usage: load_bench [--layers N | FOLDER]\n");
     return 2;
   }
   const int threads = thread_pool()->size();
   fmt::print(
       "{} threads; memory reads {:.1f} GB/s. Times in seconds, sizes in MB; cold: the file is not in the page cache.\n"
-      "%: of what reading the file alone takes, and of 1.05 x file + held.\n"
+      "%: of what reading the file alone takes, and of 1.05 x file + packed.\n"
       "{:12} {:>8} {:>8} | {:>6} {:>6} {:>7} | {:>6} {:>6} {:>7} | {:>8} {:>8} {:>7}\n",
-      threads, bench::roofline(threads).bytes_per_second / 1e9, "", "file", "held", "read", "load", "cold", "read", "load",
+      threads, bench::roofline(threads).bytes_per_second / 1e9, "", "file", "packed", "read", "load", "cold", "read", "load",
       "warm", "peak", "bound", "");
-  if (argc == 2) report(argv[0], fs::path(argv[1]).filename().string(), argv[1]);
-  else report_generated(argv[0]);
-  return 0;
+  const bool kept =
+      argc == 2 ? report(argv[0], fs::path(argv[1]).filename().string(), argv[1]) : report_generated(argv[0], layers);
+  return kept ? 0 : 1;
 } catch (const std::exception& error) {
   fmt::print(stderr, "load_bench: {}\n", error.what());
   return 1;

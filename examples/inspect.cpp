@@ -14,6 +14,8 @@ int main(int argc, char** argv) {
   app.add_option("--layout", choices.layout, "read modules in this layout, whatever the data show");
   app.add_option("--zeros", choices.zeros,
                  "GPTQ: how zero points are stored, \"z\", \"z-1 per field\", \"z-1 per word\" or \"z-1 scrambled\"");
+  app.add_option("--producer-version", choices.producer_version,
+                 "version of the tool that wrote the folder, where it names the tool alone");
   CLI11_PARSE(app, argc, argv);
   try {
     const graft::quant::Report report = graft::quant::inspect(folder, choices);

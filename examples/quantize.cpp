@@ -2,6 +2,9 @@
 #include <CLI/CLI.hpp>
 
 #include <chrono>
+#include <map>
+#include <optional>
+#include <set>
 
 #include "graft/autograd/ops.h"
 #include "graft/core/parallel.h"
@@ -26,6 +29,24 @@ struct Options {
   int threads = 0;
 };
 
+using Methods = std::set<std::string_view>;
+const Methods known_methods = {"gptq", "awq", "eetq", "round"}, calibrated = {"gptq", "awq"};
+
+// The methods that have an option; those that are not here are for all.
+const std::map<std::string, Methods>& methods_of_options() {
+  static const std::map<std::string, Methods> methods = {{"--bits", {"gptq", "awq", "round"}},
+                                                         {"--group-size", {"gptq", "awq", "round"}},
+                                                         {"--asym", {"gptq", "awq", "round"}},
+                                                         {"--desc-act", {"gptq"}},
+                                                         {"--static-groups", {"gptq"}},
+                                                         {"--damp", {"gptq"}},
+                                                         {"--mse", {"gptq", "round"}},
+                                                         {"--data", calibrated},
+                                                         {"--samples", calibrated},
+                                                         {"--length", calibrated}};
+  return methods;
+}
+
 bool parse(Options& options, int argc, const char* const* argv) {
   CLI::App app{"Quantizes a dense model of the Llama architecture, without ever holding more than one block of it in float."};
   app.option_defaults()->always_capture_default();
@@ -38,7 +59,7 @@ bool parse(Options& options, int argc, const char* const* argv) {
   app.add_flag("--desc-act", options.desc_act, "GPTQ: loudest channels first, at the price of irregular groups");
   app.add_flag("--static-groups", options.static_groups, "GPTQ: scales from the original weights");
   app.add_option("--damp", options.damp, "GPTQ: share of the Hessian's mean diagonal that is added to it");
-  app.add_option("--mse", options.mse, "GPTQ: exponent of the search for narrower ranges, such as 2.4; 0 for none");
+  app.add_option("--mse", options.mse, "GPTQ and round: exponent of the search for narrower ranges, such as 2.4; 0 for none");
   app.add_option("--layout", options.layout,
                  "of the packed tensors: gptq, gptq_v2, gptq_p, gemm, sm80, sm70 or plain; empty for the usual");
   app.add_option("--data", options.data, "text for calibration");
@@ -46,6 +67,14 @@ bool parse(Options& options, int argc, const char* const* argv) {
   app.add_option("--length", options.length, "tokens in a window");
   app.add_option("--threads", options.threads, "0 for one per core");
   if (!parse_command_line(app, argc, argv)) return false;
+  // An option without effect would be believed to have one.
+  const auto& methods = methods_of_options();
+  for (const CLI::Option* option : app.get_options()) {
+    const auto found = methods.find(option->get_name());
+    if (option->count() == 0 || found == methods.end() || known_methods.count(options.method) == 0) continue;
+    check(found->second.count(options.method) > 0, "{} means nothing with --method {}, only with {}", option->get_name(),
+          options.method, fmt::join(found->second, ", "));
+  }
   check(options.threads >= 0, "--threads is {}, and a count from 0 is wanted", options.threads);
   check(options.samples > 0 && options.length > 0, "--samples is {} and --length {}; both must be positive", options.samples,
         options.length);
@@ -71,13 +100,13 @@ quant::QuantizeMethod method_of(const Options& options) {
 
 class QuantizableLlama final : public quant::QuantizableModel {
  public:
-  QuantizableLlama(const std::filesystem::path& folder, TextData data, std::int64_t samples)
+  QuantizableLlama(const std::filesystem::path& folder, std::optional<TextData> data, std::int64_t samples)
       : checkpoint_(quant::Checkpoint::open(folder)),
         weights_(safetensors::Checkpoint::open(folder)),
         config_(Config::parse(checkpoint_.config())),
         data_(std::move(data)),
-        samples_(std::min(samples, data_.windows())),
-        pass_{rotary_table(config_.rope, config_.head_dim, 0, data_.length(), {}), {}, nullptr} {}
+        samples_(data_ ? std::min(samples, data_->windows()) : 0),
+        pass_{data_ ? rotary_table(config_.rope, config_.head_dim, 0, data_->length(), {}) : RotaryTable{}, {}, nullptr} {}
 
   std::int64_t blocks() const override { return config_.num_hidden_layers; }
   std::string prefix(std::int64_t block) const override { return fmt::format("model.layers.{}", block); }
@@ -90,7 +119,7 @@ class QuantizableLlama final : public quant::QuantizableModel {
 
   std::int64_t batches() const override { return (samples_ + rows - 1) / rows; }
   Tensor embed(std::int64_t batch) override {
-    const Batch windows = data_.shuffled(0, batch * rows, std::min(rows, samples_ - batch * rows));
+    const Batch windows = data_->shuffled(0, batch * rows, std::min(rows, samples_ - batch * rows));
     return to(embedding(weights_.tensor("model.embed_tokens.weight"), windows.inputs), DType::f32);
   }
   std::shared_ptr<Module> load(std::int64_t block) override {
@@ -106,7 +135,7 @@ class QuantizableLlama final : public quant::QuantizableModel {
   quant::Checkpoint checkpoint_;
   safetensors::Checkpoint weights_;  // the embedding as it lies in the file
   Config config_;
-  TextData data_;
+  std::optional<TextData> data_;
   std::int64_t samples_;
   Pass pass_;
 };
@@ -114,15 +143,19 @@ class QuantizableLlama final : public quant::QuantizableModel {
 int quantize(const Options& options) {
   if (options.threads > 0) set_thread_pool(make_thread_pool(options.threads));
   const quant::QuantizeMethod method = method_of(options);
-  const auto ids = Tokenizer::load(options.model).encode(read_text(options.data));
-  QuantizableLlama model(options.model, TextData(ids, options.length), options.samples);
+  std::optional<TextData> data;  // rounding needs none, and so neither a tokenizer
+  if (calibrated.count(options.method) > 0)
+    data.emplace(Tokenizer::load(options.model).encode(read_text(options.data)), options.length);
+  QuantizableLlama model(options.model, std::move(data), options.samples);
   const auto start = std::chrono::steady_clock::now();
   quant::QuantizeOptions folder_options{.layout = options.layout};
   folder_options.progress = [&](const quant::QuantizedModule& done) {
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const double left = seconds / static_cast<double>(done.number) * static_cast<double>(done.count - done.number);
     fmt::print("{:4}/{}  {:<40} loss {:.3e}   {} left{}\n", done.number, done.count, done.module, done.loss, clock_time(left),
-               done.uncalibrated ? "   (no calibration: rounded)" : "");
+               done.uncalibrated ? "   (no calibration: rounded)"
+               : done.indefinite ? "   (its inputs' Hessian is not definite: rounded)"
+                                 : "");
     std::fflush(stdout);
   };
   quant::quantize_folder(options.model, options.out, model, method, folder_options);

@@ -1,5 +1,8 @@
 #include "graft/quant/checkpoint.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <optional>
@@ -8,6 +11,7 @@
 
 #include "graft/quant/config.h"
 #include "graft/quant/formats/eetq.h"
+#include "graft/quant/formats/gptq.h"
 #include "graft/quant/formats/stored.h"
 
 namespace graft::quant {
@@ -24,6 +28,23 @@ std::string read_text(const fs::path& path) {
 Tensor converted(const Tensor& tensor, DType dtype) {
   Tensor copy = Tensor::empty(tensor.shape(), dtype);
   copy.copy_(tensor);
+  return copy;
+}
+
+// The mapped pages of a tensor that has been copied or repacked are not needed for now; they are read again when they are.
+void release_pages(const Tensor& tensor) {
+  if (!tensor.defined() || !tensor.storage()->read_only()) return;  // not mapped
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto data = reinterpret_cast<std::uintptr_t>(tensor.storage()->data());
+  const std::uintptr_t begin = (data + page - 1) / page * page,
+                       end = (data + static_cast<std::uintptr_t>(tensor.storage()->bytes())) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+// A copy, which unlike the mapping may be trained and merged into.
+Tensor copied_out(const Tensor& tensor, DType dtype) {
+  Tensor copy = converted(tensor, dtype);
+  release_pages(tensor);
   return copy;
 }
 
@@ -93,7 +114,9 @@ Stored Checkpoint::State::stored(const std::string& module) const {
     stored.description.producer_version = found->second;
   }
   if (!choices.layout.empty()) stored.description.layout = choices.layout;
-  if (stored.description.method == "gptq") stored.description.zeros = choices.zeros;
+  if (!choices.producer_version.empty()) stored.description.producer_version = choices.producer_version;
+  if (stored.description.method == "gptq" && !choices.zeros.empty() && gptq_can_store(stored.description, choices.zeros))
+    stored.description.zeros = choices.zeros;
   for (const std::string& part : parts(module)) stored.tensors[part] = weights.tensor(module + "." + part);
   return stored;
 }
@@ -153,6 +176,7 @@ Decoded Checkpoint::State::decode_eetq(Stored stored) const {
     for (std::size_t i = 0, at = 0; i < bytes.size(); at += static_cast<std::size_t>(bytes[i++].dim(1))) {
       weight.alias(bytes[i].shape(), {fused.out, 1}, static_cast<std::int64_t>(at)).copy_(bytes[i]);
       scale.alias(scales[i].shape(), {1}, static_cast<std::int64_t>(at)).copy_(scales[i]);
+      release_pages(bytes[i]);
     }
     fused.tensors = {{"weight", weight}, {"weight_scales", scale}};
     const std::string layout = settle(fused);
@@ -180,8 +204,10 @@ Decoded Checkpoint::State::decode_eetq(Stored stored) const {
 // Packed parts without a packed weight would silently have no effect.
 void Checkpoint::State::check_nothing_unused() const {
   for (const std::string& name : names)
-    for (const char* part : {".scales", ".qzeros", ".g_idx", ".scaled_zeros"}) {
+    for (const char* part : {".scales", ".qzeros", ".g_idx", ".scaled_zeros", ".s", ".workspace"}) {
       if (!name.ends_with(part)) continue;
+      // Names as short or common as Marlin's mean nothing in a dense model.
+      if (!config && (part == std::string_view(".s") || part == std::string_view(".workspace"))) continue;
       const std::string module = name.substr(0, name.size() - std::string_view(part).size());
       if (quantized(module)) continue;
       const bool activation = config && config->base().method == "awq" && part == std::string_view(".scales");
@@ -200,6 +226,7 @@ Checkpoint Checkpoint::open(const fs::path& folder, const Choices& choices) {
   state->weights = safetensors::Checkpoint::open(folder);
   state->names = state->weights.names();
   state->choices = choices;
+  if (!choices.zeros.empty()) gptq_can_store({}, choices.zeros);  // the name exists
   state->check_nothing_unused();
   Checkpoint checkpoint;
   checkpoint.state_ = std::move(state);
@@ -216,7 +243,7 @@ Tensor Checkpoint::tensor(const std::string& name, const Shape& shape, DType dty
   check<FileError>(contains(name), "{}: has no tensor '{}'", folder().string(), name);
   const Tensor tensor = state_->weights.tensor(name);
   check(tensor.shape() == shape, "{}: tensor '{}' has shape {}, not {}", folder().string(), name, tensor.shape(), shape);
-  return converted(tensor, dtype);
+  return copied_out(tensor, dtype);
 }
 
 std::shared_ptr<LinearBase> Checkpoint::linear(const std::string& prefix, std::int64_t in, std::int64_t out, DType dtype) const {
@@ -227,7 +254,9 @@ std::shared_ptr<LinearBase> Checkpoint::linear(const std::string& prefix, std::i
     stored.in = in;
     stored.out = out;
     const auto original = stored.tensors;
-    return make_layer(state_->decode(std::move(stored)), original, dtype);
+    auto layer = make_layer(state_->decode(std::move(stored)), original, dtype);
+    for (const auto& [part, tensor] : original) release_pages(tensor);
+    return layer;
   }
   for (const std::string& part : parts)
     check(part == "weight" || part == "bias", "{}: has a tensor '{}', which a dense layer does not use", prefix, part);
@@ -235,7 +264,7 @@ std::shared_ptr<LinearBase> Checkpoint::linear(const std::string& prefix, std::i
   check<TypeError>(is_floating(weight.dtype()), "{}: weight holds {}, which without scales is no weight", prefix, weight.dtype());
   check(weight.shape() == Shape{out, in}, "{}: weight has shape {}; {} in and {} out features need {}", prefix, weight.shape(),
         in, out, Shape{out, in});
-  return std::make_shared<Linear>(converted(weight, dtype),
+  return std::make_shared<Linear>(copied_out(weight, dtype),
                                   contains(prefix + ".bias") ? tensor(prefix + ".bias", {out}, dtype) : Tensor());
 }
 

@@ -14,9 +14,12 @@ namespace graft::quant {
 
 /// How to read what a file leaves open; an error that asks for a choice names these fields. Empty: whatever the data show.
 struct Choices {
-  std::string layout =
-      {};  // Description::layout: "gptq" or "gptq_v2" for a file that claims both; "plain", "sm70" or "sm80" for EETQ
-  std::string zeros = {};  // Description::zeros
+  /// Description::layout: "gptq" or "gptq_v2" for a file that claims both; "plain", "sm70" or "sm80" for EETQ.
+  std::string layout = {};
+  /// Description::zeros, of the modules whose width can have them; the others are read as their labels say.
+  std::string zeros = {};
+  /// Description::producer_version, for a file that names its producer alone: it settles all widths at once.
+  std::string producer_version = {};
 };
 
 class Checkpoint {
@@ -24,6 +27,7 @@ class Checkpoint {
   /// Reads config.json, the quantization config (quantize_config.json, quant_config.json, or config.json's quantization_config)
   /// and maps the weights. FileError or ValueError for a folder that cannot be understood, and for tensors of quantized modules
   /// that would go unused: AWQ's scales for activations are refused, since ignoring them gives wrong results without a word.
+  /// ValueError for choices that do not exist.
   static Checkpoint open(const std::filesystem::path& folder, const Choices& choices = {});
 
   const std::filesystem::path& folder() const;
@@ -33,12 +37,13 @@ class Checkpoint {
   bool contains(const std::string& name) const;
   std::vector<std::string> names() const;  // sorted
   std::int64_t bytes() const;              // of all tensors
-  /// A tensor converted to `dtype` (copied out of the mapping); FileError if missing, ValueError unless it has the shape.
+  /// A tensor converted to `dtype`, copied out of the mapping so that it may be trained; the mapped pages are given back to the
+  /// system. FileError if missing, ValueError unless it has the shape.
   Tensor tensor(const std::string& name, const Shape& shape, DType dtype) const;
 
   /// The linear layer under `prefix` ("model.layers.0.self_attn.q_proj"): quantized if the file holds packed weights there, dense
   /// otherwise. `dtype` is that of dense weights and of the bias. ValueError if its sizes are not in × out or its tensors
-  /// contradict each other or the config.
+  /// contradict each other or the config. The pages of what was copied or repacked are given back, too.
   std::shared_ptr<LinearBase> linear(const std::string& prefix, std::int64_t in, std::int64_t out, DType dtype) const;
 
   /// Every module that holds packed weights, in alphabetical order.

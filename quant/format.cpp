@@ -16,8 +16,9 @@ const Format& format_of(const Description& description) {
   std::vector<std::string> names;
   for (const Format* format : all_formats) {
     const auto& layouts = format->layouts;
-    if (format->method == description.method && std::find(layouts.begin(), layouts.end(), description.layout) != layouts.end())
-      return *format;
+    const bool has = std::find(layouts.begin(), layouts.end(), description.layout) != layouts.end() ||
+                     (!description.layout.empty() && description.layout == format->undecided);
+    if (format->method == description.method && has) return *format;
     for (std::string_view layout : layouts) names.push_back(fmt::format("{} {}", format->method, layout));
   }
   fail("no format '{} {}'; known are {}", description.method, description.layout, fmt::join(names, ", "));

@@ -51,6 +51,8 @@ struct Format {
   Decoded (*decode)(const Stored& stored);
   /// in and out features, from the shapes alone.
   std::pair<std::int64_t, std::int64_t> (*features)(const Stored& stored);
+  /// Besides `layouts`, the one that a config with contradicting labels gets, for decode() to settle; no file and no caller names it.
+  std::string_view undecided = {};
 };
 
 /// All formats.

@@ -142,7 +142,7 @@ GptqSolver::GptqSolver(const InputMoments& inputs, const GptqSettings& settings)
       return;
     }
   }
-  fail("gptq: the Hessian of the calibration inputs is not positive definite at any damping below 1");
+  fail<IndefiniteHessian>("gptq: the Hessian of the calibration inputs is not positive definite at any damping below 1");
 }
 
 GptqResult GptqSolver::solve(const Tensor& weight) const {
@@ -168,11 +168,13 @@ GptqResult GptqSolver::solve(const Tensor& weight) const {
               q.zero.data<std::uint8_t>(),
               std::vector<double>(static_cast<std::size_t>(out), 0.0)};
   parallel_ranges(out, rows_per_chunk(in), [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> heard(static_cast<std::size_t>(in));  // a row without the weights of silent inputs
     for (std::int64_t row = begin; row < end; ++row) {
       const float* original = matrix.data<float>() + row * in;
-      for (std::int64_t c = 0; c < in; ++c) sweep.w(row, c) = silent_[channel_[c]] ? 0 : original[channel_[c]];
+      for (std::int64_t k = 0; k < in; ++k) heard[k] = silent_[k] ? 0 : original[k];
+      for (std::int64_t c = 0; c < in; ++c) sweep.w(row, c) = heard[channel_[c]];
       for (std::int64_t g = 0; settings_.static_groups && g < groups; ++g)
-        sweep.fit(row, g, original + g * length, std::min(length, in - g * length));
+        sweep.fit(row, g, heard.data() + g * length, std::min(length, in - g * length));
     }
   });
   sweep.run();

@@ -24,11 +24,16 @@ struct GptqResult {
   double damp_used = 0;  // damp_percent with the steps that were needed
 };
 
+/// What GptqSolver throws for a Hessian that no damping below 1 makes positive definite, such as one of inputs whose squares overflow.
+struct IndefiniteHessian : ValueError {
+  using ValueError::ValueError;
+};
+
 /// The part of the search that depends on the inputs alone, for all layers that share them.
 class GptqSolver {
  public:
-  /// ValueError for what validate(grid) refuses, no tokens, desc_act together with act_group_aware, a damping outside (0, 1), or
-  /// a Hessian that no damping below 1 makes positive definite.
+  /// ValueError for what validate(grid) refuses, no tokens, desc_act together with act_group_aware, or a damping outside (0, 1);
+  /// IndefiniteHessian.
   GptqSolver(const InputMoments& inputs, const GptqSettings& settings);
 
   /// Searches codes for `weight` [out, in] (any floating dtype, strides and device) that keep its outputs for such inputs.

@@ -1,6 +1,7 @@
 #include "graft/quant/inspect.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace graft::quant {
 
@@ -20,6 +21,9 @@ Report inspect(const std::filesystem::path& folder, const Choices& choices) {
       module.description = decoded.description;
       module.in = decoded.in;
       module.out = decoded.out;
+      // The planar layout has whole blocks of 32 only.
+      const std::string& layout = decoded.description.layout;
+      module.in_guessed = (layout == "gptq" || layout == "gptq_v2") && !checkpoint.contains(name + ".g_idx");
       module.bias = decoded.bias.defined();
       module.groups_in_order = decoded.group_size > 0;
       module.mean_distance = mean_distance(decoded);
@@ -40,9 +44,14 @@ std::string to_string(const Report& report) {
       continue;
     }
     const Description& d = module.description;
-    text += fmt::format("{}: {} {}, {} -> {}{}, {} bits, groups of {}{}{}; {}; mean of code - zero {:+.3f}\n", module.name,
+    text += fmt::format("{}: {} {}, {} -> {}{}, {} bits, groups of {}{}{}; {}; mean of code - zero {:+.3f}", module.name,
                         d.method, d.layout, module.in, module.out, module.bias ? " with bias" : "", d.bits, d.group_size,
                         d.sym ? ", symmetric" : "", module.groups_in_order ? "" : ", act-order", d.reading, module.mean_distance);
+    if (std::abs(std::abs(module.mean_distance) - 1) <= 0.25)
+      text += ": zero points may be misread by one, see --zeros (Choices::zeros)";
+    if (module.in_guessed)
+      text += fmt::format("; {} inputs are a guess, as many as the words hold: there is no g_idx", module.in);
+    text += "\n";
   }
   return text;
 }

@@ -13,6 +13,7 @@ struct ModuleReport {
   std::string name;
   Description description;  // its `reading` says why
   std::int64_t in = 0, out = 0;
+  bool in_guessed = false;  // packed words are full, and no g_idx says how many input channels are really in the last one
   bool bias = false;
   bool groups_in_order = true;  // false: act-order, with groups scattered over the input channels
   double mean_distance = 0;     // of code − zero over the layer; near ±1 means that zero points are misread by one
@@ -29,7 +30,7 @@ struct Report {
 /// Reads a folder as Checkpoint::open does, with its errors; a module that is refused is in the report with the reason.
 Report inspect(const std::filesystem::path& folder, const Choices& choices = {});
 
-/// The report as text, one line a module.
+/// The report as text, one line a module; a mean of code − zero near ±1 is pointed out.
 std::string to_string(const Report& report);
 
 }  // namespace graft::quant

@@ -17,6 +17,7 @@ struct Description {
   int bits = 4;
   std::int64_t group_size = 128;  // as configured; -1 is one group
   bool sym = true;
+  bool sym_assumed = false;  // the config does not say, and sym is its readers' default
   bool desc_act = false;
   std::string producer;          // "gptqmodel", "auto_gptq", "autoawq", …: empty when the file does not say
   std::string producer_version;  // "7.7.0"; empty when unknown

@@ -95,7 +95,7 @@ class FolderQuantizer {
       for (const QuantizeStep& step : model_.steps(i))
         for (const std::string& name : step.modules) {
           const std::string module = full_name(i, name);
-          put(module, round_to_nearest(writer_.source().tensor(module + ".weight"), grid), 0, false);
+          put(module, round_to_nearest(writer_.source().tensor(module + ".weight"), grid), {});
         }
   }
 
@@ -108,13 +108,14 @@ class FolderQuantizer {
         const auto moments = block.tap(step);
         for (std::size_t b = 0; b < hidden_.size(); ++b) model_.forward(block.module(), hidden_[b], static_cast<std::int64_t>(b));
         block.replace(step.modules[0], first);
-        std::optional<GptqSolver> solver;
-        if (moments->tokens() > 0) solver.emplace(*moments, settings);
+        const auto [solver, problem] = solver_for(*moments, settings);
         for (const std::string& name : step.modules) {
           const auto dense = block.linear(name);
           const GptqResult result =
               solver ? solver->solve(dense->weight()) : GptqResult{round_to_nearest(dense->weight(), settings.grid)};
-          put(full_name(i, name), result.quantized, result.loss, !solver);
+          QuantizedModule done = problem;
+          done.loss = result.loss;
+          put(full_name(i, name), result.quantized, done);
           block.replace(name, std::make_shared<Linear>(dequantize(result.quantized), dense->bias()));
         }
       }
@@ -129,7 +130,7 @@ class FolderQuantizer {
       Block block(model_.load(i), model_.prefix(i));
       std::map<std::string, Tensor> weights;  // as they will be rounded
       for (const QuantizeStep& step : steps)
-        for (const std::string& name : step.modules) weights[name] = block.linear(name)->weight().clone();
+        for (const std::string& name : step.modules) weights[name] = block.linear(name)->weight();
       std::vector<std::shared_ptr<InputMoments>> inputs;
       for (const QuantizeStep& step : steps) inputs.push_back(block.tap(step));
       advance(block);
@@ -144,7 +145,8 @@ class FolderQuantizer {
           if (inputs[s]->tokens() > 0 && !unclipped(name))
             weight = clamp_groups(weight, search_awq_clip(weight, *inputs[s], scales[s].channel_scale, settings), settings.grid);
           const double loss = scales[s].losses.empty() ? 0 : *std::min_element(scales[s].losses.begin(), scales[s].losses.end());
-          put(full_name(i, name), round_to_nearest(weight, settings.grid), loss, inputs[s]->tokens() == 0);
+          put(full_name(i, name), round_to_nearest(weight, settings.grid),
+              {.loss = loss, .uncalibrated = inputs[s]->tokens() == 0});
         }
     }
   }
@@ -165,10 +167,26 @@ class FolderQuantizer {
       hidden_[b] = model_.forward(block.module(), hidden_[b], static_cast<std::int64_t>(b));
   }
 
-  void put(const std::string& module, const Quantized& quantized, double loss, bool uncalibrated) {
+  void put(const std::string& module, const Quantized& quantized, QuantizedModule done) {
     writer_.put(module, to_stored(quantized, layout_));
-    report_.push_back({module, loss, uncalibrated, static_cast<std::int64_t>(report_.size()) + 1, count_});
+    done.module = module;
+    done.number = static_cast<std::int64_t>(report_.size()) + 1;
+    done.count = count_;
+    report_.push_back(std::move(done));
     if (options_.progress) options_.progress(report_.back());
+  }
+
+  // ---- GPTQ ----
+
+  // None, and why, where the inputs leave nothing but plain rounding.
+  static std::pair<std::optional<GptqSolver>, QuantizedModule> solver_for(const InputMoments& moments,
+                                                                          const GptqSettings& settings) {
+    if (moments.tokens() == 0) return {std::nullopt, {.uncalibrated = true}};
+    try {
+      return {GptqSolver(moments, settings), {}};
+    } catch (const IndefiniteHessian&) {
+      return {std::nullopt, {.indefinite = true}};
+    }
   }
 
   // ---- AWQ ----

@@ -47,9 +47,10 @@ class QuantizableModel {
 using QuantizeMethod = std::variant<GptqSettings, AwqSettings, Grid>;
 
 struct QuantizedModule {
-  std::string module;         // full name
+  std::string module = {};    // full name
   double loss = 0;            // GPTQ: GptqResult::loss; AWQ: the least loss of its step's scale search; 0 for plain rounding
   bool uncalibrated = false;  // no calibration token reached it: it was rounded plainly
+  bool indefinite = false;    // GPTQ: no damping made its Hessian positive definite: it was rounded plainly
   std::int64_t number = 0, count = 0;  // this is module `number` (from 1) of `count`
 };
 

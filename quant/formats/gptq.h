@@ -12,13 +12,15 @@
 //
 // How "less one" was done decides what happens around a zero point of 0, so it is settled once per layer:
 //   1. Description::zeros, when the caller says it;
-//   2. sym: every zero point is 2^(bits−1), so the reading that makes it so is right, whatever the labels say;
+//   2. sym: every zero point is 2^(bits−1), so the reading that makes it so is right, whatever the labels say; if none does, a config
+//      that states sym is refused;
 //   3. gptq_v2 and gptq_p: "z";
 //   4. gptq by GPTQModel: "z-1 per word" (one subtraction from the whole word, borrows included), for 3 bits "z-1 per field" from
 //      version 7.0.0 on, and "z-1 scrambled" before (two of the three word constants were exchanged);
 //   5. gptq by anybody else: "z-1 per field", modulo 2^bits.
-// A file with both labels and asymmetric zero points is settled by the mean of (code − zero), which is near 0 when zeros are
-// right.
+// A file with both labels and asymmetric zero points is settled by the mean of (code − zero), which is near 0 when zeros are right.
+// Where 3 to 5 leave that mean near ±1 and another reading brings it to 0, the layer is refused, and so are words that AutoGPTQ
+// damaged, unless the caller says how to read them.
 #pragma once
 
 #include "graft/quant/format.h"
@@ -26,5 +28,9 @@
 namespace graft::quant {
 
 extern const Format gptq_format;
+
+/// Whether a layer of this layout and width can store its zero points so ("z-1 scrambled" needs 3 bits, …); ValueError for a name that
+/// does not exist, naming those that do.
+bool gptq_can_store(const Description& description, std::string_view zeros);
 
 }  // namespace graft::quant

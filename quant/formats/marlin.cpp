@@ -1,5 +1,7 @@
 #include "graft/quant/formats/marlin.h"
 
+#include "graft/quant/formats/awq.h"
+#include "graft/quant/formats/fields.h"
 #include "graft/quant/formats/places.h"
 #include "graft/quant/formats/stored.h"
 
@@ -54,9 +56,35 @@ std::pair<std::int64_t, std::int64_t> marlin_features(const Stored& stored, std:
   return {weight.dim(0) * 16, weight.dim(1) / 2};
 }
 
+// AutoAWQ's and transformers' "version" names a kernel, and Marlin's can be asked to run on a gemm file.
+bool is_gemm(const Stored& stored) {
+  const Tensor qweight = find(stored, "qweight"), qzeros = find(stored, "qzeros"), scales = find(stored, "scales");
+  return qweight.defined() && qzeros.defined() && scales.defined() && qweight.rank() == 2 && qzeros.rank() == 2 &&
+         scales.rank() == 2 && qweight.dim(1) == qzeros.dim(1) &&
+         qweight.dim(1) == words_for(Packing::stream, stored.description.bits, 32, scales.dim(1));
+}
+
+Decoded decode_awq(const Stored& stored) {
+  if (!is_gemm(stored)) {
+    require(!find(stored, "qzeros").defined(), stored, "has a tensor 'qzeros', which awq in layout marlin does not use");
+    return decode_marlin(stored, "qweight", "scales");
+  }
+  Stored gemm = stored;
+  gemm.description.layout = "gemm";
+  Decoded decoded = awq_gemm_format.decode(gemm);
+  decoded.description.reading = fmt::format(
+      "tensors of layout gemm, for which marlin only names the kernel: there are qzeros, and qweight is packed like them; {}",
+      decoded.description.reading);
+  return decoded;
+}
+
+std::pair<std::int64_t, std::int64_t> awq_features(const Stored& stored) {
+  return is_gemm(stored) ? awq_gemm_format.features(stored) : marlin_features(stored, "qweight");
+}
+
 constexpr std::string_view layouts[] = {"marlin"};
 constexpr std::string_view gptq_required[] = {"B", "s"}, gptq_optional[] = {"workspace", "bias"};
-constexpr std::string_view awq_required[] = {"qweight", "scales"}, awq_optional[] = {"bias"};
+constexpr std::string_view awq_required[] = {"qweight", "scales"}, awq_optional[] = {"qzeros", "bias"};
 
 }  // namespace
 
@@ -66,11 +94,6 @@ constinit const Format gptq_marlin_format{"gptq",
                                           gptq_optional,
                                           [](const Stored& stored) { return decode_marlin(stored, "B", "s"); },
                                           [](const Stored& stored) { return marlin_features(stored, "B"); }};
-constinit const Format awq_marlin_format{"awq",
-                                         layouts,
-                                         awq_required,
-                                         awq_optional,
-                                         [](const Stored& stored) { return decode_marlin(stored, "qweight", "scales"); },
-                                         [](const Stored& stored) { return marlin_features(stored, "qweight"); }};
+constinit const Format awq_marlin_format{"awq", layouts, awq_required, awq_optional, decode_awq, awq_features};
 
 }  // namespace graft::quant

@@ -1,6 +1,7 @@
-// finetune and generate as their users meet them: what they print, write, refuse, and survive.
+// The example programs as their users meet them: what they print, write, refuse, and survive.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -17,6 +18,11 @@
 
 #include "graft/core/safetensors.h"
 #include "graft/examples/llama/files.h"
+#include "graft/examples/llama/model.h"
+#include "graft/examples/llama/text_data.h"
+#include "graft/examples/llama/tokenizer.h"
+#include "graft/examples/llama/trainer.h"
+#include "graft/quant/checkpoint.h"
 
 namespace graft::llama {
 namespace {
@@ -339,9 +345,121 @@ TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {
   }
 }
 
+// ---- quantize and inspect ----
+
+// The shipped model as the numbers that its packed weights stand for.
+void write_dense_model(const fs::path& folder) {
+  const fs::path shipped = GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq";
+  const auto checkpoint = quant::Checkpoint::open(shipped);
+  const auto weights = safetensors::Checkpoint::open(shipped);
+  const auto modules = checkpoint.quantized_modules();
+  std::vector<NamedTensor> tensors;
+  for (const std::string& name : weights.names())
+    if (!std::binary_search(modules.begin(), modules.end(), name.substr(0, name.rfind('.'))))
+      tensors.push_back({name, weights.tensor(name)});
+  for (const std::string& module : modules) {
+    const quant::Decoded decoded = checkpoint.decode(module);
+    tensors.push_back({module + ".weight", quant::dequantize(decoded, 0, decoded.out)});
+  }
+  fs::create_directories(folder);
+  safetensors::save(folder / "model.safetensors", tensors);
+  auto config = nlohmann::json::parse(checkpoint.config());
+  config.erase("quantization_config");
+  std::ofstream(folder / "config.json") << config.dump();
+  fs::copy(shipped / "tokenizer.json", folder);
+}
+
+Words quantizing(const fs::path& folder, const std::string& out, const Words& more) {
+  Words words{"--model", folder / "dense", "--out", folder / out};
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+TEST_F(Programs, QuantizeWritesFoldersThatLoadAndInspectExplains) {
+  write_dense_model(folder_ / "dense");
+  const TextData held(Tokenizer::load(folder_ / "dense").encode(read_text(folder_ / "held.txt")), 64);
+  CausalLM dense = load(folder_ / "dense");
+  const double loss = evaluate(dense, held, 2);
+  const std::string data = folder_ / "data.txt";
+  const struct {
+    const char* method;
+    Words more;
+    const char* layout;
+    double worse;  // the held-out loss may be by so much
+  } cases[] = {
+      {"gptq", {"--data", data, "--samples", "4", "--length", "32", "--group-size", "64"}, "gptq gptq, 256 -> 128, 4 bits", 0.2},
+      {"awq", {"--data", data, "--samples", "4", "--length", "32", "--group-size", "64"}, "awq gemm, 256 -> 128, 4 bits", 0.2},
+      {"round", {"--bits", "8", "--asym"}, "gptq gptq_v2, 256 -> 128, 8 bits", 0.01},
+      {"eetq", {}, "eetq sm80, 256 -> 128, 8 bits", 0.02}};
+  for (const auto& [method, more, layout, worse] : cases) {
+    SCOPED_TRACE(method);
+    Words options{"--method", method};
+    options.insert(options.end(), more.begin(), more.end());
+    ASSERT_EQ(run(GRAFT_QUANTIZE, quantizing(folder_, method, options)), 0) << message();
+    EXPECT_NE(output().find("  28/28  model.layers.3.mlp.down_proj"), std::string::npos) << output();
+    EXPECT_NE(output().find("wrote "), std::string::npos);
+    CausalLM model = load(folder_ / method);
+    EXPECT_NEAR(evaluate(model, held, 2), loss, worse);
+
+    ASSERT_EQ(run(GRAFT_INSPECT, {folder_ / method}), 0) << message();
+    EXPECT_NE(output().find("; 28 quantized modules\n"), std::string::npos) << output();
+    EXPECT_NE(output().find(fmt::format("model.layers.0.self_attn.k_proj: {}", layout)), std::string::npos) << output();
+    EXPECT_EQ(output().find("refused"), std::string::npos) << output();
+  }
+}
+
+TEST_F(Programs, QuantizeRefusesOptionsThatItsMethodDoesNotHave) {
+  write_dense_model(folder_ / "dense");
+  const std::pair<Words, std::string> cases[] = {
+      {{"--method", "eetq", "--bits", "4"}, "--bits means nothing with --method eetq, only with awq, gptq, round"},
+      {{"--method", "eetq", "--asym"}, "--asym means nothing with --method eetq"},
+      {{"--method", "awq", "--mse", "2.4"}, "--mse means nothing with --method awq, only with gptq, round"},
+      {{"--method", "awq", "--desc-act"}, "--desc-act means nothing with --method awq, only with gptq"},
+      {{"--method", "awq", "--damp", "0.1"}, "--damp means nothing with --method awq, only with gptq"},
+      {{"--method", "round", "--desc-act"}, "--desc-act means nothing with --method round, only with gptq"},
+      {{"--method", "round", "--samples", "4"}, "--samples means nothing with --method round, only with awq, gptq"},
+      {{"--method", "bnb"}, "--method is bnb, and gptq, awq, eetq or round is wanted"}};
+  for (const auto& [options, words] : cases) {
+    EXPECT_EQ(run(GRAFT_QUANTIZE, quantizing(folder_, "out", options)), 1);
+    EXPECT_EQ(message().find("quantize: " + words), 0u) << message();
+    const std::string text = message();
+    EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
+    EXPECT_FALSE(fs::exists(folder_ / "out"));
+  }
+}
+
+TEST_F(Programs, QuantizeNeedsATokenizerOnlyWhereItCalibrates) {
+  write_dense_model(folder_ / "dense");
+  fs::remove(folder_ / "dense/tokenizer.json");
+  EXPECT_EQ(run(GRAFT_QUANTIZE, quantizing(folder_, "rounded", {"--method", "round"})), 0) << message();
+  EXPECT_EQ(run(GRAFT_QUANTIZE, quantizing(folder_, "out", {"--method", "gptq"})), 1);
+  EXPECT_NE(message().find("tokenizer.json"), std::string::npos) << message();
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+TEST_F(Programs, InspectEndsWithOneWhereAModuleIsRefused) {
+  EXPECT_EQ(run(GRAFT_INSPECT, {"/nonexistent"}), 1);
+  EXPECT_EQ(message(), "inspect: /nonexistent: is not a folder\n");
+  const fs::path broken = folder_ / "broken";
+  fs::copy(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq", broken);
+  for (const char* name : {"config.json", "quantize_config.json"}) {
+    std::string text = read_text(broken / name);
+    text.replace(text.find("\"group_size\": 128"), 17, "\"group_size\": 64");
+    fs::remove(broken / name);
+    std::ofstream(broken / name) << text;
+  }
+  EXPECT_EQ(run(GRAFT_INSPECT, {broken}), 1);
+  EXPECT_NE(output().find("model.layers.0.mlp.up_proj: refused: model.layers.0.mlp.up_proj: scales has shape [2, 768]"),
+            std::string::npos)
+      << output();
+  EXPECT_EQ(message(), "");
+}
+
 TEST_F(Programs, HelpSaysWhatAProgramTakes) {
   const std::pair<const char*, const char*> cases[] = {{GRAFT_FINETUNE, "--model"},
                                                        {GRAFT_GENERATE, "--model"},
+                                                       {GRAFT_QUANTIZE, "--method"},
+                                                       {GRAFT_INSPECT, "--zeros"},
                                                        {GRAFT_CUSTOM_ADAPTER, "usage: custom_adapter <model folder> "},
                                                        {GRAFT_CUSTOM_RULE, "usage: custom_rule <model folder> "}};
   for (const auto& [program, expected] : cases) {

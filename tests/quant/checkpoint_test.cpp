@@ -165,6 +165,69 @@ TEST_F(CheckpointFolder, ChoicesSettleWhatTheFileLeavesOpen) {
   EXPECT_EQ(open({.zeros = "z"}).decode("a").zeros.data<float>()[0], 3);
 }
 
+TEST_F(CheckpointFolder, ChoicesServeFilesOfMixedWidths) {
+  const Integers three = reference::draw(64, 32, 3, 32, false, false, 1), four = reference::draw(64, 32, 4, 32, false, false, 2);
+  const auto zeros = [](const Integers& layer) { return std::vector<float>(layer.zeros.begin(), layer.zeros.end()); };
+  for (const auto& [writer, chosen, version] :
+       {std::tuple(ZeroWriter::scrambled, "z-1 scrambled", "6.0.3"), std::tuple(ZeroWriter::per_field, "", "7.0.0")}) {
+    tensors_.clear();
+    add("a.three", reference::gptq(three, writer));
+    add("a.four", reference::gptq(four, ZeroWriter::per_word));
+    write(R"({"bits": 4, "group_size": 32, "sym": false, "format": "gptq", "meta": {"quantizer": ["gptqmodel"]},
+             "dynamic": {"+:.*three": {"bits": 3}}})");
+    test::expect_error<ValueError>([&] { open().decode("a.three"); },
+                                   "set producer_version or zeros (of Choices, or of Description)");
+    std::vector<Choices> all{{.producer_version = version}};
+    if (*chosen) all.push_back({.zeros = chosen});
+    for (const Choices& choices : all) {
+      EXPECT_EQ(open(choices).decode("a.three").zeros.to_vector<float>(), zeros(three));
+      EXPECT_EQ(open(choices).decode("a.four").zeros.to_vector<float>(), zeros(four));
+    }
+  }
+  test::expect_error<ValueError>([&] { open({.zeros = "scrambled"}); },
+                                 "zero points stored 'scrambled'; known are 'z', 'z-1 per field', ");
+}
+
+TEST_F(CheckpointFolder, PartsOfMarlinWithoutTheirWeightAreRefused) {
+  for (const char* part : {"a.s", "a.workspace"}) {
+    tensors_.clear();
+    add(part, Tensor::ones({4}));
+    write(gptq_config);
+    test::expect_error<ValueError>([&] { open(); }, fmt::format("'{}' belongs to no packed weight", part));
+    write("");
+    EXPECT_NO_THROW(open()) << "a dense model may call its tensors so";
+  }
+}
+
+// Resident bytes of the mappings of files below a folder.
+std::int64_t mapped_bytes(const fs::path& folder) {
+  std::ifstream maps("/proc/self/smaps");
+  std::int64_t bytes = 0;
+  bool ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < line.find(' ')) ours = line.find(folder.string()) != std::string::npos;
+    if (ours && line.starts_with("Rss:")) bytes += std::stoll(line.substr(4)) * 1024;
+  }
+  return bytes;
+}
+
+TEST_F(CheckpointFolder, PagesOfWhatWasCopiedOrRepackedAreGivenBack) {
+  const Integers integers = reference::draw(1024, 512, 8, 128, true, false, 1);
+  const Stored stored = reference::gptq(integers, ZeroWriter::per_word);
+  add("a", stored);
+  add("embed.weight", Tensor::full({512, 512}, 3));
+  write(R"({"bits": 8, "group_size": 128, "sym": true})");
+  const Checkpoint checkpoint = open();
+  const auto layer = std::dynamic_pointer_cast<QuantLinear>(checkpoint.linear("a", 1024, 512, DType::f32));
+  const Tensor embedding = checkpoint.tensor("embed.weight", {512, 512}, DType::f32);
+  EXPECT_LT(mapped_bytes(folder_), checkpoint.bytes() / 4);
+  EXPECT_FALSE(embedding.storage()->read_only()) << "training and merging write";
+  // What is needed again is read again.
+  EXPECT_EQ(layer->qweight().to_vector<std::int32_t>(), stored.tensors.at("qweight").to_vector<std::int32_t>());
+  EXPECT_GT(mapped_bytes(folder_), checkpoint.bytes() / 4);
+  EXPECT_EQ(checkpoint.tensor("embed.weight", {512, 512}, DType::f32).to_vector<float>(), std::vector<float>(512 * 512, 3));
+}
+
 TEST_F(CheckpointFolder, RefusesWhatItCannotUnderstand) {
   test::expect_error<FileError>([&] { Checkpoint::open(folder_ / "no"); }, "no: is not a folder");
   test::expect_error<FileError>([&] { open(); }, "config.json: cannot be opened");
@@ -224,32 +287,70 @@ TEST_F(CheckpointFolder, EetqLayoutsAreFoundInTheData) {
   }
 }
 
+struct Slice {
+  const char* name;
+  std::int64_t out;
+};
+const std::vector<Slice> attention = {{"q_proj", 64}, {"k_proj", 16}, {"v_proj", 16}}, mlp = {{"gate_proj", 48}, {"up_proj", 48}};
+
 TEST_F(CheckpointFolder, EetqSlicesOfOneFusedMatrixAreJoinedAgain) {
   const Integers integers = reference::draw_eetq(128, 96, 1);
   const Stored fused = reference::eetq(integers, "sm80");
-  std::int64_t at = 0;
-  for (const auto& [name, out] : {std::pair("l.q_proj", 64), std::pair("l.k_proj", 16), std::pair("l.v_proj", 16)}) {
-    add(name + std::string(".qweight"), fused.tensors.at("weight").alias({128, out}, {96, 1}, at));
-    add(name + std::string(".weight_scales"), fused.tensors.at("weight_scales").alias({out}, {1}, at));
-    at += out;
+  for (const auto& family : {attention, mlp}) {
+    tensors_.clear();
+    std::vector<std::string> names;
+    std::int64_t at = 0;
+    for (const auto& [name, out] : family) {
+      names.push_back(name);
+      add(fmt::format("l.{}.qweight", name), fused.tensors.at("weight").alias({128, out}, {96, 1}, at));
+      add(fmt::format("l.{}.weight_scales", name), fused.tensors.at("weight_scales").alias({out}, {1}, at));
+      at += out;
+    }
+    const std::string last = family.back().name;
+    add(fmt::format("l.{}.bias", last), Tensor::full({family.back().out}, 2, DType::f16));
+    write(R"({"quant_method": "eetq", "zero_point": false, "bits": 8})");
+    for (const Choices& choices : {Choices{}, Choices{.layout = "sm80"}}) {
+      std::int64_t begin = 0;
+      for (const auto& [name, out] : family) {
+        const auto layer =
+            std::dynamic_pointer_cast<QuantLinear>(open(choices).linear(fmt::format("l.{}", name), 128, out, DType::f32));
+        const auto rows = layer->dequantize(0, out).to_vector<float>();
+        for (std::int64_t n = 0; n < out; ++n)
+          for (std::int64_t k = 0; k < 128; ++k)
+            ASSERT_EQ(rows[static_cast<std::size_t>(n * 128 + k)], integers.weight(k, begin + n)) << name;
+        EXPECT_EQ(layer->qweight().shape(), (Shape{128, out}));
+        EXPECT_NE(layer->format().reading.find(fmt::format("permuted as one matrix of {}", fmt::join(names, ", "))),
+                  std::string::npos);
+        EXPECT_EQ(layer->bias().defined(), name == last);
+        begin += out;
+      }
+    }
   }
-  add("l.v_proj.bias", Tensor::full({16}, 2, DType::f16));
-  write(R"({"quant_method": "eetq", "zero_point": false, "bits": 8})");
-  const auto expect_slice = [&](const std::string& name, std::int64_t begin, std::int64_t out, const Choices& choices) {
-    const auto layer = std::dynamic_pointer_cast<QuantLinear>(open(choices).linear(name, 128, out, DType::f32));
-    const auto rows = layer->dequantize(0, out).to_vector<float>();
-    for (std::int64_t n = 0; n < out; ++n)
-      for (std::int64_t k = 0; k < 128; ++k)
-        ASSERT_EQ(rows[static_cast<std::size_t>(n * 128 + k)], integers.weight(k, begin + n)) << name;
-    EXPECT_EQ(layer->qweight().shape(), (Shape{128, out}));
-    EXPECT_NE(layer->format().reading.find("permuted as one matrix of q_proj, k_proj, v_proj"), std::string::npos);
-    EXPECT_EQ(layer->bias().defined(), name == "l.v_proj");
-  };
-  for (const Choices& choices : {Choices{}, Choices{.layout = "sm80"}}) {
-    expect_slice("l.q_proj", 0, 64, choices);
-    expect_slice("l.k_proj", 64, 16, choices);
-    expect_slice("l.v_proj", 80, 16, choices);
-  }
+}
+
+TEST_F(CheckpointFolder, AnEetqSliceWithoutItsSiblingsIsRefused) {
+  const Stored fused = reference::eetq(reference::draw_eetq(128, 96, 1), "sm80");
+  for (const auto& family : {attention, mlp})
+    for (std::size_t missing = 0; missing < family.size(); ++missing) {
+      tensors_.clear();
+      std::int64_t at = 0;
+      for (std::size_t i = 0; i < family.size(); ++i) {
+        const auto& [name, out] = family[i];
+        if (i != missing) {
+          add(fmt::format("l.{}.qweight", name), fused.tensors.at("weight").alias({128, out}, {96, 1}, at));
+          add(fmt::format("l.{}.weight_scales", name), fused.tensors.at("weight_scales").alias({out}, {1}, at));
+        }
+        at += out;
+      }
+      write(R"({"quant_method": "eetq", "zero_point": false, "bits": 8})");
+      for (std::size_t i = 0; i < family.size(); ++i)
+        if (i != missing)
+          test::expect_error<ValueError>(
+              [&] { open().decode(fmt::format("l.{}", family[i].name)); },
+              fmt::format(
+                  "l.{}: its bytes make sense in none of the layouts plain, sm70 and sm80, alone or joined with its siblings",
+                  family[i].name));
+    }
 }
 
 TEST_F(CheckpointFolder, EetqBytesThatMakeNoSenseAreRefusedUnlessTheLayoutIsChosen) {
@@ -298,6 +399,28 @@ TEST_F(CheckpointFolder, InspectionTellsWhatWasUnderstoodAndWhatNot) {
             std::string::npos)
       << text;
   EXPECT_NE(text.find("b: refused: b: scales has shape"), std::string::npos) << text;
+}
+
+TEST_F(CheckpointFolder, InspectionPointsOutWhatIsDoubtful) {
+  Integers layer = reference::draw(96, 32, 4, 32, false, false, 1);
+  layer.zeros.assign(layer.zeros.size(), 8);
+  for (std::size_t i = 0; i < layer.codes.size(); ++i) layer.codes[i] = static_cast<std::uint8_t>(7 + i % 3);
+  Stored stored = reference::gptq(layer, ZeroWriter::as_is);
+  add("a", stored);
+  stored.tensors.erase("g_idx");
+  add("b", stored);
+  write(gptq_config);
+  const Report right = inspect(folder_);
+  EXPECT_FALSE(right.modules[0].in_guessed);
+  EXPECT_TRUE(right.modules[1].in_guessed);
+  const std::string guess = "; 96 inputs are a guess, as many as the words hold: there is no g_idx\n",
+                    doubt = "may be misread by one";
+  EXPECT_EQ(to_string(right).find(doubt), std::string::npos);
+  EXPECT_TRUE(to_string(right).ends_with(guess)) << to_string(right);
+  const std::string wrong = to_string(inspect(folder_, {.zeros = "z-1 per field"}));
+  EXPECT_NE(wrong.find("mean of code - zero -1.000: zero points may be misread by one, see --zeros (Choices::zeros)\nb: "),
+            std::string::npos)
+      << wrong;
 }
 
 TEST(Inspect, TheModelsOfTheOriginals) {

@@ -95,6 +95,30 @@ TEST(QuantConfig, TheOwnQuantizerIsFoundAmongOthers) {
   EXPECT_EQ(base(R"({"bits": 4, "group_size": 128, "meta": {"quantizer": ["optimum:1.24.0"]}})").producer, "optimum");
 }
 
+TEST(QuantConfig, APackerIsFoundAnywhereInTheList) {
+  const auto awq = [](const char* list) {
+    return base(fmt::format(R"({{"quant_method": "awq", "meta": {{"quantizer": {}}}}})", list));
+  };
+  EXPECT_EQ(awq(R"(["llm-compressor:0.5", "AutoAWQ:0.1.8"])").producer, "autoawq");
+  EXPECT_EQ(awq(R"(["llm-compressor:0.5", "AutoAWQ:0.1.8"])").producer_version, "0.1.8");
+  EXPECT_EQ(awq(R"(["autoawq:0.1.8", "gptqmodel:7.0.0"])").producer, "gptqmodel") << "its files are never refused";
+}
+
+TEST(QuantConfig, SaysWhetherSymmetryIsOnlyAssumed) {
+  EXPECT_TRUE(base(R"({"bits": 4, "group_size": 128})").sym_assumed);
+  EXPECT_FALSE(base(R"({"bits": 4, "group_size": 128, "sym": true})").sym_assumed);
+  EXPECT_FALSE(base(R"({"bits": 4, "group_size": 128, "quant_method": "gptq", "zero_point": false})").sym_assumed);
+  const auto config = QuantConfig::parse(R"({"bits": 4, "group_size": 128, "dynamic": {"a": {"sym": true}}})", "config");
+  EXPECT_FALSE(config.describe("a")->sym_assumed);
+  EXPECT_TRUE(config.describe("b")->sym_assumed);
+}
+
+// transformers 5 writes GPTQ's field with its default beside AWQ's own.
+TEST(QuantConfig, ZeroPointDecidesForAwq) {
+  EXPECT_FALSE(base(R"({"quant_method": "awq", "bits": 4, "sym": true, "zero_point": true})").sym);
+  EXPECT_TRUE(base(R"({"quant_method": "awq", "bits": 4, "sym": true, "zero_point": false})").sym);
+}
+
 TEST(QuantConfig, Refusals) {
   expect_refusal("{", "config: is not valid JSON");
   expect_refusal("[]", "config: is not an object");
@@ -107,13 +131,20 @@ TEST(QuantConfig, Refusals) {
   expect_refusal(R"({"bits": 4, "group_size": 0})", "config: group_size is 0; it must be positive, or -1 for one group");
   expect_refusal(R"({"bits": 4, "group_size": 128, "sym": 1})", "config: sym is 1, not true or false");
   expect_refusal(R"({"bits": 4, "group_size": 128, "format": "gguf"})",
-                 "config: layout 'gguf' of method gptq; known are gptq, gptq_v2, gptq_p, gptq or gptq_v2, marlin");
+                 "config: layout 'gguf' of method gptq; known are gptq, gptq_v2, gptq_p, marlin");
+  expect_refusal(R"({"bits": 4, "group_size": 128, "format": "gptq or gptq_v2"})",
+                 "config: layout 'gptq or gptq_v2' of method gptq; known are gptq, gptq_v2, gptq_p, marlin");
+  expect_refusal(R"({"bits": 4, "group_size": 128, "sym": true, "zero_point": true, "quant_method": "gptq"})",
+                 "config: sym is true and zero_point is true, of which each denies the other");
+  expect_refusal(
+      R"({"bits": 4, "group_size": 128, "quant_method": "gptq", "dynamic": {"a": {"sym": false, "zero_point": false}}})",
+      "config: dynamic 'a': sym is false and zero_point is false, of which each denies the other");
   expect_refusal(R"({"bits": 4, "group_size": 128, "pack_dtype": "float"})",
                  "config: pack_dtype is float; known are int8, int16 and int32");
   expect_refusal(R"({"bits": 4, "group_size": 128, "dynamic": {"(": {}}})",
                  "config: dynamic has the pattern '(', which cannot be read");
   expect_refusal(R"({"bits": 4, "group_size": 128, "dynamic": []})", "config: dynamic is not an object");
-  expect_refusal(R"({"quant_method": "eetq", "weights": "int4"})", "config: weights is 'int4'; EETQ has int8");
+  expect_refusal(R"({"quant_method": "eetq", "weights": "int4"})", "config: weights is \"int4\"; EETQ has \"int8\"");
   test::expect_error<NotImplementedError>([] { base(R"({"bits": 4, "group_size": 128, "format": "bitblas"})"); },
                                           "layout bitblas is not read");
   test::expect_error<NotImplementedError>([] { base(R"({"bits": 4, "group_size": 128, "pack_dtype": "int64"})"); },
@@ -141,6 +172,30 @@ TEST(QuantConfig, DynamicOverridesMatchFromTheBeginningAndTheFirstWins) {
   EXPECT_EQ(config.describe("model.layers.5.self_attn.q_proj")->bits, 4) << "'layers' is not at the beginning";
 }
 
+std::string with_pattern(const std::string& pattern) {
+  return fmt::format(R"({{"bits": 4, "group_size": 128, "dynamic": {{"{}": {{"bits": 8}}}}}})", pattern);
+}
+
+TEST(QuantConfig, PatternsAndNamesAreBounded) {
+  const std::string deep = std::string(20'000, '(') + "a" + std::string(20'000, ')');
+  expect_refusal(with_pattern(deep), "config: dynamic has a pattern of 40001 characters; at most 512 are read");
+  const std::string nested = std::string(101, '(') + "a" + std::string(101, ')');
+  expect_refusal(with_pattern(nested), "config: dynamic has a pattern of 101 groups; at most 100 are read");
+  expect_refusal(with_pattern("-:" + nested), "config: dynamic has a pattern of 101 groups");
+  const QuantConfig config = QuantConfig::parse(with_pattern(".*down"), "config");
+  test::expect_error<ValueError>([&] { config.describe(std::string(80'000, 'a') + "down"); },
+                                 "config: a module's name has 80004 characters; dynamic is applied to at most 4096");
+  EXPECT_EQ(config.describe(std::string(4092, 'a') + "down")->bits, 8);
+  EXPECT_EQ(base(R"({"bits": 4, "group_size": 128})").bits, 4);
+  EXPECT_EQ(QuantConfig::parse(R"({"bits": 4, "group_size": 128})", "config").describe(std::string(80'000, 'a'))->bits, 4);
+}
+
+TEST(QuantConfig, NoPatternWithinTheBoundsTakesTheStackOrForever) {
+  const std::string deepest = std::string(100, '(') + "a|b" + std::string(100, ')') + "*down";
+  EXPECT_EQ(QuantConfig::parse(with_pattern(deepest), "config").describe(std::string(4092, 'a') + "down")->bits, 8);
+  EXPECT_EQ(QuantConfig::parse(with_pattern("(.*)*(.*)*(.*)*x"), "config").describe(std::string(4096, 'a'))->bits, 4);
+}
+
 class QuantConfigFolder : public testing::Test {
  protected:
   QuantConfigFolder() {
@@ -165,10 +220,61 @@ TEST_F(QuantConfigFolder, TakesTheFirstFileAndHoldsTheOthersAgainstIt) {
   EXPECT_EQ(QuantConfig::read(folder_)->base().layout, "gptq or gptq_v2");
   EXPECT_TRUE(QuantConfig::read(folder_)->base().desc_act);
   write("quantize_config.json", R"({"bits": 8, "group_size": 128})");
-  test::expect_error<ValueError>([&] { QuantConfig::read(folder_); }, "says gptq, 8 bits and groups of 128, but ");
+  test::expect_error<ValueError>(
+      [&] { QuantConfig::read(folder_); },
+      fmt::format("{}: bits is 8, but {} says 4; remove the wrong one", (folder_ / "quantize_config.json").string(),
+                  (folder_ / "quant_config.json").string()));
   write("config.json", "{");
   write("quantize_config.json", R"({"bits": 4, "group_size": 128})");
   test::expect_error<FileError>([&] { QuantConfig::read(folder_); }, "config.json: is not valid JSON");
+}
+
+TEST_F(QuantConfigFolder, OneFileSaysWhatAnotherLeavesOpen) {
+  write("quantize_config.json", R"({"bits": 4, "model_file_base_name": "x"})");
+  write("config.json",
+        R"({"quantization_config": {"bits": 4, "group_size": 64, "sym": false, "quant_method": "gptq", "desc_act": true,
+      "pack_dtype": "int16", "exllama_config": {"version": 2}, "dynamic": {"+:a": {"bits": 8}, "-:b": {}},
+      "meta": {"quantizer": ["gptqmodel:6.0.3"]}}})");
+  const auto config = QuantConfig::read(folder_);
+  const Description d = *config->describe("c");
+  EXPECT_EQ(d.group_size, 64);
+  EXPECT_FALSE(d.sym);
+  EXPECT_FALSE(d.sym_assumed);
+  EXPECT_TRUE(d.desc_act);
+  EXPECT_EQ(d.pack_dtype, "int16");
+  EXPECT_EQ(d.exllama, 2);
+  EXPECT_EQ(d.producer, "gptqmodel") << "a name is worth more than AutoGPTQ's kind of fields";
+  EXPECT_EQ(d.producer_version, "6.0.3");
+  EXPECT_EQ(config->describe("a")->bits, 8);
+  EXPECT_FALSE(config->describe("b").has_value());
+}
+
+TEST_F(QuantConfigFolder, FilesThatDifferInAFieldAreRefused) {
+  const std::string rest = R"("bits": 4, "group_size": 128, "quant_method": "gptq", )";
+  const std::pair<std::string, std::string> cases[] = {{R"("sym": true)", R"("sym": false)"},
+                                                       {R"("desc_act": true)", R"("desc_act": false)"},
+                                                       {R"("pack_dtype": "int32")", R"("pack_dtype": "int16")"},
+                                                       {R"("dynamic": {"a":{}})", R"("dynamic": {"b":{}})"}};
+  for (const auto& [one, other] : cases) {
+    write("quantize_config.json", "{" + rest + one + "}");
+    write("config.json", R"({"quantization_config": {)" + rest + other + "}}");
+    const std::string field = one.substr(1, one.find('"', 1) - 1);
+    const auto value = [](const std::string& text) { return text.substr(text.find(": ") + 2); };
+    test::expect_error<ValueError>([&] { QuantConfig::read(folder_); },
+                                   fmt::format("{}: {} is {}, but {}: quantization_config says {}; remove the wrong one",
+                                               (folder_ / "quantize_config.json").string(), field, value(one),
+                                               (folder_ / "config.json").string(), value(other)));
+    write("config.json", R"({"quantization_config": {)" + rest + one + "}}");
+    EXPECT_NO_THROW(QuantConfig::read(folder_)) << one;
+  }
+}
+
+TEST_F(QuantConfigFolder, LlmAwqWinsWhicheverFileSaysIt) {
+  write("quant_config.json", R"({"w_bit": 4, "q_group_size": 128, "zero_point": true, "version": "gemm"})");
+  write("config.json", R"({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "backend": "llm-awq"}})");
+  EXPECT_EQ(QuantConfig::read(folder_)->base().layout, "llm-awq");
+  write("config.json", R"({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "backend": "autoawq"}})");
+  EXPECT_EQ(QuantConfig::read(folder_)->base().layout, "gemm");
 }
 
 }  // namespace

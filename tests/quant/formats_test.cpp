@@ -237,10 +237,11 @@ TEST(GptqFormat, TheProducerDecidesAsymmetricZeros) {
   stored.description.producer_version = "6.0.3";
   expect_reads(stored, layer, "z-1 scrambled");
   stored.description.producer_version = "";
-  test::expect_error<ValueError>([&] { decode(stored); },
-                                 "reference: its 3-bit zero points may be stored 'z-1 per field' (GPTQModel from 7.0.0 on) or "
-                                 "'z-1 scrambled' (GPTQModel before), and "
-                                 "the version '' does not say which; set zeros to one of them (of Choices, or of Description)");
+  test::expect_error<ValueError>(
+      [&] { decode(stored); },
+      "reference: its 3-bit zero points may be stored 'z-1 per field' (GPTQModel from 7.0.0 on) or "
+      "'z-1 scrambled' (GPTQModel before), and "
+      "the version '' does not say which; set producer_version or zeros (of Choices, or of Description)");
   stored.description.zeros = "z-1 scrambled";
   expect_reads(stored, layer, "z-1 scrambled");
   stored.description.zeros = "scrambled";
@@ -268,6 +269,120 @@ TEST(GptqFormat, TwoLabelsAreSettledByTheMeanOfCodeLessZero) {
                                  "is labelled gptq and gptq_v2, and its data do not tell: code less stored zero point is 4.");
   test::expect_error<ValueError>([&] { decode(stored); },
                                  "gptq_v2 would give 0 and gptq 1; set layout to one of them (of Choices, or of Description)");
+}
+
+// Codes that are as often above their zero points as below, as those of trained weights.
+Integers balanced(std::int64_t in, std::int64_t out, int bits, std::int64_t group_size) {
+  Integers layer = reference::draw(in, out, bits, group_size, false, false, 7);
+  for (std::size_t i = 0; i < layer.zeros.size(); ++i)
+    layer.zeros[i] = static_cast<std::uint8_t>((1 << (bits - 1)) + static_cast<int>(i % 3) - 1);
+  for (std::int64_t k = 0; k < in; ++k)
+    for (std::int64_t n = 0; n < out; ++n)
+      layer.codes[static_cast<std::size_t>(k * out + n)] =
+          static_cast<std::uint8_t>(layer.zero(layer.g_idx[static_cast<std::size_t>(k)], n) + (k + n) % 3 - 1);
+  return layer;
+}
+
+TEST(GptqFormat, LabelsThatTheDataContradictAreRefusedUnlessTheReadingIsChosen) {
+  for (int bits : {3, 4, 8}) {
+    const Integers layer = balanced(96, 640, bits, 32);  // more outputs than are looked at
+    const auto refused = [&](Stored stored, const char* layout, const char* message, const char* right) {
+      expect_reads(stored, layer);
+      stored.description.layout = layout;
+      test::expect_error<ValueError>([&] { decode(stored); }, std::string("reference: code less zero point is ") + message);
+      stored.description.zeros = right;
+      expect_reads(stored, layer, right);
+    };
+    refused(reference::gptq(layer, ZeroWriter::as_is), "gptq",
+            bits == 3
+                ? "-1.000 in the mean with zero points stored 'z-1 per field', as layout gptq by gptqmodel has them, and 0.000 "
+                  "with 'z', where the right reading gives 0; set zeros to one of them (of Choices, or of Description)"
+                : "-1.000 in the mean with zero points stored 'z-1 per word', as layout gptq by gptqmodel has them, and 0.000 "
+                  "with 'z'",
+            "z");
+    refused(
+        reference::gptq(layer, ZeroWriter::per_field), "gptq_v2",
+        "1.000 in the mean with zero points stored 'z', as layout gptq_v2 by auto_gptq has them, and 0.000 with 'z-1 per field'",
+        "z-1 per field");
+  }
+  Stored anonymous = reference::gptq(balanced(96, 64, 4, 32), ZeroWriter::as_is);
+  anonymous.description.layout = "gptq";
+  anonymous.description.producer = "";
+  test::expect_error<ValueError>([&] { decode(anonymous); },
+                                 "as layout gptq by an unknown producer has them, and 0.000 with 'z'");
+  // In planes, too.
+  const Integers layer = balanced(96, 64, 5, 32);
+  Stored planes = reference::gptq_planar(layer);
+  expect_reads(planes, layer);
+  Integers less = layer;
+  for (auto& zero : less.zeros) --zero;
+  planes = reference::gptq_planar(less);
+  test::expect_error<ValueError>([&] { decode(planes); }, "1.000 in the mean with zero points stored 'z'");
+  planes.description.zeros = "z-1 per field";
+  EXPECT_EQ(decode(planes).zeros.to_vector<float>(), std::vector<float>(layer.zeros.begin(), layer.zeros.end()));
+}
+
+TEST(GptqFormat, ZeroPointsThatContradictSymAreRefusedUnlessItIsOnlyAssumed) {
+  const Integers layer = balanced(96, 64, 4, 32);
+  Stored stored = reference::gptq(layer, ZeroWriter::as_is);
+  stored.description.sym = true;
+  test::expect_error<ValueError>(
+      [&] { decode(stored); },
+      "reference: sym says that every zero point is 8, but they are 7 to 9 with zero points stored 'z', 8 to "
+      "10 with zero points stored 'z-1 per field'; set sym to false in the config, or zeros to the right one "
+      "(of Choices, or of Description)");
+  stored.description.zeros = "z";
+  expect_reads(stored, layer, "z");
+  stored.description.zeros = "";
+  stored.description.sym_assumed = true;
+  expect_reads(stored, layer, "z");
+}
+
+TEST(GptqFormat, WordsThatAutoGptqDamagedAreRefusedUnlessTheReadingIsChosen) {
+  const auto with_word = [](int bits, std::int64_t at, std::uint32_t word, const char* producer = "auto_gptq") {
+    Stored stored = reference::gptq(balanced(96, 64, bits, 32), ZeroWriter::per_field);
+    stored.description.producer = producer;
+    stored.tensors["qzeros"] = stored.tensors["qzeros"].clone();
+    stored.tensors["qzeros"].data<std::int32_t>()[at] = static_cast<std::int32_t>(word);
+    return stored;
+  };
+  struct Word {
+    int bits;
+    std::int64_t at;
+    std::uint32_t word;
+  };
+  for (const auto& [bits, at, word] :
+       {Word{4, 0, 0xFFFFFFF7}, Word{4, 5, 0xFF777777}, Word{8, 1, 0xFFFF7F7F}, Word{3, 0, 0xFB6DB6DB}, Word{3, 1, 0xF6DB6DB6},
+        Word{3, 2, 0xFDB6DB6D}, Word{2, 3, 0xF5555555}}) {
+    SCOPED_TRACE(fmt::format("{} bits, word {}: {:x}", bits, at, word));
+    for (const char* producer : {"auto_gptq", "", "optimum"}) {
+      Stored stored = with_word(bits, at, word, producer);
+      test::expect_error<ValueError>([&] { decode(stored); },
+                                     "reference: words of qzeros are all ones from one field to their end, as AutoGPTQ leaves "
+                                     "them after a zero point of 0: what "
+                                     "was there is lost; if all of these are zero points of 0, set zeros to 'z-1 per field' (of "
+                                     "Choices, or of Description)");
+      stored.description.zeros = "z-1 per field";
+      EXPECT_EQ(decode(stored).description.zeros, "z-1 per field");
+    }
+    EXPECT_NO_THROW(decode(with_word(bits, at, word, "graft"))) << "others mask";
+  }
+  // The last field alone is what a zero point of 0 is there, and one that is followed by others was masked.
+  for (const auto& [bits, at, word] :
+       {Word{4, 0, 0xF7777777}, Word{8, 1, 0xFF7F7F7F}, Word{3, 0, 0xDB6DB6DB}, Word{3, 2, 0xEDB6DB6D}, Word{4, 5, 0xFF7777F7}})
+    EXPECT_NO_THROW(decode(with_word(bits, at, word))) << bits << " bits, " << std::hex << word;
+}
+
+TEST(GptqFormat, AnUnknownProducersBorrowsAreNamed) {
+  Integers layer = balanced(96, 64, 4, 32);
+  layer.zeros[1] = 0;
+  Stored stored = reference::gptq(layer, ZeroWriter::per_field);
+  EXPECT_EQ(decode(stored).description.reading.find("would change"), std::string::npos);
+  stored.description.producer = "";
+  expect_reads(stored, layer, "z-1 per field");
+  EXPECT_NE(decode(stored).description.reading.find("('z-1 per word', as GPTQModel has them, would change 1 of 192)"),
+            std::string::npos)
+      << decode(stored).description.reading;
 }
 
 TEST(GptqFormat, ReadsFilesWithoutZerosOrGroups) {
@@ -327,6 +442,27 @@ TEST(AwqFormat, KeepsTheArithmeticOfFastLayouts) {
       EXPECT_EQ(make_layer(stored)->dequantize(0, layer.out).to_vector<float>(), want);
       EXPECT_GT(differing, 0);
     }
+}
+
+TEST(AwqFormat, GemmTensorsAreReadWhateverKernelIsNamed) {
+  for (int bits : {4, 8}) {
+    const Integers layer = reference::draw(64, 64, bits, 32, false, false, 1);
+    Stored stored = reference::awq_gemm(layer);
+    stored.description.layout = "marlin";
+    expect_reads(stored, layer);
+    const Description d = decode(stored).description;
+    EXPECT_EQ(d.layout, "gemm");
+    EXPECT_EQ(d.reading.find(
+                  "tensors of layout gemm, for which marlin only names the kernel: there are qzeros, and qweight is packed like "
+                  "them; "),
+              0u)
+        << d.reading;
+    EXPECT_EQ(format_of(stored.description).features(stored), std::pair(stored.in, stored.out));
+  }
+  Stored tiles = reference::marlin(reference::draw(64, 64, 4, -1, true, false, 1), "awq");
+  tiles.tensors["qzeros"] = Tensor::zeros({1, 8}, DType::i32);
+  test::expect_error<ValueError>([&] { decode(tiles); },
+                                 "reference: has a tensor 'qzeros', which awq in layout marlin does not use");
 }
 
 TEST(AwqFormat, GemvFastWordsAsPublished) {
@@ -397,8 +533,8 @@ TEST(EetqFormat, RefusesAnUnknownLayout) {
   Stored stored = reference::eetq(reference::draw_eetq(64, 4, 1), "plain");
   stored.description.layout = "";
   test::expect_error<ValueError>([&] { decode(stored); },
-                                 "no format 'eetq '; known are gptq gptq, gptq gptq_v2, gptq gptq_p, gptq gptq or "
-                                 "gptq_v2, gptq marlin, awq gemm, awq gemv, awq gemv_fast, awq llm-awq, awq marlin, eetq "
+                                 "no format 'eetq '; known are gptq gptq, gptq gptq_v2, gptq gptq_p, gptq marlin, awq gemm, awq "
+                                 "gemv, awq gemv_fast, awq llm-awq, awq marlin, eetq "
                                  "plain, eetq sm70, eetq sm80");
 }
 
@@ -578,8 +714,7 @@ TEST(EetqFormat, RefusesWhatItCannotHold) {
 TEST(Formats, EveryOneIsListedOnceAndRead) {
   std::vector<std::string> listed, read;
   for (const Format* format : formats())
-    for (std::string_view layout : format->layouts)
-      if (layout != "gptq or gptq_v2") listed.push_back(fmt::format("{} {}", format->method, layout));
+    for (std::string_view layout : format->layouts) listed.push_back(fmt::format("{} {}", format->method, layout));
   for (const Stored& stored : reference::one_of_each(256, 128)) {
     const Decoded decoded = decode(stored);
     EXPECT_FALSE(decoded.description.reading.empty());

@@ -162,10 +162,44 @@ TEST(Gptq, DoesNotDependOnThreads) {
   for (const auto& other : codes) EXPECT_EQ(other, codes[0]);
 }
 
+// Two inputs whose correlation is more than either alone, as rounding and overflow make it: [1, c; c, 1].
+InputMoments indefinite(float correlation) {
+  InputMoments inputs(2);
+  inputs.add(Tensor::eye(2));
+  float* gram = inputs.gram().data<float>();
+  gram[1] = gram[2] = correlation;
+  return inputs;
+}
+
 TEST(Gptq, DampsMoreWhenTheHessianIsNotDefinite) {
+  const Tensor weight = make_layer(4, 2, 1).weight;
+  EXPECT_EQ(gptq(weight, indefinite(0.9f), {}).damp_used, 0.05);
+  EXPECT_NEAR(gptq(weight, indefinite(1.075f), {}).damp_used, 0.08, 1e-12);  // the first with 1 + d > 1.075
+  EXPECT_NEAR(gptq(weight, indefinite(1.075f), {.damp_step = 0.5}).damp_used, 0.55, 1e-12);
   // Two tokens leave a Hessian of rank two; f64 holds it definite with the usual damping.
   const auto layer = make_layer(4, 32, 2);
   EXPECT_EQ(gptq(layer.weight, layer.inputs, {}).damp_used, 0.05);
+}
+
+TEST(Gptq, GivesUpWhenNoDampingHelps) {
+  const Tensor weight = make_layer(4, 2, 1).weight;
+  for (float correlation : {3.0f, INFINITY})
+    expect_error<IndefiniteHessian>(
+        [&] { gptq(weight, indefinite(correlation), {}); },
+        "gptq: the Hessian of the calibration inputs is not positive definite at any damping below 1");
+}
+
+TEST(Gptq, ASilentInputHasNoSayInStaticGroups) {
+  auto layer = make_layer(5, 32, 100);
+  for (std::int64_t t = 0; t < 100; ++t) layer.x.data<float>()[t * 32 + 7] = 0;
+  InputMoments inputs(32);
+  inputs.add(layer.x);
+  const GptqSettings settings{.grid = {.group_size = 8}, .static_groups = true};
+  const Tensor without = layer.weight.clone(), loud = layer.weight.clone();
+  for (std::int64_t n = 0; n < 5; ++n) without.data<float>()[n * 32 + 7] = 0, loud.data<float>()[n * 32 + 7] = 10;
+  const Quantized expected = gptq(without, inputs, settings).quantized, got = gptq(loud, inputs, settings).quantized;
+  EXPECT_EQ(got.scale.to_vector<float>(), expected.scale.to_vector<float>());
+  EXPECT_EQ(ints(got.codes), ints(expected.codes));
 }
 
 TEST(Gptq, RefusesWhatDoesNotFit) {

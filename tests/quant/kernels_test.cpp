@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "graft/core/parallel.h"
 #include "graft/quant/pack.h"
@@ -85,8 +86,12 @@ double tolerance(DType dtype, std::int64_t depth) {
   return 0x1p-24 * (16 + 2 * static_cast<double>(depth));
 }
 
-// Of a number's one rounding to the dtype, relative.
-double rounding(DType dtype) { return dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0; }
+// |error| of a number's one rounding to the dtype.
+double rounding(DType dtype, double number) {
+  const double relative = dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0;
+  const double least = dtype == DType::f16 ? 0x1p-25 : 0;  // half of a step between subnormal numbers
+  return std::max(relative * std::abs(number), least);
+}
 
 // By how much int8_activations may change each element of x [m, in]: half of 1/127 of the largest in its stretch.
 std::vector<double> int8_steps(const Packed& packed, const std::vector<double>& x) {
@@ -107,9 +112,9 @@ std::vector<double> int8_steps(const Packed& packed, const std::vector<double>& 
 
 struct Buffers {
   Guarded x, y;
-  Buffers(DType dtype, std::int64_t m, std::int64_t in, std::int64_t out, bool columns_first)
+  Buffers(DType dtype, DType y_dtype, std::int64_t m, std::int64_t in, std::int64_t out, bool columns_first)
       : x(dtype, {m, in}, columns_first ? std::vector<std::int64_t>{1, m + 1} : std::vector<std::int64_t>{in + 2, 1}),
-        y(dtype, {m, out}, columns_first ? std::vector<std::int64_t>{2, 2 * m + 3} : std::vector<std::int64_t>{out + 5, 1}) {
+        y(y_dtype, {m, out}, columns_first ? std::vector<std::int64_t>{2, 2 * m + 3} : std::vector<std::int64_t>{out + 5, 1}) {
     x.randomize(11);
   }
 };
@@ -133,29 +138,37 @@ struct Term {
   }
 };
 
+struct How {
+  bool columns_first = false;
+  std::vector<std::int64_t> ranks = {};  // of low-rank terms
+  Compute compute = Compute::exact;
+  std::optional<DType> y = {};  // x's, if none
+  DType bias = DType::f32;
+};
+
 // Every row that this machine has and that supports the problem, against sums in double.
-void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first = false,
-                 const std::vector<std::int64_t>& ranks = {}, Compute compute = Compute::exact) {
+void expect_rows(const Case& c, DType dtype, std::int64_t m, const How& how = {}) {
   const Decoded d = layer(c);
   const auto packed = pack(d);
   const std::vector<double> w = dense(d);
   for (bool transposed : {false, true}) {
-    const bool int8 = !transposed && compute == Compute::int8_activations;
+    const bool int8 = !transposed && how.compute == Compute::int8_activations;
     const std::int64_t in = transposed ? c.out : c.in, out = transposed ? c.in : c.out;
     for (const Row& row : rows()) {
       if (!includes(best_isa(), row.isa)) continue;
-      Buffers b(dtype, m, in, out, columns_first);
-      Guarded bias(DType::f32, {out}, {1});
+      const DType y_dtype = how.y.value_or(dtype);
+      Buffers b(dtype, y_dtype, m, in, out, how.columns_first);
+      Guarded bias(how.bias, {out}, {1});
       bias.randomize(12);
       std::vector<std::unique_ptr<Term>> terms;
       std::vector<LowRank> views;
       std::int64_t depth = in;
-      for (std::int64_t r : ranks) {
-        terms.push_back(std::make_unique<Term>(dtype, m, r, out, columns_first));
+      for (std::int64_t r : how.ranks) {
+        terms.push_back(std::make_unique<Term>(dtype, m, r, out, how.columns_first));
         views.push_back({terms.back()->u.view(), terms.back()->v.view()});
         depth += r;
       }
-      const Problem problem{*packed, transposed, b.x.view(), transposed ? nullptr : &bias.view(), b.y.view(), views, compute};
+      const Problem problem{*packed, transposed, b.x.view(), transposed ? nullptr : &bias.view(), b.y.view(), views, how.compute};
       if (!row.supports(problem)) continue;
       row.run(problem);
       const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
@@ -174,7 +187,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, bool columns_first 
             if (int8) allowed += steps[static_cast<std::size_t>(i * in + k)] * std::abs(weight);
           }
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
-          const double ratio = error / (allowed + rounding(dtype) * (std::abs(want) + allowed));
+          const double ratio = error / (allowed + rounding(y_dtype, std::abs(want) + allowed));
           worst = std::isnan(ratio) ? INFINITY : std::max(worst, ratio);
         }
       }
@@ -198,14 +211,35 @@ constexpr std::pair<int, int> ragged[] = {{1, 1},   {2, 3},  {7, 64},   {8, 4}, 
 TEST(QuantKernels, RaggedShapes) {
   for (int bits = 2; bits <= 8; ++bits)
     for (auto [in, out] : ragged)
-      for (std::int64_t m : {1, 2, 5}) expect_rows({in, out, bits, 32}, DType::f32, m);
+      for (std::int64_t m : {1, 2, 5}) {
+        expect_rows({in, out, bits, 32}, DType::f32, m);
+        if (bits == 4) expect_rows({in, out, bits, 32, Grouping::in_order, true}, DType::f32, m);
+        if (bits == 8) expect_rows({in, out, bits, in}, DType::f32, m);  // EETQ's one group
+      }
 }
 
 TEST(QuantKernels, RaggedShapesOfTheOtherDtypes) {
   for (DType dtype : {DType::f64, DType::f16, DType::bf16})
     for (int bits : {2, 3, 4, 8})
       for (auto [in, out] : ragged)
-        for (std::int64_t m : {1, 5}) expect_rows({in, out, bits, 32, Grouping::in_order, bits == 2}, dtype, m);
+        for (std::int64_t m : {1, 5}) {
+          expect_rows({in, out, bits, 32, Grouping::in_order, bits == 2}, dtype, m);
+          if (bits == 4) expect_rows({in, out, bits, 32, Grouping::in_order, true}, dtype, m);
+          if (bits == 8) expect_rows({in, out, bits, in}, dtype, m);
+        }
+}
+
+TEST(QuantKernels, BiasesOfEveryDtype) {
+  for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
+    for (DType bias : {DType::f64, DType::f32, DType::f16, DType::bf16})
+      for (std::int64_t m : {1, 20}) expect_rows({150, 70, 4, 64}, dtype, m, {.bias = bias});
+}
+
+TEST(QuantKernels, InputsAndResultsOfDifferentDtypes) {
+  for (DType x : {DType::f32, DType::f16, DType::bf16})
+    for (DType y : {DType::f32, DType::f16, DType::bf16})
+      for (std::int64_t m : {1, 5, 20})
+        if (x != y) expect_rows({150, 70, 4, 64}, x, m, {.y = y});
 }
 
 TEST(QuantKernels, EveryNumberOfRows) {
@@ -233,8 +267,8 @@ TEST(QuantKernels, EveryDtypeAndStrides) {
   for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
     for (bool columns_first : {false, true})
       for (std::int64_t m : {1, 3, 19}) {
-        expect_rows({150, 70, 4, 64}, dtype, m, columns_first);
-        expect_rows({150, 70, 8, 150, Grouping::shuffled}, dtype, m, columns_first);
+        expect_rows({150, 70, 4, 64}, dtype, m, {.columns_first = columns_first});
+        expect_rows({150, 70, 8, 150, Grouping::shuffled}, dtype, m, {.columns_first = columns_first});
       }
 }
 
@@ -243,15 +277,15 @@ TEST(QuantKernels, LowRankTermsInTheSameSums) {
     for (Grouping grouping : {Grouping::in_order, Grouping::shuffled})
       for (std::int64_t m : {1, 4, 7, 20})
         for (const std::vector<std::int64_t>& ranks : {std::vector<std::int64_t>{1}, {16}, {3, 8, 2}})
-          expect_rows({150, 70, 4, 64, grouping}, dtype, m, grouping == Grouping::shuffled, ranks);
-  for (int bits : {2, 3, 8}) expect_rows({331, 129, bits, 32}, DType::f32, 97, false, {4});
-  expect_rows({130, 40, 4, 128}, DType::f32, 13, false, {330});  // deeper than a block
+          expect_rows({150, 70, 4, 64, grouping}, dtype, m, {.columns_first = grouping == Grouping::shuffled, .ranks = ranks});
+  for (int bits : {2, 3, 8}) expect_rows({331, 129, bits, 32}, DType::f32, 97, {.ranks = {4}});
+  expect_rows({130, 40, 4, 128}, DType::f32, 13, {.ranks = {330}});  // deeper than a block
 }
 
 TEST(QuantKernels, Int8Activations) {
   const auto expect = [](const Case& c, DType dtype, std::int64_t m, bool columns_first = false,
                          const std::vector<std::int64_t>& ranks = {}) {
-    expect_rows(c, dtype, m, columns_first, ranks, Compute::int8_activations);
+    expect_rows(c, dtype, m, {.columns_first = columns_first, .ranks = ranks, .compute = Compute::int8_activations});
   };
   for (int bits = 2; bits <= 8; ++bits)
     for (auto [in, out] : ragged)
@@ -337,7 +371,7 @@ TEST(QuantKernels, SameBitsForAnyNumberOfThreads) {
     for (const auto& [dtype, compute] : kinds)
       for (std::int64_t m : {1, 3, 40})
         for (bool transposed : {false, true}) {
-          Buffers b(dtype, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
+          Buffers b(dtype, dtype, m, transposed ? c.out : c.in, transposed ? c.in : c.out, false);
           std::vector<double> first;
           for (int threads : {1, 2, 3, 7}) {
             set_thread_pool(make_thread_pool(threads));
@@ -357,10 +391,10 @@ TEST(QuantKernels, EveryPinnedSetFindsARow) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
     for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {
-      Buffers b(dtype, 2, 40, 20, false);
+      Buffers b(dtype, dtype, 2, 40, 20, false);
       EXPECT_NO_THROW(forward(*packed, b.x.view(), nullptr, b.y.view()));
     }
-    const Buffers b(DType::f32, 2, 40, 20, false);
+    const Buffers b(DType::f32, DType::f32, 2, 40, 20, false);
     const Problem problem{*packed, false, b.x.view(), nullptr, b.y.view()};
     EXPECT_GE(std::ranges::count_if(rows(), [&](const Row& row) { return row.isa == isa && row.supports(problem); }), 2)
         << "of its own, on " << name(isa);
