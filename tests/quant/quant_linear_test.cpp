@@ -206,7 +206,9 @@ TEST(QuantLinear, Int8ActivationsAreAskedForAndTheirErrorIsKnown) {
     const auto y = layer->forward(x).to_vector<double>(), all = exact.to_vector<double>();
     double difference = 0, size = 0;
     for (std::size_t i = 0; i < y.size(); ++i) difference += (y[i] - all[i]) * (y[i] - all[i]), size += all[i] * all[i];
-    if (!layer->bias().defined()) EXPECT_NEAR(std::sqrt(difference / size), error, 1e-6);
+    if (!layer->bias().defined()) {
+      EXPECT_NEAR(std::sqrt(difference / size), error, 1e-6);
+    }
     EXPECT_EQ(gradient(), wanted);
     EXPECT_NE(print(*layer).find(", compute=int8_activations)"), std::string::npos);
     for (DType dtype : {DType::f16, DType::bf16}) EXPECT_LT(compute_error(*layer, Compute::int8_activations, x.to(dtype)), 1e-2);
