@@ -196,7 +196,7 @@ TEST(Config, WritesWholeNumbersAsSuchAsFarAsADoubleCountsThem) {
   EXPECT_EQ(written(-3), "-3");
   EXPECT_EQ(written(0.5), "0.5");
   EXPECT_EQ(written(0x1p53 - 1), "9007199254740991");
-  EXPECT_EQ(written(0x1p53), "9007199254740992.0");
+  EXPECT_EQ(written(0x1p53), "9.007199254740992e+15");
   EXPECT_EQ(written(1e300), "1e+300");
   EXPECT_EQ(written(-1e300), "-1e+300");
 }
