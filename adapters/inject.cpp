@@ -1,6 +1,7 @@
 #include "graft/adapters/inject.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <type_traits>
 
@@ -139,32 +140,35 @@ void place(const std::string& path, SlotBase& slot, const Config& config, const 
        selection.layers_to_transform.empty() ? "" : "; note that layers_to_transform is set");
 }
 
-/// Copies, to be trained whole, of all parameters below the modules that modules_to_save names.
+/// A copy to be trained of a parameter that is at `path` in the model, unless there is one.
+void copy_parameter(const std::string& path, const Tensor& tensor, const std::map<std::string, Tensor>& originals,
+                    AdapterRecord& record) {
+  const auto same_path = [plain = plain_path(path)](const auto& saved) { return saved.path == plain; };
+  if (std::any_of(record.saved.begin(), record.saved.end(), same_path)) return;
+  // Another adapter may have put its copy in place; the original is what all of them start from.
+  const auto found = originals.find(plain_path(path));
+  const Tensor original = found == originals.end() ? tensor : found->second;
+  record.saved.push_back({plain_path(path), original, original.clone()});
+}
+
+/// Copies of all parameters below the modules that modules_to_save names.
 void copy_saved_modules(Module& model, const Selection& selection, Injection& injection) {
   if (selection.modules_to_save.empty()) return;
   std::vector<std::string> prefixes;
   for (const auto& [path, slot] : candidates(model))
     if (is_saved_module(selection, path)) prefixes.push_back(path);
   check(!prefixes.empty(), "no module of the model is meant by modules_to_save ({})", fmt::join(selection.modules_to_save, ", "));
+  const auto known = originals(model);
   for (const auto& prefix : prefixes) {
-    const std::size_t before = injection.record->saved.size();
+    bool found = false;
     for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
       if (!path.starts_with(prefix + ".") || !is_floating(tensor.dtype())) return;
-      injection.record->saved.push_back({path, tensor, tensor.clone()});
+      found = true;
+      copy_parameter(path, tensor, known, *injection.record);
     });
-    check(injection.record->saved.size() > before, "{}: modules_to_save needs floating parameters to train, and it has none",
-          prefix);
+    check(found, "{}: modules_to_save needs floating parameters to train, and it has none", prefix);
     injection.report.modules_saved.push_back(prefix);
   }
-  // Another adapter may have put its copy in place; the original is what all of them started from.
-  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
-    for (const auto& other : layer.adapters()) {
-      if (!other.record) continue;
-      for (const auto& theirs : other.record->saved)
-        for (auto& ours : injection.record->saved)
-          if (ours.path == theirs.path) ours = {ours.path, theirs.original, theirs.original.clone()};
-    }
-  });
 }
 
 std::string bias_of(const AdapterConfig& config) {
@@ -190,29 +194,21 @@ void check_beside_others(Module& model, const AdapterConfig& config, const std::
   });
 }
 
-/// Biases of the base that adapters train in place: all, or those of their own layers.
-void train_biases(Module& model) {
-  bool all = false;
+/// Copies of the biases that the configuration trains: all of the model, or those of the layers that get an adapter. Whether there are
+/// any.
+bool copy_biases(Module& model, Injection& injection) {
+  const std::string bias = bias_of(injection.record->config);
+  if (bias == "none") return true;
   std::set<std::string> own;
-  for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
-    for (const auto& [name, adapter, record, in_use, trainable] : layer.adapters()) {
-      if (!record || bias_of(record->config) == "none" || inference_mode_of(record->config)) continue;
-      if (bias_of(record->config) == "all") all = true;
-      own.insert(path + ".base_layer.bias");
-    }
-  });
-  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
-    if (all ? last_component(path) == "bias" : own.count(path) != 0) tensor.set_requires_grad(true);
-  });
-}
-
-/// Whether the base has a bias that the configuration trains.
-bool has_bias_to_train(Module& model, const Injection& injection) {
-  if (bias_of(injection.record->config) != "all")
-    return std::any_of(injection.placed.begin(), injection.placed.end(),
-                       [](const auto& placed) { return placed.fresh->bias().defined(); });
+  for (const auto& placed : injection.placed) own.insert(placed.path + ".bias");
+  const auto known = originals(model);
   bool found = false;
-  for_each_base_parameter(model, [&](const std::string& path, Tensor&) { found = found || last_component(path) == "bias"; });
+  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
+    const std::string plain = plain_path(path);
+    if (bias == "all" ? last_component(plain) != "bias" : !own.count(plain)) return;
+    found = true;
+    copy_parameter(path, tensor, known, *injection.record);
+  });
   return found;
 }
 
@@ -280,7 +276,8 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
   for (const auto& [path, slot] : targets)
     std::visit([&, &path = path, &slot = slot](const auto& c) { place(path, *slot, c, options, injection); },
                injection.record->config);
-  if (const std::string bias = bias_of(config); bias != "none" && !has_bias_to_train(model, injection))
+  copy_saved_modules(model, chosen, injection);
+  if (const std::string bias = bias_of(config); !copy_biases(model, injection))
     object(options.strict, "bias is '{}', but {} to train", bias,
            bias == "all" ? "the model has no bias" : "no layer that gets an adapter has one");
   if (const auto* turned = std::get_if<OFTConfig>(&config); turned && turned->module_dropout > 0) {
@@ -291,7 +288,6 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
              turned->module_dropout, fmt::join(paths_of_few, ", "));
   }
   if (chosen.exclude_modules.given() && injection.report.excluded.empty()) warn("exclude_modules is given, but excludes nothing");
-  copy_saved_modules(model, chosen, injection);
   injection.report.warnings = warnings.messages();
   return injection;
 }
@@ -315,8 +311,7 @@ InjectionReport commit_injection(Module& model, Injection injection) {
     layer.set_training(model.training());
     placed.slot->replace(placed.fresh);
   }
-  place_saved_modules(model);
-  train_biases(model);
+  place_saved_parameters(model);
   for (const NamedTensor& p : named_parameters(model)) {
     injection.report.all_parameters += p.tensor.count();
     if (p.tensor.requires_grad()) injection.report.trainable_parameters += p.tensor.count();

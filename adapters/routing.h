@@ -34,7 +34,8 @@ class RoutingGuard {
 };
 
 /// A batch in which row i goes through the adapter adapter_names[i] (base_name: none), while the guard lives. Inference only:
-/// ValueError for a name that no layer of the model has, or when the model is in training mode.
+/// ValueError for a name that no layer of the model has, when the model is in training mode, and for adapters with trained copies of the
+/// model's own parameters (modules_to_save, bias) unless they are in place and all rows choose that one.
 class MixedBatch {
  public:
   MixedBatch(Module& model, std::vector<std::string> adapter_names);
@@ -43,7 +44,9 @@ class MixedBatch {
   RoutingGuard guard_;
 };
 
-/// Calls of this thread use these adapters instead of the active ones. ValueError for a name that no layer of the model has.
+/// Calls of this thread use these adapters instead of the active ones. ValueError for a name that no layer of the model has, for an
+/// adapter with trained copies of the model's own parameters (modules_to_save, bias) that are not in place, and where those of another
+/// adapter are.
 class UseAdapters {
  public:
   UseAdapters(Module& model, std::vector<std::string> adapter_names);

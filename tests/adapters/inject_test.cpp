@@ -160,6 +160,42 @@ TEST(Inject, BiasAndModulesToSave) {
                            "no module of the model is meant by modules_to_save (nothing)");
 }
 
+TEST(Inject, TrainedBiasesGoWithTheirAdapter) {
+  for (const auto& format : test::formats) {
+    for (const char* bias : {"lora_only", "all"}) {
+      SCOPED_TRACE(fmt::format("{} {}", format, bias));
+      Model model(format, true), bare(format, true);
+      const Tensor x = test::random({3, 64}, 5), y0 = bare.forward(x);
+      inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = bias});
+      for (const auto& [name, tensor] : trainable(model))
+        if (name.ends_with("bias")) tensor.fill_(0.5);
+      const Tensor y = model.forward(x);
+      EXPECT_GT(test::distance(y, y0), 0.01);
+      enable_adapters(model, false);
+      EXPECT_EQ(test::distance(model.forward(x), y0), 0);
+      EXPECT_TRUE(trainable(model).empty());
+      enable_adapters(model, true);
+      EXPECT_EQ(test::distance(model.forward(x), y), 0);
+      // A later adapter may wrap a layer whose bias the first one trains.
+      inject(model, LoraConfig{.r = 2, .target_modules = {"v_proj"}}, {.adapter_name = "later"});
+      EXPECT_EQ(test::distance(model.forward(x), y), 0);
+      set_adapter(model, {"later"});
+      EXPECT_EQ(test::distance(model.forward(x), y0), 0);
+      set_adapter(model, {"default", "later"});
+      EXPECT_EQ(test::distance(model.forward(x), y), 0);
+      delete_adapter(model, "default");
+      EXPECT_EQ(test::distance(model.forward(x), y0), 0);
+
+      Model unloaded(format, true);
+      inject(unloaded, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = bias});
+      for (const auto& [name, tensor] : trainable(unloaded))
+        if (name.ends_with("bias")) tensor.fill_(0.5);
+      unload(unloaded);
+      EXPECT_EQ(test::distance(unloaded.forward(x), y0), 0);
+    }
+  }
+}
+
 TEST(Inject, RefusesAndLeavesTheModelAsItWas) {
   Model model("gptq");
   const auto unchanged = [&](const AdapterConfig& config, const std::string& words, const InjectOptions& options = {}) {

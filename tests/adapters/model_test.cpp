@@ -193,6 +193,34 @@ TEST(Routing, RefusesNamesRowsModesAndMergedLayers) {
   expect_error<ValueError>([&] { model->forward(x); }, "while some are merged (a); unmerge first");
 }
 
+TEST(Routing, TrainedCopiesOfTheModelsParametersAreNotChosenPerCall) {
+  const NoGrad no_grad;
+  const LoraConfig plain{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false};
+  for (const bool biases : {false, true}) {
+    LoraConfig config = plain;
+    if (biases) config.bias = "lora_only";
+    else config.modules_to_save = {"norm"};
+    test::Model model("gptq", true);
+    inject(model, config, {.adapter_name = "copies"});
+    inject(model, plain, {.adapter_name = "plain"});
+    const char* another = "are in place for adapter 'copies', which not every row chooses";
+    for (const Names& names : {Names{"copies", "copies", base_name}, {"plain", "plain", "plain"}, {"copies", "plain", "copies"}})
+      expect_error<ValueError>([&] { MixedBatch(model, names); }, another);
+    for (const Names& names : {Names{}, {"plain"}}) expect_error<ValueError>([&] { UseAdapters(model, names); }, another);
+    const auto y = bits(model.forward(x));
+    {
+      const UseAdapters use(model, {"copies"});
+      EXPECT_EQ(bits(model.forward(x)), y);
+    }
+    { const MixedBatch mixed(model, {"copies", "copies", "copies"}); }
+    set_adapter(model, {"plain"});
+    const char* absent = "adapter 'copies' has trained copies of the model's own parameters (modules_to_save, bias), which are not";
+    expect_error<ValueError>([&] { MixedBatch(model, {"plain", "plain", "copies"}); }, absent);
+    expect_error<ValueError>([&] { UseAdapters(model, {"copies"}); }, absent);
+    const MixedBatch mixed(model, {"plain", base_name, "plain"});
+  }
+}
+
 TEST(Routing, MethodsAndRanksMixInOneBatch) {
   for (const auto& format : test::formats) {
     SCOPED_TRACE(format);
