@@ -54,8 +54,9 @@ std::vector<std::pair<std::string, SlotBase*>> candidates(Module& model) {
 }
 
 /// "all-linear" as names: last components where these mean the same modules, else whole paths.
-Targets resolve_all_linear(Module& model, const Selection& selection, const std::string& task_type) {
-  const std::vector<std::string> paths = all_linear(model, task_type);
+Targets resolve_all_linear(Module& model, const Selection& selection, const std::string& task_type,
+                           std::vector<std::string>& left_out) {
+  const std::vector<std::string> paths = all_linear(model, task_type, &left_out);
   check(!paths.empty(), "target_modules is 'all-linear', but the model has no linear layer beside its output");
   std::vector<std::string> names;
   for (const auto& path : paths)
@@ -72,11 +73,7 @@ Targets resolve_all_linear(Module& model, const Selection& selection, const std:
   return names;
 }
 
-bool is_all_linear(const Targets& targets) {
-  std::string word = targets.pattern();
-  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return targets.is_pattern() && word == "all-linear";
-}
+bool is_all_linear(const Targets& targets) { return targets.is_pattern() && lower_case(targets.pattern()) == "all-linear"; }
 
 /// The configuration with the rank and the scaling of one layer.
 LoraConfig for_layer(LoraConfig config, const std::string& path) {
@@ -245,7 +242,8 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
   Selection chosen = selection(config);
   std::visit(
       [&](auto& c) {
-        if (is_all_linear(chosen.target_modules)) c.target_modules = resolve_all_linear(model, chosen, c.task_type);
+        if (is_all_linear(chosen.target_modules))
+          c.target_modules = resolve_all_linear(model, chosen, c.task_type, injection.report.outputs);
         if (!chosen.target_modules.given()) c.target_modules = default_targets(options.architecture);
       },
       injection.record->config);
@@ -332,6 +330,7 @@ std::string to_string(const InjectionReport& report) {
     text += '\n';
   }
   if (!report.excluded.empty()) text += fmt::format("  excluded: {}\n", fmt::join(report.excluded, ", "));
+  if (!report.outputs.empty()) text += fmt::format("  left out of all-linear: {}\n", fmt::join(report.outputs, ", "));
   if (!report.modules_saved.empty()) text += fmt::format("  trained whole: {}\n", fmt::join(report.modules_saved, ", "));
   for (const auto& warning : report.warnings) text += fmt::format("  warning: {}\n", warning);
   text += fmt::format("  trainable parameters: {} of {}\n", report.trainable_parameters, report.all_parameters);

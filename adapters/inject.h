@@ -42,6 +42,7 @@ struct InjectionReport {
   std::string adapter_name;
   std::vector<Target> targets;
   std::vector<std::string> excluded;       // matched and left out by exclude_modules or modules_to_save
+  std::vector<std::string> outputs;        // linear layers that "all-linear" leaves out as the model's output
   std::vector<std::string> modules_saved;  // trained whole
   std::vector<std::string> warnings;
   std::int64_t trainable_parameters = 0;  // of the whole model, afterwards

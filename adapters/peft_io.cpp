@@ -129,13 +129,19 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
                        : "");
   const auto file = safetensors::File::open(folder / tensor_file);
 
-  Injection injection = prepare_injection(model, config,
+  // EVA chooses A and the ranks from data and leaves the base alone, so that a trained one is filled like any other.
+  AdapterConfig start = config;
+  if (auto* lora = std::get_if<LoraConfig>(&start); lora && is_scheme(lora->init_lora_weights, "eva"))
+    lora->init_lora_weights = true;
+  Injection injection = prepare_injection(model, start,
                                           {.adapter_name = options.adapter_name,
                                            .registry = options.registry,
                                            .seed = options.seed,
                                            .architecture = options.architecture,
                                            .auto_awq_version = options.auto_awq_version,
                                            .strict = false});
+  if (auto* lora = std::get_if<LoraConfig>(&injection.record->config))
+    lora->init_lora_weights = std::get<LoraConfig>(config).init_lora_weights;
   const auto base_there = file.metadata().find(base_key);
   if (base_there != file.metadata().end() && base_there->second != injection.record->base_fingerprint) {
     const auto words = fmt::format("{}: the adapter was saved over another base (fingerprint {}) than this model ({})",

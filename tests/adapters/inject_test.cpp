@@ -107,6 +107,8 @@ TEST(Inject, AllLinearIsResolvedToNames) {
   Model model("gptq");
   const auto report = inject(model, LoraConfig{.r = 2, .target_modules = "all-linear"});
   EXPECT_EQ(report.targets.size(), 6u);
+  EXPECT_EQ(report.outputs, std::vector<std::string>{"lm_head"});
+  EXPECT_NE(to_string(report).find("left out of all-linear: lm_head\n"), std::string::npos);
   const auto record = layer_at(model, "model.layers.0.v_proj").record("default");
   EXPECT_EQ(std::get<LoraConfig>(record->config).target_modules, (Targets{"q_proj", "v_proj", "down_proj"}));
 }

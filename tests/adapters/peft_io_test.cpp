@@ -171,6 +171,21 @@ TEST(PeftIo, AModuleThatIsSavedWholeMayHaveOneOfAllTrainedBiases) {
   EXPECT_EQ(other.forward(x).to_vector<float>(), model.forward(x).to_vector<float>());
 }
 
+TEST(PeftIo, ATrainedEvaAdapterIsFilledLikeAnyOther) {
+  Folder folder;
+  LoraConfig config = std::get<LoraConfig>(read_config(folder.path));
+  config.init_lora_weights = "EVA";
+  folder.write_config(to_json(config));
+  test::Model model("gptq", true);
+  load_pretrained(model, folder.path);
+  EXPECT_EQ(model.forward(x).to_vector<float>(), folder.y);
+  const test::TemporaryFolder again;
+  save_pretrained(model, again.path());
+  EXPECT_EQ(std::get<LoraConfig>(read_config(again.path())).init_lora_weights, InitWeights("EVA"));
+  test::Model fresh("gptq", true);
+  expect_error<NotImplementedError>([&] { inject(fresh, config); }, "init_lora_weights 'eva' is made by a separate pass");
+}
+
 TEST(PeftIo, RefusesFilesThatLackTrainedBiases) {
   for (const char* bias : {"lora_only", "all"}) {
     SCOPED_TRACE(bias);
@@ -183,7 +198,8 @@ TEST(PeftIo, RefusesFilesThatLackTrainedBiases) {
     {
       const auto file = safetensors::File::open(path);
       for (const auto& [name, entry] : file.entries())
-        if (name != "base_model.model.model.layers.1.q_proj.base_layer.bias") tensors.push_back({name, file.tensor(name).clone()});
+        if (name != "base_model.model.model.layers.1.q_proj.base_layer.bias")
+          tensors.push_back({name, file.tensor(name).clone()});
       EXPECT_EQ(tensors.size() + 1, file.entries().size());
     }
     safetensors::save(path, tensors, {});
