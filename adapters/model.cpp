@@ -167,9 +167,19 @@ void delete_adapter(Module& model, const std::string& name) {
           "{}: adapter '{}' is merged; unmerge it before deleting it", path, name);
   });
   const auto before = originals(model);
+  // The name goes out of every layer's active ones, whether the layer has such an adapter or not; where none is left, all of these layers
+  // turn to the same.
+  std::vector<AdapterLayer*> emptied;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    if (layer.replace_active(name, {})) emptied.push_back(&layer);
     if (layer.has_adapter(name)) layer.delete_adapter(name);
   });
+  const auto left = adapter_names(model);
+  if (!emptied.empty() && !left.empty()) {
+    const std::string& successor = *std::min_element(left.begin(), left.end());
+    for (AdapterLayer* layer : emptied) layer->set_adapter({successor});
+    warn("adapter '{}' was active and is gone; '{}' is active now", name, successor);
+  }
   if (before.empty()) return;
   for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
     if (const auto found = before.find(plain_path(path)); found != before.end()) tensor = found->second;
@@ -181,26 +191,33 @@ void rename_adapter(Module& model, const std::string& from, const std::string& t
   check_known(model, {from});
   const auto known = adapter_names(model);
   check(from == to || std::find(known.begin(), known.end(), to) == known.end(), "there is an adapter '{}' already", to);
+  std::vector<AdapterLayer*> others;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
     if (layer.has_adapter(from)) layer.rename_adapter(from, to);
+    else others.push_back(&layer);
   });
+  for (AdapterLayer* layer : others) layer->replace_active(from, to);
 }
 
 void merge_adapter(Module& model, bool safe_merge, const std::optional<std::vector<std::string>>& names) {
   check_mergeable(model);
   if (names) check_known(model, *names);
-  std::vector<AdapterLayer*> done;
+  std::vector<std::pair<AdapterLayer*, std::vector<std::string>>> done;  // with what was merged before
   try {
     for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
       std::vector<std::string> here;
       for (const auto& name : names ? *names : layer.active_adapters())
         if (layer.has_adapter(name)) here.push_back(name);
       if (here.empty()) return;
+      auto before = layer.merged_adapters();
       layer.merge(safe_merge, here);
-      done.push_back(&layer);
+      if (layer.merged_adapters() != before) done.emplace_back(&layer, std::move(before));
     });
   } catch (...) {
-    for (AdapterLayer* layer : done) layer->unmerge();
+    for (const auto& [layer, before] : done) {
+      layer->unmerge();
+      if (!before.empty()) layer->merge(false, before);
+    }
     throw;
   }
 }

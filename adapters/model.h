@@ -31,7 +31,8 @@ std::vector<std::string> adapter_names(Module& model);
 void set_adapter(Module& model, const std::vector<std::string>& names, std::optional<bool> inference_mode = {});
 /// Switches all adapters off (the model is its base again) or on.
 void enable_adapters(Module& model, bool enabled);
-/// ValueError for an unknown or merged adapter; nothing changes then.
+/// ValueError for an unknown or merged adapter; nothing changes then. Where it was the only active one, the alphabetically first of the
+/// model becomes active, with a warning.
 void delete_adapter(Module& model, const std::string& name);
 void rename_adapter(Module& model, const std::string& from, const std::string& to);
 

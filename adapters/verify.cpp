@@ -88,7 +88,7 @@ std::vector<LayerChange> verify(Module& model, const std::string& adapter_name) 
     const DType dtype = weight.defined() ? weight.dtype() : DType::f32;
     const Tensor x = normal({16, layer.in_features()}, 0, 1, generator, dtype);
     const Inference inference(layer);
-    const RoutingGuard only({{adapter_name}, false});
+    const RoutingGuard only(Routing({adapter_name}, /*by_row=*/false, /*when_off=*/true));
     Tensor y = to(layer.forward(x), DType::f32), y0 = to(base.forward(x), DType::f32);
     // Whichever copy of a trained bias is in place: this adapter's belongs to y, the original to y0.
     for (const auto& saved : saved_of(layer, adapter_name)) {
