@@ -35,7 +35,11 @@ Options options(const AdaLoraConfig& c, std::uint64_t seed) {
 }
 
 AdaLoraAdapter::AdaLoraAdapter(LinearBase& base, const Options& o, Rounding rounding)
-    : rounding_(rounding), dropout_(o.lora_dropout), kept_(o.kept), generator_{o.seed, 0} {
+    : rounding_(rounding),
+      dropout_(o.lora_dropout),
+      present_(o.kept.empty() ? std::vector<bool>(static_cast<std::size_t>(std::max<std::int64_t>(o.r, 0)), true) : o.kept),
+      kept_(o.kept),
+      generator_{o.seed, 0} {
   check(o.r >= 0, "r is {}, and the rank must be a positive integer or 0", o.r);
   check(kept_.empty() || static_cast<std::int64_t>(kept_.size()) == o.r, "rank_pattern has {} entries for an initial rank of {}",
         kept_.size(), o.r);
@@ -46,7 +50,7 @@ AdaLoraAdapter::AdaLoraAdapter(LinearBase& base, const Options& o, Rounding roun
   const auto [device, dtype] = lora::placement(base, o.autocast_adapter_dtype);
   const bool start_as_base = std::get<bool>(o.init_lora_weights);
   const double deviation = start_as_base ? 0.02 : 1;
-  const std::int64_t rank = kept_.empty() ? o.r : std::count(kept_.begin(), kept_.end(), true);
+  const std::int64_t rank = std::count(present_.begin(), present_.end(), true);
   A = normal({rank, base.in_features()}, 0, deviation, generator_, dtype, device);
   E = start_as_base ? Tensor::zeros({rank, 1}, dtype, device) : normal({rank, 1}, 0, 1, generator_, dtype, device);
   B = normal({base.out_features(), rank}, 0, deviation, generator_, dtype, device);
@@ -75,11 +79,40 @@ std::optional<LowRankTerm> AdaLoraAdapter::term(const Tensor& x, const AdapterCa
 
 std::vector<NamedTensor> AdaLoraAdapter::state(const std::string& name) {
   std::vector<NamedTensor> tensors = Adapter::state(name);
-  if (kept_.empty() || static_cast<std::int64_t>(kept_.size()) != A.dim(0)) return tensors;
+  if (kept_ == present_ || kept_.empty()) return tensors;
   const NoGrad no_grad;
-  const Tensor index = indices(kept_, A.device());
+  const Tensor index = indices(kept_rows(), A.device());
   for (auto& [parameter, tensor] : tensors) tensor = index_select(tensor, parameter.starts_with("lora_B") ? 1 : 0, index);
   return tensors;
+}
+
+void AdaLoraAdapter::set_kept(std::vector<bool> kept) {
+  check(can_keep(kept),
+        "adalora: a mask of {} directions, of which {} stay, does not fit an initial rank of {}, of which there are {}",
+        kept.size(), std::count(kept.begin(), kept.end(), true), present_.size(), A.dim(0));
+  kept_ = std::move(kept);
+}
+
+bool AdaLoraAdapter::can_keep(const std::vector<bool>& kept) const {
+  bool there = kept.empty() || kept.size() == present_.size();
+  for (std::size_t i = 0; there && i < kept.size(); ++i) there = !kept[i] || present_[i];
+  return there;
+}
+
+std::vector<bool> AdaLoraAdapter::kept_rows() const {
+  std::vector<bool> rows;
+  for (std::size_t i = 0; i < kept_.size(); ++i)
+    if (present_[i]) rows.push_back(kept_[i]);
+  return rows;
+}
+
+void AdaLoraAdapter::set_kept_rows(const std::vector<bool>& rows) {
+  check(static_cast<std::int64_t>(rows.size()) == A.dim(0), "adalora: a mask of {} directions for a rank of {}", rows.size(),
+        A.dim(0));
+  kept_ = present_;
+  auto row = rows.begin();
+  for (std::size_t i = 0; i < kept_.size(); ++i)
+    if (present_[i]) kept_[i] = *row++;
 }
 
 void AdaLoraAdapter::describe(AdapterConfig& config, const std::string& path, const std::string&) const {

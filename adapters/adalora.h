@@ -46,9 +46,15 @@ class AdaLoraAdapter final : public Adapter {
   Tensor unmerged(const Tensor& weight) override;
   Tensor delta_weight() const;
 
-  /// Which of the initial directions exist; empty while nobody has decided.
+  /// Which of the initial directions stay; empty while nobody has decided.
   const std::vector<bool>& kept() const { return kept_; }
-  void set_kept(std::vector<bool> kept) { kept_ = std::move(kept); }
+  /// ValueError unless can_keep(); empty: undecided.
+  void set_kept(std::vector<bool> kept);
+  /// Whether it has one entry per initial direction and keeps none that the parameters lack, or is empty.
+  bool can_keep(const std::vector<bool>& kept) const;
+  /// The same for the directions that the parameters have, which are fewer where the adapter was made with a mask.
+  std::vector<bool> kept_rows() const;
+  void set_kept_rows(const std::vector<bool>& rows);
 
   Tensor A;        // [r, in], right singular vectors
   Tensor E;        // [r, 1], singular values
@@ -59,6 +65,7 @@ class AdaLoraAdapter final : public Adapter {
   double divisor() const;
   Rounding rounding_;
   double initial_scaling_, scaling_, dropout_;
+  std::vector<bool> present_;  // of the initial directions those that A, E and B have
   std::vector<bool> kept_;
   mutable Generator generator_;
 };

@@ -5,6 +5,7 @@
 #include "graft/adapters/routing.h"
 #include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
 #include "graft/quant/quant_linear.h"
 
 namespace graft {
@@ -118,8 +119,7 @@ void AdapterLayer::delete_adapter(const std::string& name) {
   change([&](State& s) {
     check(!contains(s.merged, name), "{}: adapter '{}' is merged; unmerge it before deleting it", type_name_, name);
     std::erase_if(s.entries, [&](const Entry& e) { return e.name == name; });
-    std::erase(s.active, name);
-    if (s.active.empty() && !s.entries.empty()) {
+    if (std::erase(s.active, name) && s.active.empty() && !s.entries.empty()) {
       const auto first = std::min_element(s.entries.begin(), s.entries.end(), [](auto& a, auto& b) { return a.name < b.name; });
       s.active = {first->name};
       successor = first->name;
@@ -141,6 +141,19 @@ void AdapterLayer::rename_adapter(const std::string& from, const std::string& to
       if (entry.name == from) entry.name = to;
     for (auto* names : {&s.active, &s.merged}) std::replace(names->begin(), names->end(), from, to);
   });
+}
+
+bool AdapterLayer::replace_active(const std::string& from, const std::optional<std::string>& to) {
+  bool emptied = false;
+  change([&](State& s) {
+    const auto found = std::find(s.active.begin(), s.active.end(), from);
+    if (found == s.active.end()) return;
+    if (to) *found = *to;
+    else s.active.erase(found);
+    emptied = s.active.empty();
+    freeze_or_train(s);
+  });
+  return emptied;
 }
 
 std::vector<std::string> AdapterLayer::adapter_names() const {
@@ -236,6 +249,7 @@ void AdapterLayer::replace_base(std::shared_ptr<LinearBase> base_layer) {
 Tensor AdapterLayer::forward(const Tensor& x) const {
   const auto now = state();
   const adapters::Routing* routing = adapters::routing();
+  if (!now->enabled && !(routing && routing->when_off)) return base_->forward(x);
   if (routing && routing->by_row) return apply_by_row(x, routing->names, *now);
   if (!now->merged.empty()) {
     check(!routing, "{}: adapters cannot be chosen per call while some are merged ({}); unmerge first", type_name_,
@@ -243,10 +257,8 @@ Tensor AdapterLayer::forward(const Tensor& x) const {
     return base_->forward(x);
   }
   std::vector<const Entry*> chosen;
-  if (now->enabled || routing) {
-    for (const auto& name : routing ? routing->names : now->active)
-      if (const Entry* entry = now->find(name)) chosen.push_back(entry);
-  }
+  for (const auto& name : routing ? routing->names : now->active)
+    if (const Entry* entry = now->find(name)) chosen.push_back(entry);
   return chosen.empty() ? base_->forward(x) : apply(x, chosen);
 }
 
@@ -261,9 +273,11 @@ Tensor AdapterLayer::apply(const Tensor& x, const std::vector<const Entry*>& cho
   const bool same_input = turned.same(x);
   const auto flush = [&] {
     if (!y.defined()) {
-      if (dense_weight(*base_).defined()) turned = to(turned, x.dtype());  // a dense base computes in the dtype that it is given
+      const bool dense = dense_weight(*base_).defined();
+      if (dense) turned = to(turned, x.dtype());  // a dense base computes in the dtype that it is given
       y = base_->forward(turned, same_input ? std::span<const LowRankTerm>(terms) : std::span<const LowRankTerm>());
-      if (turned.dtype() != x.dtype()) y = to(y, x.dtype());
+      // What turned the input gives back the dtype that it got: under autocast a dense base returns another.
+      if (!same_input && (dense || turned.dtype() != x.dtype())) y = to(y, x.dtype());
       if (same_input) terms.clear();
     }
     if (!terms.empty()) y = low_rank_sum(y, x, terms);
@@ -310,7 +324,7 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
   struct Group {
     const Adapter* adapter;
     std::vector<std::int64_t> rows;
-    Tensor index, x;
+    Tensor index, x, wide = {};
   };
   std::vector<Group> groups;
   const std::int64_t per_name = x.dim(0) ? x.count() / x.dim(0) / x.dim(-1) : 0;
@@ -318,22 +332,26 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
     const Entry* entry = state.find(names[i]);  // a name that only other layers know leaves this layer as it is
     if (!entry) continue;
     auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.adapter == entry->adapter.get(); });
-    if (group == groups.end()) group = groups.insert(groups.end(), {entry->adapter.get(), {}, {}, {}});
+    if (group == groups.end()) group = groups.insert(groups.end(), {entry->adapter.get(), {}, {}, {}, {}});
     for (std::int64_t j = 0; j < per_name; ++j) group->rows.push_back(static_cast<std::int64_t>(i) * per_name + j);
   }
   if (groups.empty()) return base_->forward(x);
 
   const AdapterCall call{*base_, false};
+  const bool dense = dense_weight(*base_).defined();
   const Tensor flat = reshape(x, {-1, x.dim(-1)});
   Tensor turned = flat;
   for (Group& g : groups) {
     g.index = to(Tensor::from(g.rows, {static_cast<std::int64_t>(g.rows.size())}), x.device());
     g.x = index_select(flat, 0, g.index);
     const Tensor own = g.adapter->input(g.x, call);
-    if (!own.same(g.x)) turned = put_rows(turned, g.rows, to(own, x.dtype()));
+    if (own.same(g.x)) continue;
+    if (own.dtype() != x.dtype() && !dense) g.wide = own;  // a quantized base computes these rows in the wider dtype
+    else turned = put_rows(turned, g.rows, to(own, x.dtype()));
   }
   std::vector<LowRankTerm> terms;
   for (const Group& g : groups) {
+    if (g.wide.defined()) continue;
     auto term = g.adapter->term(g.x, call);
     if (!term) continue;
     if (!term->x.defined()) term->x = g.x;
@@ -343,6 +361,11 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
   }
   Tensor y = base_->forward(turned, terms);
   for (const Group& g : groups) {
+    if (g.wide.defined()) {
+      Tensor own = to(base_->forward(g.wide), x.dtype());
+      if (const auto term = g.adapter->term(g.x, call)) own = low_rank_sum(own, g.x, {&*term, 1});
+      y = put_rows(y, g.rows, to(own, y.dtype()));
+    }
     const Tensor before = index_select(y, 0, g.index);
     const Tensor own = g.adapter->output(before, g.x, call);
     if (!own.same(before)) y = put_rows(y, g.rows, to(own, y.dtype()));
@@ -364,12 +387,19 @@ Tensor AdapterLayer::mergeable_weight() const {
 void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>> names) {
   const Tensor weight = mergeable_weight();
   const NoGrad no_grad;
+  const autocast::Guard exact(weight.device().type, {});
   const auto now = state();
   std::vector<std::string> todo;
   for (const auto& name : names ? *names : now->active) {
     if (!names && !now->find(name)) continue;  // active elsewhere in the model
     const Entry& entry = now->at(name, *this);
-    if (contains(now->merged, name)) continue;
+    if (contains(now->merged, name)) {
+      adapters::warn("{}: adapter '{}' is merged already", type_name_, name);
+      continue;
+    }
+    check(now->merged.empty() || !entry.adapter->turns_input(),
+          "{}: adapter '{}' turns the layer's input, and cannot be merged after others ({}); unmerge them and merge all at once",
+          type_name_, name, fmt::join(now->merged, ", "));
     check(!entry.adapter->bias_delta().defined() || base_->bias().defined(),
           "{}: adapter '{}' has a bias (lora_bias) and the base layer has none to merge it into", type_name_, name);
     todo.push_back(name);
@@ -399,6 +429,7 @@ void AdapterLayer::unmerge() {
   const NoGrad no_grad;
   const auto now = state();
   const Tensor in_place = mergeable_weight();
+  const autocast::Guard exact(in_place.device().type, {});
   if (now->merged.empty()) return adapters::warn("{}: nothing is merged", type_name_);
   Tensor weight = in_place, bias = base_->bias();
   for (auto name = now->merged.rbegin(); name != now->merged.rend(); ++name) {

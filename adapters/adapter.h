@@ -41,7 +41,8 @@ class Adapter {
 
   /// The input that the base product gets instead of x [..., in]. In a wider dtype it makes the base compute there; the layer casts back.
   virtual Tensor input(const Tensor& x, const AdapterCall&) const { return x; }
-  /// Whether input() does anything: such adapters are merged before the others, and in the reverse of their order.
+  /// Whether input() does anything: such adapters are merged before the others, and in the reverse of their order. A dense layer's result
+  /// then has x's dtype, under autocast too.
   virtual bool turns_input() const { return false; }
   /// A low-rank share, y += scale · x Aᵀ Bᵀ, which a base may fuse with its own product.
   virtual std::optional<LowRankTerm> term(const Tensor& /*x*/, const AdapterCall&) const { return {}; }
@@ -102,9 +103,12 @@ class AdapterLayer : public LinearBase {
   void add_adapter(const std::string& name, std::shared_ptr<Adapter> adapter);
   /// Notes which injection an adapter came from, and whether it is for inference only.
   void adopt(const std::string& name, std::shared_ptr<AdapterRecord> record, bool inference_mode);
-  /// ValueError for an unknown or merged adapter. If no active adapter is left, the alphabetically first one becomes active.
+  /// ValueError for an unknown or merged adapter. If it was the only active one, the alphabetically first one becomes active.
   void delete_adapter(const std::string& name);
   void rename_adapter(const std::string& from, const std::string& to);
+  /// Puts `to`, or nothing, in the place of an active name, which this layer may have no adapter for. Whether that leaves none active
+  /// where there was one.
+  bool replace_active(const std::string& from, const std::optional<std::string>& to);
   std::vector<std::string> adapter_names() const;
   /// All adapters as they are at one moment: other threads may be adding and removing some.
   struct Named {
@@ -127,7 +131,8 @@ class AdapterLayer : public LinearBase {
   std::vector<std::string> active_adapters() const;
   /// Whether the adapter is active, not switched off, and not for inference only.
   bool trainable(const std::string& name) const;
-  /// Switched off, the layer is its base: merged adapters are taken out of it, and nothing is trainable.
+  /// Switched off, the layer is its base, whatever is active or chosen per call: merged adapters are taken out of it, and nothing is
+  /// trainable.
   void enable_adapters(bool enabled);
   bool disable_adapters() const;
 
@@ -140,8 +145,8 @@ class AdapterLayer : public LinearBase {
 
   // ---- merging into a dense base ----
   /// Puts adapters (by default the active ones) into the base's weight and bias. With `safe_merge` a result that is not finite is a
-  /// ValueError and changes nothing. Unknown names are ValueErrors, merged ones are warned about. NotImplementedError for a
-  /// quantized base.
+  /// ValueError and changes nothing. ValueError also for unknown names, and for one that turns the input where others are merged, since it
+  /// has to come first; merged ones are warned about. NotImplementedError for a quantized base.
   virtual void merge(bool safe_merge = false, std::optional<std::vector<std::string>> names = {});
   /// Takes all merged adapters out again, last first.
   virtual void unmerge();

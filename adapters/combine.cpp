@@ -201,7 +201,8 @@ void add_weighted_adapter(Module& model, const std::vector<std::string>& adapter
       parts.push_back({std::move(part), weights[i]});
       const auto theirs = layer.record(adapters[i]);
       if (!theirs) continue;
-      check(theirs->saved.empty(), "adapter '{}' has trained copies of whole modules (modules_to_save), which cannot be combined",
+      check(theirs->saved.empty(),
+            "adapter '{}' has trained copies of the model's own parameters (modules_to_save, bias), which cannot be combined",
             adapters[i]);
       const auto& c = std::get<LoraConfig>(theirs->config);
       if (!record) {

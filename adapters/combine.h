@@ -16,9 +16,9 @@ struct CombineOptions {
   std::int64_t svd_rank = 0;  // 0: the largest rank of the adapters
   double density = 0;         // share of entries that pruning keeps, in (0, 1]; needed by all but linear, svd and cat
   std::string majority_sign_method = "total";  // "total" or "frequency"; for ties
-  /// PEFT gives the sign of a weight to A and to B, where it cancels, and applies an adapter's scaling twice in the forms with "svd".
-  /// false: the sign goes to B alone, and scalings count once.
-  bool as_peft = true;
+  /// The sign of a weight goes to B alone, so that a negative one subtracts its adapter, and scalings count once. true: as PEFT does it,
+  /// the sign goes to A and to B, where it cancels, and the forms with "svd" apply an adapter's scaling twice.
+  bool as_peft = false;
   std::uint64_t seed = 0;  // of dare's random pruning
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "graft/adapters/warning.h"
 
@@ -133,6 +134,9 @@ constexpr const char* qalora_scales[] = {"peft", "paper", "authors"};
 
 // ---- C++ values from JSON; every mismatch is an error that names the key ----
 
+/// Whether a double stands for an integer, and one that it can tell from its neighbours.
+bool is_whole(double x) { return std::abs(x) <= 0x1p53 && x == std::floor(x); }
+
 struct Reader {
   const Json& object;
   mutable std::vector<std::string> seen = {};
@@ -148,9 +152,10 @@ struct Reader {
   static bool read(const Json& json, bool& value) { return json.is_boolean() && (value = json.get<bool>(), true); }
   static bool read(const Json& json, std::int64_t& value) {
     if (json.is_null()) return value = 0, true;
-    if (json.is_number_float() && json.get<double>() == std::floor(json.get<double>())) {
+    if (json.is_number_float() && is_whole(json.get<double>()))
       return value = static_cast<std::int64_t>(json.get<double>()), true;
-    }
+    if (json.is_number_unsigned() && json.get<std::uint64_t>() > std::uint64_t{std::numeric_limits<std::int64_t>::max()})
+      return false;
     return json.is_number_integer() && (value = json.get<std::int64_t>(), true);
   }
   static bool read(const Json& json, double& value) { return json.is_number() && (value = json.get<double>(), true); }
@@ -230,9 +235,7 @@ struct Writer {
 /// PEFT types these as int, so 16.0 is written 16; a fraction stays one, and so does what a double cannot count to.
 void write_whole_numbers(nlohmann::json& object, const char* key) {
   const auto whole = [](nlohmann::json& number) {
-    if (!number.is_number_float()) return;
-    const double value = number.get<double>();
-    if (std::abs(value) < 0x1p53 && value == std::floor(value)) number = static_cast<std::int64_t>(value);
+    if (number.is_number_float() && is_whole(number.get<double>())) number = static_cast<std::int64_t>(number.get<double>());
   };
   if (!object.contains(key)) return;
   if (!object[key].is_object()) return whole(object[key]);
@@ -395,6 +398,17 @@ void write_config(C config, nlohmann::json& object) {
 }
 
 }  // namespace
+
+std::string lower_case(std::string text) {
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
+}
+
+bool is_scheme(const InitWeights& scheme, std::string_view name) {
+  const auto* given = std::get_if<std::string>(&scheme);
+  return given && lower_case(*given) == name;
+}
 
 std::string_view peft_type(const AdapterConfig& config) {
   constexpr std::string_view names[] = {"LORA", "ADALORA", "OFT"};

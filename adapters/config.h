@@ -36,6 +36,10 @@ class Targets {
 
 /// true, false, or the name of a scheme ("gaussian", "pissa", …).
 using InitWeights = std::variant<bool, std::string>;
+/// Whether it is the scheme of this name (in lower case), however it is spelled.
+bool is_scheme(const InitWeights& scheme, std::string_view name);
+/// ASCII letters in lower case, as names in configurations are compared.
+std::string lower_case(std::string text);
 
 /// Values for modules whose path, or its end behind a dot, the key (a regular expression) matches; the first key that does wins.
 template <class T>

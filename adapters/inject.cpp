@@ -1,6 +1,7 @@
 #include "graft/adapters/inject.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <type_traits>
 
@@ -53,8 +54,9 @@ std::vector<std::pair<std::string, SlotBase*>> candidates(Module& model) {
 }
 
 /// "all-linear" as names: last components where these mean the same modules, else whole paths.
-Targets resolve_all_linear(Module& model, const Selection& selection, const std::string& task_type) {
-  const std::vector<std::string> paths = all_linear(model, task_type);
+Targets resolve_all_linear(Module& model, const Selection& selection, const std::string& task_type,
+                           std::vector<std::string>& left_out) {
+  const std::vector<std::string> paths = all_linear(model, task_type, &left_out);
   check(!paths.empty(), "target_modules is 'all-linear', but the model has no linear layer beside its output");
   std::vector<std::string> names;
   for (const auto& path : paths)
@@ -71,11 +73,7 @@ Targets resolve_all_linear(Module& model, const Selection& selection, const std:
   return names;
 }
 
-bool is_all_linear(const Targets& targets) {
-  std::string word = targets.pattern();
-  std::transform(word.begin(), word.end(), word.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return targets.is_pattern() && word == "all-linear";
-}
+bool is_all_linear(const Targets& targets) { return targets.is_pattern() && lower_case(targets.pattern()) == "all-linear"; }
 
 /// The configuration with the rank and the scaling of one layer.
 LoraConfig for_layer(LoraConfig config, const std::string& path) {
@@ -139,32 +137,35 @@ void place(const std::string& path, SlotBase& slot, const Config& config, const 
        selection.layers_to_transform.empty() ? "" : "; note that layers_to_transform is set");
 }
 
-/// Copies, to be trained whole, of all parameters below the modules that modules_to_save names.
+/// A copy to be trained of a parameter that is at `path` in the model, unless there is one.
+void copy_parameter(const std::string& path, const Tensor& tensor, const std::map<std::string, Tensor>& originals,
+                    AdapterRecord& record) {
+  const auto same_path = [plain = plain_path(path)](const auto& saved) { return saved.path == plain; };
+  if (std::any_of(record.saved.begin(), record.saved.end(), same_path)) return;
+  // Another adapter may have put its copy in place; the original is what all of them start from.
+  const auto found = originals.find(plain_path(path));
+  const Tensor original = found == originals.end() ? tensor : found->second;
+  record.saved.push_back({plain_path(path), original, original.clone()});
+}
+
+/// Copies of all parameters below the modules that modules_to_save names.
 void copy_saved_modules(Module& model, const Selection& selection, Injection& injection) {
   if (selection.modules_to_save.empty()) return;
   std::vector<std::string> prefixes;
   for (const auto& [path, slot] : candidates(model))
     if (is_saved_module(selection, path)) prefixes.push_back(path);
   check(!prefixes.empty(), "no module of the model is meant by modules_to_save ({})", fmt::join(selection.modules_to_save, ", "));
+  const auto known = originals(model);
   for (const auto& prefix : prefixes) {
-    const std::size_t before = injection.record->saved.size();
+    bool found = false;
     for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
       if (!path.starts_with(prefix + ".") || !is_floating(tensor.dtype())) return;
-      injection.record->saved.push_back({path, tensor, tensor.clone()});
+      found = true;
+      copy_parameter(path, tensor, known, *injection.record);
     });
-    check(injection.record->saved.size() > before, "{}: modules_to_save needs floating parameters to train, and it has none",
-          prefix);
+    check(found, "{}: modules_to_save needs floating parameters to train, and it has none", prefix);
     injection.report.modules_saved.push_back(prefix);
   }
-  // Another adapter may have put its copy in place; the original is what all of them started from.
-  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
-    for (const auto& other : layer.adapters()) {
-      if (!other.record) continue;
-      for (const auto& theirs : other.record->saved)
-        for (auto& ours : injection.record->saved)
-          if (ours.path == theirs.path) ours = {ours.path, theirs.original, theirs.original.clone()};
-    }
-  });
 }
 
 std::string bias_of(const AdapterConfig& config) {
@@ -190,29 +191,21 @@ void check_beside_others(Module& model, const AdapterConfig& config, const std::
   });
 }
 
-/// Biases of the base that adapters train in place: all, or those of their own layers.
-void train_biases(Module& model) {
-  bool all = false;
+/// Copies of the biases that the configuration trains: all of the model, or those of the layers that get an adapter. Whether there are
+/// any.
+bool copy_biases(Module& model, Injection& injection) {
+  const std::string bias = bias_of(injection.record->config);
+  if (bias == "none") return true;
   std::set<std::string> own;
-  for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
-    for (const auto& [name, adapter, record, in_use, trainable] : layer.adapters()) {
-      if (!record || bias_of(record->config) == "none" || inference_mode_of(record->config)) continue;
-      if (bias_of(record->config) == "all") all = true;
-      own.insert(path + ".base_layer.bias");
-    }
-  });
-  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
-    if (all ? last_component(path) == "bias" : own.count(path) != 0) tensor.set_requires_grad(true);
-  });
-}
-
-/// Whether the base has a bias that the configuration trains.
-bool has_bias_to_train(Module& model, const Injection& injection) {
-  if (bias_of(injection.record->config) != "all")
-    return std::any_of(injection.placed.begin(), injection.placed.end(),
-                       [](const auto& placed) { return placed.fresh->bias().defined(); });
+  for (const auto& placed : injection.placed) own.insert(placed.path + ".bias");
+  const auto known = originals(model);
   bool found = false;
-  for_each_base_parameter(model, [&](const std::string& path, Tensor&) { found = found || last_component(path) == "bias"; });
+  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
+    const std::string plain = plain_path(path);
+    if (bias == "all" ? last_component(plain) != "bias" : !own.count(plain)) return;
+    found = true;
+    copy_parameter(path, tensor, known, *injection.record);
+  });
   return found;
 }
 
@@ -249,7 +242,8 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
   Selection chosen = selection(config);
   std::visit(
       [&](auto& c) {
-        if (is_all_linear(chosen.target_modules)) c.target_modules = resolve_all_linear(model, chosen, c.task_type);
+        if (is_all_linear(chosen.target_modules))
+          c.target_modules = resolve_all_linear(model, chosen, c.task_type, injection.report.outputs);
         if (!chosen.target_modules.given()) c.target_modules = default_targets(options.architecture);
       },
       injection.record->config);
@@ -280,7 +274,8 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
   for (const auto& [path, slot] : targets)
     std::visit([&, &path = path, &slot = slot](const auto& c) { place(path, *slot, c, options, injection); },
                injection.record->config);
-  if (const std::string bias = bias_of(config); bias != "none" && !has_bias_to_train(model, injection))
+  copy_saved_modules(model, chosen, injection);
+  if (const std::string bias = bias_of(config); !copy_biases(model, injection))
     object(options.strict, "bias is '{}', but {} to train", bias,
            bias == "all" ? "the model has no bias" : "no layer that gets an adapter has one");
   if (const auto* turned = std::get_if<OFTConfig>(&config); turned && turned->module_dropout > 0) {
@@ -291,7 +286,6 @@ Injection prepare_injection(Module& model, const AdapterConfig& config, const In
              turned->module_dropout, fmt::join(paths_of_few, ", "));
   }
   if (chosen.exclude_modules.given() && injection.report.excluded.empty()) warn("exclude_modules is given, but excludes nothing");
-  copy_saved_modules(model, chosen, injection);
   injection.report.warnings = warnings.messages();
   return injection;
 }
@@ -315,8 +309,7 @@ InjectionReport commit_injection(Module& model, Injection injection) {
     layer.set_training(model.training());
     placed.slot->replace(placed.fresh);
   }
-  place_saved_modules(model);
-  train_biases(model);
+  place_saved_parameters(model);
   for (const NamedTensor& p : named_parameters(model)) {
     injection.report.all_parameters += p.tensor.count();
     if (p.tensor.requires_grad()) injection.report.trainable_parameters += p.tensor.count();
@@ -337,6 +330,7 @@ std::string to_string(const InjectionReport& report) {
     text += '\n';
   }
   if (!report.excluded.empty()) text += fmt::format("  excluded: {}\n", fmt::join(report.excluded, ", "));
+  if (!report.outputs.empty()) text += fmt::format("  left out of all-linear: {}\n", fmt::join(report.outputs, ", "));
   if (!report.modules_saved.empty()) text += fmt::format("  trained whole: {}\n", fmt::join(report.modules_saved, ", "));
   for (const auto& warning : report.warnings) text += fmt::format("  warning: {}\n", warning);
   text += fmt::format("  trainable parameters: {} of {}\n", report.trainable_parameters, report.all_parameters);

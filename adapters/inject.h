@@ -16,9 +16,10 @@ struct AdapterRecord {
   AdapterConfig config;
   std::string base_fingerprint = {};  // of the model before the injection; verify.h
 
-  /// A parameter outside of the adapted layers that this adapter has a trained copy of (modules_to_save).
+  /// A parameter of the model that this adapter has a trained copy of (modules_to_save, bias). The copy stands in the model while the
+  /// adapter is active.
   struct Saved {
-    std::string path;  // "lm_head.weight"
+    std::string path;  // plain: "lm_head.weight", "q_proj.bias"
     Tensor original, copy;
   };
   std::vector<Saved> saved = {};
@@ -41,6 +42,7 @@ struct InjectionReport {
   std::string adapter_name;
   std::vector<Target> targets;
   std::vector<std::string> excluded;       // matched and left out by exclude_modules or modules_to_save
+  std::vector<std::string> outputs;        // linear layers that "all-linear" leaves out as the model's output
   std::vector<std::string> modules_saved;  // trained whole
   std::vector<std::string> warnings;
   std::int64_t trainable_parameters = 0;  // of the whole model, afterwards
@@ -60,7 +62,8 @@ struct InjectOptions {
 
 /// Wraps every linear layer that the configuration means and adds the adapter; layers that are wrapped already get it as a further
 /// one. The first adapter of a model is active and trainable; from then on nothing else requires a gradient but what `bias` and
-/// modules_to_save ask for. Other threads may run forward meanwhile if all targets are wrapped already and nothing outside of them is
+/// modules_to_save ask for, of which the adapter trains copies: the originals are back in the model whenever the adapter is not in use
+/// (PEFT trains biases where they are). Other threads may run forward meanwhile if all targets are wrapped already and nothing outside of them is
 /// trained.
 ///
 /// ValueError when nothing matches (saying whether targets were missing, unknown or all excluded), when a part of the choice means

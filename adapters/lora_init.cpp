@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <charconv>
 #include <cmath>
 
@@ -89,11 +88,6 @@ Factors singular_triplets(const Tensor& weight, std::int64_t r, int iterations, 
 
 void take_from(LinearBase& base, const Tensor& weight, const Tensor& A, const Tensor& B, double scaling) {
   base.weight().copy_(weight - matmul(to(B, weight.dtype()), to(A, weight.dtype())) * scaling);
-}
-
-std::string lower_case(std::string name) {
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return name;
 }
 
 }  // namespace

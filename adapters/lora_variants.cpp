@@ -4,6 +4,7 @@
 
 #include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
 #include "graft/quant/quant_linear.h"
 
 namespace graft::lora {
@@ -32,10 +33,6 @@ DoraLinearVariant::DoraLinearVariant(LinearBase& base, const Options& options, R
     : LoraAdapter(base, options, rounding) {
   check(!options.lora_bias, "lora_bias cannot be combined with use_dora");
   const NoGrad no_grad;
-  if (const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&base)) base_square_ = row_squares(*quantized, A.device());
-  else
-    check<AttributeError>(dense_weight(base).defined(), "DoRA needs the norms of a weight, which {} does not have",
-                          base.type_name());
   magnitude = norms(base);
 }
 
@@ -46,20 +43,35 @@ void DoraLinearVariant::visit(Visitor& visitor, const std::string& name) {
 
 Tensor DoraLinearVariant::norms(const LinearBase& base) const {
   const NoGrad no_grad;
+  const autocast::Guard exact(A.device().type, {});
   const double s = scaling();
   const DType dtype = A.dtype();
   if (const Tensor weight = dense_weight(base); weight.defined()) return norm(to(weight, dtype) + delta_weight(), last);
+  const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&base);
+  check<AttributeError>(quantized != nullptr, "DoRA needs the norms of a weight, which {} does not have", base.type_name());
+  const Tensor square = to(base_square_.get({.tensors = {}, .numbers = {}, .object = quantized->packed_pointer()},
+                                            [&] { return row_squares(*quantized, A.device()); }),
+                           A.device());
   const Tensor bias = base.bias();
   Tensor product = to(base.forward(A), dtype);  // A Wᵀ + b [r, out]
   if (bias.defined()) product = product - to(bias, dtype);
   const Tensor cross = row_sum(B * product.t());
   const Tensor own = row_sum(matmul(B, matmul(A, A.t())) * B);
-  return to(sqrt(maximum(base_square_ + cross * (2 * s) + own * (s * s), Tensor::zeros({}, DType::f64, A.device()))), dtype);
+  return to(sqrt(maximum(square + cross * (2 * s) + own * (s * s), Tensor::zeros({}, DType::f64, A.device()))), dtype);
+}
+
+Tensor DoraLinearVariant::norms(const AdapterCall& call) const {
+  if (call.training) return norms(call.base);
+  const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&call.base);
+  return norms_.get({.tensors = {A, B, dense_weight(call.base), call.base.bias()},
+                     .numbers = {scaling()},
+                     .object = quantized ? quantized->packed_pointer() : nullptr},
+                    [&] { return norms(call.base); });
 }
 
 Tensor DoraLinearVariant::output(const Tensor& y, const Tensor& x, const AdapterCall& call) const {
   const Tensor own = cast_input(x), dropped = dropped_out(own, call);
-  const Tensor g = magnitude / norms(call.base);
+  const Tensor g = magnitude / norms(call);
   const Tensor bias = call.base.bias(), weight = dense_weight(call.base);
   Tensor z;
   if (dropped.same(own)) z = bias.defined() ? y - bias : y;
@@ -95,7 +107,7 @@ std::int64_t groups(const LinearBase& base, const Options& options) {
 InitWeights qalora_scheme(const InitWeights& scheme) {
   const bool* on = std::get_if<bool>(&scheme);
   if (on) return *on;
-  check(std::get<std::string>(scheme) == "gaussian", "use_qalora takes init_lora_weights true, false or 'gaussian', not '{}'",
+  check(is_scheme(scheme, "gaussian"), "use_qalora takes init_lora_weights true, false or 'gaussian', not '{}'",
         std::get<std::string>(scheme));
   return true;
 }

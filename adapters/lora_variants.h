@@ -1,6 +1,7 @@
 // The two variants of LoRA: DoRA and QA-LoRA.
 #pragma once
 
+#include "graft/adapters/derived.h"
 #include "graft/adapters/lora.h"
 
 namespace graft::lora {
@@ -28,10 +29,13 @@ class DoraLinearVariant final : public LoraAdapter {
   Tensor magnitude;  // [out]
 
  private:
-  /// ν [out] of the base with its change, in the adapter's dtype; not recorded.
+  /// ν [out] of the base with its change, in the adapter's dtype and whatever autocast says; not recorded.
   Tensor norms(const LinearBase& base) const;
-  Tensor base_square_;   // ‖W‖² by row in f64, of a quantized base
-  Tensor merged_scale_;  // m/ν [out, 1] at the time of merging
+  /// The same for a call: kept between calls that do not train.
+  Tensor norms(const AdapterCall& call) const;
+  Tensor merged_scale_;            // m/ν [out, 1] at the time of merging
+  adapters::Derived base_square_;  // ‖W‖² by row in f64, of a quantized base
+  adapters::Derived norms_;
 };
 
 /// QA-LoRA (Xu et al., 2023): A [r, in / group] sees the input pooled over groups of neighbouring features, so that the change is

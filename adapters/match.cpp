@@ -131,14 +131,14 @@ std::vector<std::string> unfiltered(const Selection& s, const std::vector<std::s
   return found;
 }
 
-std::vector<std::string> all_linear(Module& model, const std::string& task_type) {
-  constexpr std::array outputs = {"lm_head", "embed_out", "output"};
-  constexpr std::array classifiers = {"score", "classifier"};
+std::vector<std::string> all_linear(Module& model, const std::string& task_type, std::vector<std::string>* left_out) {
+  constexpr std::array<std::string_view, 3> outputs = {"lm_head", "embed_out", "output"};
+  constexpr std::array<std::string_view, 2> classifiers = {"score", "classifier"};
   const auto is_head = [&](const std::string& path) {
-    const auto any = [&](const auto& names) {
-      return std::any_of(names.begin(), names.end(),
-                         [&](const char* name) { return path == name || path.ends_with(std::string(".") + name); });
-    };
+    const auto components = split(path);
+    if (std::any_of(components.begin(), components.end(), [](const auto& part) { return number(part).has_value(); }))
+      return false;
+    const auto any = [&](const auto& names) { return std::find(names.begin(), names.end(), components.back()) != names.end(); };
     return task_type == "SEQ_CLS" ? any(classifiers) : any(outputs);
   };
   std::vector<std::string> paths;
@@ -148,6 +148,7 @@ std::vector<std::string> all_linear(Module& model, const std::string& task_type)
     if (!std::dynamic_pointer_cast<LinearBase>(slot.module())) return;
     inside = path + ".";
     if (!is_head(path)) paths.push_back(path);
+    else if (left_out) left_out->push_back(path);
   });
   return paths;
 }

@@ -35,8 +35,9 @@ std::vector<std::string> unmatched(const AdapterConfig& config, const std::vecto
 std::vector<std::string> unfiltered(const Selection& selection, const std::vector<std::string>& targets);
 
 /// "all-linear" spelled out: the paths of all linear layers below `model`, dense or quantized or already wrapped, except the output
-/// embedding (named lm_head, embed_out or output) and, for task SEQ_CLS, the classifier (score, classifier) instead.
-std::vector<std::string> all_linear(Module& model, const std::string& task_type);
+/// embedding (named lm_head, embed_out or output, and in no numbered layer) and, for task SEQ_CLS, the classifier (score, classifier)
+/// instead. `left_out` gets the paths of these.
+std::vector<std::string> all_linear(Module& model, const std::string& task_type, std::vector<std::string>* left_out = nullptr);
 
 /// PEFT's default targets for an architecture ("llama", …) of Hugging Face's config.json; ValueError for one that is not listed.
 Targets default_targets(const std::string& architecture);

@@ -116,6 +116,22 @@ void for_each_base_parameter(Module& model, const std::function<void(const std::
   walker.enter(model);
 }
 
+std::string plain_path(std::string path) {
+  constexpr std::string_view wrapper = ".base_layer.";
+  for (std::size_t at; (at = path.find(wrapper)) != std::string::npos;) path.erase(at, wrapper.size() - 1);
+  return path;
+}
+
+std::map<std::string, Tensor> originals(Module& model) {
+  std::map<std::string, Tensor> found;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    for (const auto& named : layer.adapters())
+      if (named.record)
+        for (const auto& saved : named.record->saved) found.emplace(saved.path, saved.original);
+  });
+  return found;
+}
+
 std::vector<std::string> adapter_names(Module& model) {
   std::vector<std::string> names;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
@@ -135,12 +151,12 @@ void set_adapter(Module& model, const std::vector<std::string>& names, std::opti
     }
     layer.set_adapter(names, inference_mode);
   });
-  place_saved_modules(model);
+  place_saved_parameters(model);
 }
 
 void enable_adapters(Module& model, bool enabled) {
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) { layer.enable_adapters(enabled); });
-  place_saved_modules(model);
+  place_saved_parameters(model);
 }
 
 void delete_adapter(Module& model, const std::string& name) {
@@ -150,43 +166,58 @@ void delete_adapter(Module& model, const std::string& name) {
     check(std::find(merged.begin(), merged.end(), name) == merged.end(),
           "{}: adapter '{}' is merged; unmerge it before deleting it", path, name);
   });
-  std::map<std::string, Tensor> originals;
+  const auto before = originals(model);
+  // The name goes out of every layer's active ones, whether the layer has such an adapter or not; where none is left, all of these layers
+  // turn to the same.
+  std::vector<AdapterLayer*> emptied;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
-    if (!layer.has_adapter(name)) return;
-    if (const auto record = layer.record(name))
-      for (const auto& saved : record->saved) originals[saved.path] = saved.original;
-    layer.delete_adapter(name);
+    if (layer.replace_active(name, {})) emptied.push_back(&layer);
+    if (layer.has_adapter(name)) layer.delete_adapter(name);
   });
+  const auto left = adapter_names(model);
+  if (!emptied.empty() && !left.empty()) {
+    const std::string& successor = *std::min_element(left.begin(), left.end());
+    for (AdapterLayer* layer : emptied) layer->set_adapter({successor});
+    warn("adapter '{}' was active and is gone; '{}' is active now", name, successor);
+  }
+  if (before.empty()) return;
   for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
-    if (const auto found = originals.find(path); found != originals.end()) tensor = found->second;
+    if (const auto found = before.find(plain_path(path)); found != before.end()) tensor = found->second;
   });
-  place_saved_modules(model);
+  place_saved_parameters(model);
 }
 
 void rename_adapter(Module& model, const std::string& from, const std::string& to) {
   check_known(model, {from});
   const auto known = adapter_names(model);
   check(from == to || std::find(known.begin(), known.end(), to) == known.end(), "there is an adapter '{}' already", to);
+  std::vector<AdapterLayer*> others;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
     if (layer.has_adapter(from)) layer.rename_adapter(from, to);
+    else others.push_back(&layer);
   });
+  for (AdapterLayer* layer : others) layer->replace_active(from, to);
 }
 
 void merge_adapter(Module& model, bool safe_merge, const std::optional<std::vector<std::string>>& names) {
   check_mergeable(model);
   if (names) check_known(model, *names);
-  std::vector<AdapterLayer*> done;
+  std::vector<std::pair<AdapterLayer*, std::vector<std::string>>> done;  // with what was merged before
   try {
     for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
       std::vector<std::string> here;
       for (const auto& name : names ? *names : layer.active_adapters())
         if (layer.has_adapter(name)) here.push_back(name);
       if (here.empty()) return;
+      auto before = layer.merged_adapters();
       layer.merge(safe_merge, here);
-      done.push_back(&layer);
+      if (layer.merged_adapters() != before) done.emplace_back(&layer, std::move(before));
     });
   } catch (...) {
-    for (AdapterLayer* layer : done) layer->unmerge();
+    for (const auto& [layer, before] : done) {
+      layer->unmerge();
+      if (!before.empty()) layer->merge(false, before);
+    }
     throw;
   }
 }
@@ -208,11 +239,11 @@ void unload(Module& model) {
   restore_base_layers(model);
 }
 
-void place_saved_modules(Module& model) {
+void place_saved_parameters(Module& model) {
   const Places wanted = places(model);
   if (wanted.empty()) return;
   for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
-    const auto found = wanted.find(path);
+    const auto found = wanted.find(plain_path(path));
     if (found == wanted.end()) return;
     tensor = found->second.tensor;
     if (!found->second.adapter.empty()) tensor.set_requires_grad(found->second.trainable);

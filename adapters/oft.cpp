@@ -175,7 +175,10 @@ Tensor OFTAdapter::generators(bool training) const {
   if (!rotation_.options().coft || weight.count() == 0) return weight;
   // Training projects the parameter itself. Inference leaves it alone, so that threads can share it, and differentiates at the projected
   // point as if the parameter were there.
-  if (!training) return record("coft", rotation_.projected()).wrt(weight, [](const Tensor& dy) { return dy; });
+  if (!training) {
+    const Tensor inside = projected_.get({.tensors = {weight}}, [&] { return rotation_.projected(); });
+    return record("coft", inside.detach()).wrt(weight, [](const Tensor& dy) { return dy; });
+  }
   move_inside();
   return weight;
 }
@@ -186,6 +189,12 @@ std::int64_t OFTAdapter::dropped_blocks() const {
 }
 
 Tensor OFTAdapter::blocks(bool training) const {
+  const Tensor& weight = rotation_.weight;
+  if (!training && !(grad_enabled() && weight.requires_grad())) {
+    const auto lowered = autocast::dtype(weight.device().type);  // products of Q are lowered like any other
+    const double mode = lowered ? 1 + static_cast<int>(*lowered) : 0;
+    return blocks_.get({.tensors = {weight}, .numbers = {mode}}, [&] { return rotation_.matrix(generators(false)); });
+  }
   Tensor R = rotation_.matrix(generators(training));
   const std::int64_t count = R.dim(0), dropped = dropped_blocks();
   if (!training || dropped == 0) return R;
@@ -205,10 +214,6 @@ Tensor OFTAdapter::input(const Tensor& x, const AdapterCall& call) const {
   const bool lowered = autocast::dtype(x.device().type).has_value();
   const bool stay_wide = dense || (casts_ == Casts::wide && !lowered);
   return rotation_.turn(stay_wide ? to(x, rotation_.weight.dtype()) : x, blocks(call.training));
-}
-
-Tensor OFTAdapter::output(const Tensor& y, const Tensor& x, const AdapterCall& call) const {
-  return dense_weight(call.base).defined() ? to(y, x.dtype()) : y;
 }
 
 void OFTAdapter::scale(double) { adapters::warn("oft: this method has no scaling; it stays 1"); }

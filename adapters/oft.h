@@ -11,6 +11,7 @@
 
 #include "graft/adapters/adapter.h"
 #include "graft/adapters/config.h"
+#include "graft/adapters/derived.h"
 #include "graft/quant/quant_linear.h"
 
 namespace graft::oft {
@@ -80,7 +81,6 @@ class OFTAdapter final : public Adapter {
   std::string description() const override;
   void visit(Visitor& visitor, const std::string& name) override;
   Tensor input(const Tensor& x, const AdapterCall& call) const override;
-  Tensor output(const Tensor& y, const Tensor& x, const AdapterCall& call) const override;
   bool turns_input() const override { return true; }
   /// COFT: puts the parameter itself into its ball, where every use of it would take it.
   void loaded() override { move_inside(); }
@@ -106,6 +106,9 @@ class OFTAdapter final : public Adapter {
   Casts casts_;
   mutable Generator generator_;
   OFTRotation rotation_;
+  // Kept between calls that do not train.
+  adapters::Derived projected_;  // COFT's copy
+  adapters::Derived blocks_;     // R, where nobody differentiates
 };
 
 /// PEFT's layers by name. All rotate first and call the base once.

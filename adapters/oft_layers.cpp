@@ -37,13 +37,13 @@ void EetqOFTLinear::unmerge() { adapters::refuse_eetq_unmerge(); }
 
 std::shared_ptr<GPTQOFTLinear> dispatch_gptq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                              const Options& options, const quant::Description* gptq_quantization_config) {
-  const auto* base = adapters::gptq_layer(*target, gptq_quantization_config);
+  const auto* base = adapters::gptq_layer(adapters::given(target), gptq_quantization_config);
   return base ? std::make_shared<GPTQOFTLinear>(target, adapter_name, options) : nullptr;
 }
 
 std::shared_ptr<AwqOFTLinear> dispatch_awq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                            const Options& options, const std::string& auto_awq_version) {
-  const auto* base = adapters::quantized(*target, "awq");
+  const auto* base = adapters::quantized(adapters::given(target), "awq");
   if (!base) return nullptr;
   adapters::check_awq_packer(*base, auto_awq_version);
   return std::make_shared<AwqOFTLinear>(target, adapter_name, options);
@@ -51,7 +51,8 @@ std::shared_ptr<AwqOFTLinear> dispatch_awq(const std::shared_ptr<LinearBase>& ta
 
 std::shared_ptr<EetqOFTLinear> dispatch_eetq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                              const Options& options) {
-  return adapters::quantized(*target, "eetq") ? std::make_shared<EetqOFTLinear>(target, adapter_name, options) : nullptr;
+  return adapters::quantized(adapters::given(target), "eetq") ? std::make_shared<EetqOFTLinear>(target, adapter_name, options)
+                                                              : nullptr;
 }
 
 }  // namespace graft::oft

@@ -23,18 +23,6 @@ std::string bias_of(const AdapterConfig& config) {
   return std::visit([](const auto& c) { return c.bias; }, config);
 }
 
-/// Biases of the base that are part of the adapter, as paths in the model.
-std::vector<std::string> trained_biases(Module& model, const std::string& bias, const std::vector<std::string>& layer_paths) {
-  std::vector<std::string> paths;
-  if (bias == "none") return paths;
-  for_each_base_parameter(model, [&](const std::string& path, Tensor&) {
-    const auto of_layer = [&](const std::string& layer) { return path == layer + ".base_layer.bias"; };
-    if (bias == "all" ? path == "bias" || path.ends_with(".bias") : std::any_of(layer_paths.begin(), layer_paths.end(), of_layer))
-      paths.push_back(path);
-  });
-  return paths;
-}
-
 std::filesystem::path folder_of(const std::filesystem::path& folder, const std::string& adapter_name) {
   return adapter_name == "default" ? folder : folder / adapter_name;
 }
@@ -42,7 +30,6 @@ std::filesystem::path folder_of(const std::filesystem::path& folder, const std::
 void save_one(Module& model, const std::string& name, const std::filesystem::path& folder, const SaveOptions& options) {
   std::shared_ptr<AdapterRecord> record;
   std::vector<NamedTensor> tensors;
-  std::vector<std::string> layers;
   for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
     if (layer.has_adapter(name) && !record) record = layer.record(name);
   });
@@ -50,16 +37,18 @@ void save_one(Module& model, const std::string& name, const std::filesystem::pat
   AdapterConfig config = record->config;
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
     if (!layer.has_adapter(name)) return;
-    layers.push_back(path);
     const auto adapter = layer.adapter(name);
     adapter->describe(config, path, name);
     for (const auto& [parameter, tensor] : adapter->state(name)) tensors.push_back({saved_name(path, parameter, name), tensor});
   });
-  for (const auto& saved : record->saved) tensors.push_back({prefix + saved.path, saved.copy});
-  const auto biases = trained_biases(model, bias_of(config), layers);
-  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) {
-    if (std::find(biases.begin(), biases.end(), path) != biases.end()) tensors.push_back({prefix + path, tensor});
-  });
+  std::map<std::string, std::string> wrapped;  // biases of adapted layers, which PEFT saves under the wrapper's name for them
+  if (bias_of(config) != "none")
+    for_each_base_parameter(model, [&](const std::string& path, Tensor&) { wrapped.emplace(plain_path(path), path); });
+  for (const auto& saved : record->saved) {
+    const bool is_bias = saved.path == "bias" || saved.path.ends_with(".bias");
+    const auto found = is_bias ? wrapped.find(saved.path) : wrapped.end();
+    tensors.push_back({prefix + (found == wrapped.end() ? saved.path : found->second), saved.copy});
+  }
   if (!options.base_model_name_or_path.empty())
     std::visit([&](auto& c) { c.base_model_name_or_path = options.base_model_name_or_path; }, config);
 
@@ -72,7 +61,7 @@ void save_one(Module& model, const std::string& name, const std::filesystem::pat
   safetensors::write_file_atomically(folder / config_file, to_json(config));
 }
 
-/// A place for each tensor that the file should have.
+/// A place for each tensor that the file should have, by its plain name.
 std::map<std::string, Tensor> places(const Injection& injection) {
   std::map<std::string, Tensor> found;
   const std::string& name = injection.report.adapter_name;
@@ -86,6 +75,15 @@ std::map<std::string, Tensor> places(const Injection& injection) {
 void check_fits(const Tensor& place, const Tensor& tensor, const std::string& name, const char* wanted) {
   check<TypeError>(is_floating(tensor.dtype()), "{}: has elements of type {}, not floating ones", name, tensor.dtype());
   check(tensor.shape() == place.shape(), "{}: has the shape {}, and {} {}", name, tensor.shape(), wanted, place.shape());
+}
+
+/// Whether two tensors are equal, once the wider one is rounded to the narrower one's dtype.
+bool same_numbers(const Tensor& a, const Tensor& b) {
+  if (a.shape() != b.shape() || !is_floating(a.dtype())) return false;
+  const NoGrad no_grad;
+  const DType narrow = size_of(a.dtype()) < size_of(b.dtype()) ? a.dtype() : b.dtype();
+  const auto numbers = [&](const Tensor& t) { return to(to(t, Device::cpu()), narrow).to_vector<double>(); };
+  return numbers(a) == numbers(b);
 }
 
 }  // namespace
@@ -131,13 +129,19 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
                        : "");
   const auto file = safetensors::File::open(folder / tensor_file);
 
-  Injection injection = prepare_injection(model, config,
+  // EVA chooses A and the ranks from data and leaves the base alone, so that a trained one is filled like any other.
+  AdapterConfig start = config;
+  if (auto* lora = std::get_if<LoraConfig>(&start); lora && is_scheme(lora->init_lora_weights, "eva"))
+    lora->init_lora_weights = true;
+  Injection injection = prepare_injection(model, start,
                                           {.adapter_name = options.adapter_name,
                                            .registry = options.registry,
                                            .seed = options.seed,
                                            .architecture = options.architecture,
                                            .auto_awq_version = options.auto_awq_version,
                                            .strict = false});
+  if (auto* lora = std::get_if<LoraConfig>(&injection.record->config))
+    lora->init_lora_weights = std::get<LoraConfig>(config).init_lora_weights;
   const auto base_there = file.metadata().find(base_key);
   if (base_there != file.metadata().end() && base_there->second != injection.record->base_fingerprint) {
     const auto words = fmt::format("{}: the adapter was saved over another base (fingerprint {}) than this model ({})",
@@ -147,35 +151,36 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
   }
   LoadReport report;
   const auto wanted = places(injection);
-  std::map<std::string, Tensor> biases;  // of the base, changed only when nothing can fail any more
-  std::map<std::string, Tensor> base;
-  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) { base.emplace(path, tensor); });
+  std::set<std::string> filled;
+  std::vector<std::string> foreign;  // weights of another base
+  std::map<std::string, Tensor> base = originals(model);
+  for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) { base.emplace(plain_path(path), tensor); });
   for (const auto& [name, entry] : file.entries()) {
     check(!name.ends_with(".oft_r") && !name.ends_with(".oft_s"),
           "{}: a tensor of OFT as it was before PEFT 0.14, which is not read", name);
-    if (const auto place = wanted.find(name); place != wanted.end()) {
+    const std::string plain = plain_path(name);
+    if (const auto place = wanted.find(plain); place != wanted.end() && filled.insert(plain).second) {
       const Tensor tensor = file.tensor(name);
       check_fits(place->second, tensor, name, "the configuration says");
       place->second.copy_(tensor);
       continue;
     }
-    if (bias_of(config) != "none" && name.starts_with(prefix) && name.ends_with(".bias")) {
-      std::string path = name.substr(std::string_view(prefix).size());
-      if (!base.count(path)) {  // a layer that is wrapped only now
-        const std::string end = ".base_layer.bias";
-        if (path.ends_with(end)) path = path.substr(0, path.size() - end.size()) + ".bias";
-      }
-      if (const auto found = base.find(path); found != base.end()) {
-        const Tensor tensor = file.tensor(name);
-        check_fits(found->second, tensor, name, "the model's is");
-        biases.emplace(path, tensor);
-        continue;
-      }
+    // PEFT writes the weights of embeddings and of what they may be tied to along, trained or not.
+    const auto weight = plain.starts_with(prefix) ? base.find(plain.substr(std::string_view(prefix).size())) : base.end();
+    if (weight != base.end() && !wanted.count(plain)) {
+      if (same_numbers(file.tensor(name), weight->second)) continue;
+      foreign.push_back(name);
     }
     report.unused.push_back(name);
   }
   for (const auto& [name, place] : wanted)
-    if (!file.contains(name)) report.unfilled.push_back(name);
+    if (!filled.count(name)) report.unfilled.push_back(name);
+  if (!foreign.empty()) {
+    const auto words = fmt::format("{}: the file carries weights of its base, and those of the model are others: {}",
+                                   (folder / tensor_file).string(), fmt::join(foreign, ", "));
+    check(!options.strict, "{}", words);
+    warn("{}", words);
+  }
   if (options.strict) {
     check(report.unfilled.empty(), "{}: the adapter's tensors are incomplete, these are missing: {}",
           (folder / tensor_file).string(), fmt::join(report.unfilled, ", "));
@@ -183,7 +188,6 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
           (folder / tensor_file).string(), fmt::join(report.unused, ", "));
   }
   for (const auto& placed : injection.placed) placed.fresh->adapter(options.adapter_name)->loaded();
-  for (const auto& [path, tensor] : biases) base.at(path).copy_(tensor);
   report.injection = commit_injection(model, std::move(injection));
   report.warnings = warnings.messages();
   return report;

@@ -35,8 +35,9 @@ struct LoadReport {
   std::vector<std::string> warnings;
 };
 /// Injects the adapter that a folder describes and fills it. FileError for files that are missing or broken; ValueError for a tensor of
-/// the wrong shape, for another base, and, when strict, for unused and unfilled ones (all are named); TypeError for one that is not floating; and what
-/// inject() and config_from_json() refuse. The model is as before then.
+/// the wrong shape, for another base, and, when strict, for unused and unfilled ones (all are named), among them biases that the
+/// configuration trains, and for weights of the base that the file carries and that differ from the model's; TypeError for one that is
+/// not floating; and what inject() and config_from_json() refuse. The model is as before then.
 LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, const LoadOptions& options = {});
 
 /// adapter_config.json of a folder. FileError, or what config_from_json() refuses.

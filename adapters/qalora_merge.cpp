@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/verify.h"
 #include "graft/adapters/warning.h"
@@ -63,6 +64,23 @@ Adapters qalora_adapters(Module& model, const std::string& name) {
   return found;
 }
 
+bool copies_parameters(Module& model, const std::string& name) {
+  bool copies = false;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    const auto record = layer.has_adapter(name) ? layer.record(name) : nullptr;
+    copies = copies || (record && !record->saved.empty());
+  });
+  return copies;
+}
+
+bool active_everywhere(Module& model, const std::string& name) {
+  bool active = true;
+  for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+    for (const auto& named : layer.adapters()) active = active && (named.name != name || named.in_use);
+  });
+  return active;
+}
+
 std::shared_ptr<quant::QuantLinear> quantized_layer(const std::string& path, const std::shared_ptr<LinearBase>& layer) {
   auto base = std::dynamic_pointer_cast<quant::QuantLinear>(layer);
   check(base != nullptr, "{}: zero points can be shifted in a quantized layer, and this is a {}", path,
@@ -110,11 +128,18 @@ std::shared_ptr<quant::QuantLinear> with_shifted_zeros(const std::shared_ptr<qua
   decoded.groups = std::move(groups);
   decoded.group_size = in_order ? length : 0;
   decoded.description.reading += shifted;
+  if (layer->bias().defined())
+    decoded.bias = to(to(layer->bias().detach(), Device::cpu()), DType::f32);  // it may have been trained
   return quant::make_layer(decoded, {}, layer->bias().defined() ? layer->bias().dtype() : DType::f32);
 }
 
 void merge_qalora(Module& model, const std::string& name) {
   const Adapters adapters = qalora_adapters(model, name);
+  check(!copies_parameters(model, name) || active_everywhere(model, name),
+        "adapter '{}' has trained copies of the model's own parameters (modules_to_save, bias), which are not in place; activate "
+        "it "
+        "before it is merged",
+        name);
   std::map<std::string, std::shared_ptr<quant::QuantLinear>> merged;
   for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
     for (const auto& [where, adapter] : adapters)
@@ -125,6 +150,7 @@ void merge_qalora(Module& model, const std::string& name) {
     const auto found = merged.find(path);
     if (found == merged.end()) return;
     auto layer = std::dynamic_pointer_cast<AdapterLayer>(slot.module());
+    layer->replace_active(name, {});  // first, so that no adapter that waits takes its place
     layer->delete_adapter(name);
     if (layer->adapter_names().empty()) slot.replace(found->second);
     else layer->replace_base(found->second);
@@ -134,7 +160,12 @@ void merge_qalora(Module& model, const std::string& name) {
 
 void save_zero_shifts(Module& model, const std::filesystem::path& file, const std::string& name) {
   std::vector<NamedTensor> tensors;
-  for (const auto& [path, adapter] : qalora_adapters(model, name)) tensors.push_back({path + suffix, adapter->group_delta()});
+  const Adapters adapters = qalora_adapters(model, name);
+  check(!copies_parameters(model, name),
+        "adapter '{}' has trained copies of the model's own parameters (modules_to_save, bias), for which a file of shifts has "
+        "no place",
+        name);
+  for (const auto& [path, adapter] : adapters) tensors.push_back({path + suffix, adapter->group_delta()});
   safetensors::save(file, tensors, {{"format", "graft zero shifts"}, {base_key, fingerprint(model)}});
 }
 

@@ -19,12 +19,14 @@ namespace graft::adapters {
 std::shared_ptr<quant::QuantLinear> with_shifted_zeros(const std::shared_ptr<quant::QuantLinear>& layer, const Tensor& shift);
 
 /// Puts the QA-LoRA adapter `name` of every layer that has it into the layer's zero points, and takes the adapter away (with its wrapper, if
-/// it was the last one). The layers that have no such adapter stay as they are. ValueError if no layer has it, and if a layer's adapter of
-/// this name is of another method; AttributeError as above, for a second merge into one layer. Nothing changes then.
+/// it was the last one); what else is active stays so. Trained biases and modules stay in place for good. The layers that have no such
+/// adapter stay as they are. ValueError if no layer has it, if a layer's adapter of this name is of another method, and if it has trained
+/// biases or modules that are not in place; AttributeError as above, for a second merge into one layer. Nothing changes then.
 void merge_qalora(Module& model, const std::string& name = "default");
 
 /// Writes the shifts of adapter `name` to a safetensors file: per layer "<path>.zero_shift" [out, in / group]. With the unchanged base
-/// checkpoint, whose fingerprint it names (verify.h), it makes the merged model. FileError, and ValueError as for merge_qalora().
+/// checkpoint, whose fingerprint it names (verify.h), it makes the merged model. FileError, and ValueError as for merge_qalora() and for an adapter
+/// with trained biases or modules, which the file has no place for.
 void save_zero_shifts(Module& model, const std::filesystem::path& file, const std::string& name = "default");
 /// Replaces the quantized layers that a file has shifts for. FileError, and ValueError for a layer that the model does not have and for
 /// another base than that of the file (with same_base = false a warning). Nothing changes then.

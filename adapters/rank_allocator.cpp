@@ -86,7 +86,13 @@ void RankAllocator::update_importance() {
   }
 }
 
-Tensor RankAllocator::score(const Importance& importance) { return importance.exp_avg_ipt * importance.exp_avg_unc; }
+Tensor RankAllocator::score(const Layer& layer, const std::string& parameter) const {
+  const auto found = importance_.find(key(layer, parameter));
+  check(found != importance_.end(),
+        "{}: no importance is known to allocate ranks by; call update_and_allocate() for the steps before",
+        key(layer, parameter));
+  return found->second.exp_avg_ipt * found->second.exp_avg_unc;
+}
 
 double RankAllocator::mask_to_budget(std::int64_t budget) {
   constexpr int rows[] = {0}, columns[] = {1};
@@ -97,9 +103,9 @@ double RankAllocator::mask_to_budget(std::int64_t budget) {
       scores.emplace_back();
       continue;
     }
-    const Tensor of_E = reshape(score(importance_.at(key(layer, "lora_E"))), {-1});
-    const Tensor of_A = mean(score(importance_.at(key(layer, "lora_A"))), columns);
-    const Tensor of_B = mean(score(importance_.at(key(layer, "lora_B"))), rows);
+    const Tensor of_E = reshape(score(layer, "lora_E"), {-1});
+    const Tensor of_A = mean(score(layer, "lora_A"), columns);
+    const Tensor of_B = mean(score(layer, "lora_B"), rows);
     scores.push_back((of_E + (of_A + of_B)).to_vector<double>());
     sorted.insert(sorted.end(), scores.back().begin(), scores.back().end());
   }
@@ -113,7 +119,7 @@ double RankAllocator::mask_to_budget(std::int64_t budget) {
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     std::vector<bool> kept;
     for (const double s : scores[i]) kept.push_back(s > threshold);
-    if (!kept.empty()) layers_[i].adapter->set_kept(std::move(kept));
+    layers_[i].adapter->set_kept_rows(kept);
   }
   apply_masks();
   return m > 0 ? threshold : std::numeric_limits<double>::quiet_NaN();
@@ -121,9 +127,9 @@ double RankAllocator::mask_to_budget(std::int64_t budget) {
 
 void RankAllocator::apply_masks() const {
   for (const Layer& layer : layers_) {
-    const auto& kept = layer.adapter->kept();
+    const auto kept = layer.adapter->kept_rows();
     const Tensor& E = layer.adapter->E;
-    if (static_cast<std::int64_t>(kept.size()) != E.dim(0)) continue;  // compact already
+    if (kept.empty()) continue;
     const std::vector<std::uint8_t> bytes(kept.begin(), kept.end());
     const Tensor mask = to(to(Tensor::from(bytes, E.shape()), DType::boolean), E.device());
     E.copy_(where(mask, E.detach(), Tensor::zeros(E.shape(), E.dtype(), E.device())));
@@ -186,6 +192,8 @@ void RankAllocator::load_state(const std::vector<NamedTensor>& state) {
     check(kept.dtype() == DType::u8 && kept.rank() == 1 && kept.count() == layer.adapter->ranknum.item(),
           "allocator state: {} is {}{}, not one byte per initial direction", key(layer, "kept"), kept.dtype(), kept.shape());
     for (const int byte : kept.to_vector<int>()) masks.back().push_back(byte != 0);
+    check(layer.adapter->can_keep(masks.back()), "allocator state: {} keeps a direction that was switched off for good",
+          key(layer, "kept"));
   }
   check(given.empty(), "allocator state: {} belongs to nothing here", given.empty() ? "" : given.begin()->first);
   importance_ = std::move(importance);

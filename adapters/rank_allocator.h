@@ -26,8 +26,8 @@ class RankAllocator {
   /// Call after the optimizer's step, while the gradients are there: averages sensitivity |p ∂p| and its uncertainty, and at masking
   /// steps sets the entries of E that score lowest to zero. At step total_step − tfinal the masking is forced and final, and later steps
   /// only apply it again (with tfinal = 0, whose step would never come, it is the last one, total_step − 1).
-  /// Returns the threshold of the scores; NaN when nothing was masked. TypeError for a parameter without gradient, ValueError for a step
-  /// beyond the final one when that was never taken.
+  /// Returns the threshold of the scores; NaN when nothing was masked. TypeError for a parameter without gradient, ValueError for the
+  /// final step when none went before, and for a step beyond it when it was never taken.
   double update_and_allocate(std::int64_t step);
 
   /// Non-zero entries of every layer's E.
@@ -55,7 +55,7 @@ class RankAllocator {
   double mask_to_budget(std::int64_t budget);
   void apply_masks() const;
   std::int64_t final_step() const;
-  static Tensor score(const Importance& importance);
+  Tensor score(const Layer& layer, const std::string& parameter) const;
 
   AdaLoraConfig config_;
   std::string adapter_name_;

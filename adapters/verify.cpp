@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/routing.h"
 #include "graft/adapters/wrappers.h"
@@ -44,10 +45,16 @@ struct Inference {
   }
 };
 
+std::vector<AdapterRecord::Saved> saved_of(const AdapterLayer& layer, const std::string& name) {
+  const auto record = layer.record(name);
+  return record ? record->saved : std::vector<AdapterRecord::Saved>();
+}
+
 }  // namespace
 
 std::string fingerprint(Module& model) {
   Hash hash;
+  const auto before = originals(model);  // of weights that some adapter has a trained copy of
   std::string inside;
   for_each_slot(model, [&](const std::string& path, SlotBase& slot) {
     if (!inside.empty() && path.starts_with(inside)) return;
@@ -56,7 +63,9 @@ std::string fingerprint(Module& model) {
     inside = path + ".";
     const LinearBase& base = innermost(*layer);
     hash.add(fmt::format("{} {} {}", path, base.in_features(), base.out_features()));
-    if (const Tensor weight = dense_weight(base); weight.defined() && weight.count() > 0) add_sample(hash, weight);
+    const auto original = before.find(path + ".weight");
+    const Tensor weight = original == before.end() ? dense_weight(base) : original->second;
+    if (weight.defined() && weight.count() > 0) add_sample(hash, weight);
     if (const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&base)) {
       hash.add(quantized->format().method);
       add_sample(hash, quantized->dequantize(0, 1));
@@ -79,8 +88,14 @@ std::vector<LayerChange> verify(Module& model, const std::string& adapter_name) 
     const DType dtype = weight.defined() ? weight.dtype() : DType::f32;
     const Tensor x = normal({16, layer.in_features()}, 0, 1, generator, dtype);
     const Inference inference(layer);
-    const RoutingGuard only({{adapter_name}, false});
-    const Tensor y = to(layer.forward(x), DType::f32), y0 = to(base.forward(x), DType::f32);
+    const RoutingGuard only(Routing({adapter_name}, /*by_row=*/false, /*when_off=*/true));
+    Tensor y = to(layer.forward(x), DType::f32), y0 = to(base.forward(x), DType::f32);
+    // Whichever copy of a trained bias is in place: this adapter's belongs to y, the original to y0.
+    for (const auto& saved : saved_of(layer, adapter_name)) {
+      if (saved.path != path + ".bias") continue;
+      y = y + to(saved.copy - base.bias(), DType::f32);
+      y0 = y0 + to(saved.original - base.bias(), DType::f32);
+    }
     const double size = norm(y0).item();
     changes.push_back({path, norm(y - y0).item() / (size > 0 ? size : 1)});
   });

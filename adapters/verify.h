@@ -16,7 +16,8 @@ struct LayerChange {
   std::string path;
   double relative;  // ‖y − y₀‖ / ‖y₀‖ for normal random inputs, with y₀ the base's result
 };
-/// How much an adapter changes each layer that has it. ValueError for an unknown name. Nothing is recorded or changed.
+/// How much an adapter changes each layer that has it, a bias that it trains included; modules that it trains whole are not among them.
+/// ValueError for an unknown name. Nothing is recorded or changed.
 std::vector<LayerChange> verify(Module& model, const std::string& adapter_name = "default");
 
 }  // namespace graft::adapters

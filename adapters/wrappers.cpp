@@ -12,6 +12,11 @@ const LinearBase& innermost(const LinearBase& layer) {
   return *base;
 }
 
+const LinearBase& given(const std::shared_ptr<LinearBase>& target) {
+  check(target != nullptr, "there is no layer to put an adapter around");
+  return *target;
+}
+
 const quant::QuantLinear* quantized(const LinearBase& layer, std::string_view method) {
   const auto* base = dynamic_cast<const quant::QuantLinear*>(&innermost(layer));
   return base && base->format().method == method ? base : nullptr;
@@ -69,13 +74,13 @@ void EetqLoraLinear::unmerge() { adapters::refuse_eetq_unmerge(); }
 
 std::shared_ptr<GPTQLoraLinear> dispatch_gptq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                               const Options& options, const Origin& origin) {
-  if (!adapters::gptq_layer(*target, origin.gptq_quantization_config)) return nullptr;
+  if (!adapters::gptq_layer(adapters::given(target), origin.gptq_quantization_config)) return nullptr;
   return std::make_shared<GPTQLoraLinear>(target, adapter_name, options);
 }
 
 std::shared_ptr<AwqLoraLinear> dispatch_awq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                             const Options& options, const Origin& origin) {
-  const auto* base = adapters::quantized(*target, "awq");
+  const auto* base = adapters::quantized(adapters::given(target), "awq");
   if (!base) return nullptr;
   adapters::check_awq_packer(*base, origin.auto_awq_version);
   return std::make_shared<AwqLoraLinear>(target, adapter_name, options);
@@ -83,7 +88,7 @@ std::shared_ptr<AwqLoraLinear> dispatch_awq(const std::shared_ptr<LinearBase>& t
 
 std::shared_ptr<EetqLoraLinear> dispatch_eetq(const std::shared_ptr<LinearBase>& target, const std::string& adapter_name,
                                               const Options& options) {
-  if (!adapters::quantized(*target, "eetq")) return nullptr;
+  if (!adapters::quantized(adapters::given(target), "eetq")) return nullptr;
   return std::make_shared<EetqLoraLinear>(target, adapter_name, options);
 }
 

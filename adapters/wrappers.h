@@ -99,6 +99,8 @@ namespace graft::adapters {
 
 /// The layer below all wrappers.
 const LinearBase& innermost(const LinearBase& layer);
+/// *target; ValueError where there is none.
+const LinearBase& given(const std::shared_ptr<LinearBase>& target);
 /// The quantized layer below all wrappers, if it has this method ("gptq", "awq", "eetq"); else null.
 const quant::QuantLinear* quantized(const LinearBase& layer, std::string_view method);
 /// The GPTQ layer below all wrappers: one that GPTQModel wrote (or nobody names), or else one of the class that the quantization config

@@ -4,6 +4,7 @@
 
 #include "graft/autograd/tape.h"
 #include "graft/core/autocast.h"
+#include "graft/core/call_context.h"
 
 namespace graft {
 namespace {
@@ -13,6 +14,7 @@ using Function = std::function<Tensor(std::span<const Tensor>)>;
 // What f sees beside its inputs.
 struct Surroundings {
   std::optional<DType> cpu = autocast::dtype(Device::Type::cpu), cuda = autocast::dtype(Device::Type::cuda);
+  std::shared_ptr<const CallContext> context = call_context();
   std::vector<Generator*> generators;
   std::vector<Generator> states;
 
@@ -27,6 +29,7 @@ class Replay {
   explicit Replay(const Surroundings& then)
       : cpu_(Device::Type::cpu, then.cpu),
         cuda_(Device::Type::cuda, then.cuda),
+        context_(then.context),
         generators_(then.generators),
         states_(then.states) {
     swap();
@@ -41,6 +44,7 @@ class Replay {
     for (std::size_t i = 0; i < generators_.size(); ++i) std::swap(*generators_[i], states_[i]);
   }
   autocast::Guard cpu_, cuda_;
+  CallContextGuard context_;
   std::vector<Generator*> generators_;
   std::vector<Generator> states_;
 };

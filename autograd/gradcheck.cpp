@@ -50,7 +50,12 @@ std::vector<Tensor> derivatives(const Tensor& y, std::span<const Tensor> inputs,
   return found;
 }
 
-// Compares the derivatives of the scalar function f with central differences, entry by entry, into `result`.
+// f'(0) of a function of one number from four values: off by h⁴ f⁽⁵⁾/30 and by the rounding of f over h.
+double difference(const std::function<double(double)>& f, double h) {
+  return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
+}
+
+// Compares the derivatives of the scalar function f with differences, entry by entry, into `result`.
 void compare(const Function& f, std::span<const Tensor> inputs, double step, double tolerance, const char* order, double& worst,
              std::string& message) {
   const std::vector<Tensor> at = leaves(inputs);
@@ -60,24 +65,37 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
     if (!inputs[i].requires_grad()) continue;
     const std::vector<double> found = analytic[which++].to_vector<double>();
     const std::vector<double> values = inputs[i].to_vector<double>();
-    std::vector<double> numeric(values.size());
-    auto value_at = [&](std::size_t entry, double x) {
-      std::vector<double> moved = values;
-      moved[entry] = x;
-      std::vector<Tensor> there = leaves(inputs);
-      there[i].copy_(Tensor::from(moved, inputs[i].shape()));
-      return f(there).item();
+    double scale = 0;
+    for (const double value : values) scale = std::max(scale, std::abs(value));
+    if (scale == 0) scale = 1;
+    const auto numeric_at = [&](std::size_t entry, double share) {
+      const auto moved_by = [&](double distance) {
+        std::vector<double> moved = values;
+        moved[entry] += distance;
+        std::vector<Tensor> there = leaves(inputs);
+        there[i].copy_(Tensor::from(moved, inputs[i].shape()));
+        return f(there).item();
+      };
+      return difference(moved_by, step * scale * share);
     };
-    // Not less: at this step, differences of values near 1 carry about 1e-10 of rounding, which is too much of a small gradient.
-    double largest = 1;
+    std::vector<double> numeric(values.size());
+    double largest = 0;
     for (std::size_t entry = 0; entry < values.size(); ++entry) {
-      const double above = values[entry] + step, below = values[entry] - step;
-      numeric[entry] = (value_at(entry, above) - value_at(entry, below)) / (above - below);
+      numeric[entry] = numeric_at(entry, 1);
       largest = std::max({largest, std::abs(numeric[entry]), std::abs(found[entry])});
     }
+    const auto error_of = [&](std::size_t entry, double difference) {
+      const double distance = std::abs(found[entry] - difference);
+      return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance == 0 ? 0 : distance / largest;
+    };
     for (std::size_t entry = 0; entry < values.size(); ++entry) {
-      const double distance = std::abs(found[entry] - numeric[entry]) / largest;
-      const double error = std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance;
+      double error = error_of(entry, numeric[entry]);
+      // A kink within reach of the stencil, or a fifth derivative that is large: the same from nearer by. What is wrong stays wrong.
+      for (const double share : {0.1, 0.01, 0.001}) {
+        if (error <= tolerance) break;
+        const double nearer = numeric_at(entry, share), its_error = error_of(entry, nearer);
+        if (its_error < error) error = its_error, numeric[entry] = nearer;
+      }
       worst = std::max(worst, error);
       if (error > tolerance && message.empty())
         message =

@@ -1,4 +1,4 @@
-// Derivatives against central finite differences, in f64.
+// Derivatives against finite differences, in f64.
 #pragma once
 
 #include <functional>
@@ -10,14 +10,15 @@
 namespace graft {
 
 struct GradcheckResult {
-  double worst = 0;     // largest |analytic − numeric|, relative to the largest entry of that input's gradient (at least 1)
+  double worst = 0;     // largest |analytic − numeric|, relative to the largest entry of that input's gradient
   double worst2 = 0;    // the same for second derivatives
   std::string message;  // which input and entry; empty when everything agrees
   explicit operator bool() const { return message.empty(); }
 };
 
 struct GradcheckOptions {
-  double step = 1e-6;
+  double step =
+      1e-3;  // of the four-point differences, relative to the input's largest entry; smaller ones are tried where this fails
   double tolerance = 1e-7;
   bool second_order = false;  // also check the derivative of the derivative, to tolerance2
   double tolerance2 = 1e-5;

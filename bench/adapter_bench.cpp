@@ -2,6 +2,9 @@
 // every iteration, by turns first and second, and overhead_pct is the median of their ratios less one, so that a machine that slows
 // down or speeds up in between does not show. fwd is an inference forward. bwd is the backward pass of a training step: the bare layer's
 // gives dx, the adapted one's dx and the gradients of the adapter's parameters.
+//
+// Rows swap/<operation> are about a model of 224 adapted layers, as many as one of seven billion parameters has: switching the active
+// adapter, choosing one for a call and one for every row, adding one that is read already, and removing it. median_us is the median.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -11,6 +14,8 @@
 #include <vector>
 
 #include "graft/adapters/inject.h"
+#include "graft/adapters/model.h"
+#include "graft/adapters/routing.h"
 #include "graft/adapters/rules.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/isa.h"
@@ -101,6 +106,12 @@ double pass(const LinearBase& layer, const Tensor& x, const std::vector<Tensor>&
   return seconds([&] { benchmark::DoNotOptimize(grad({&y, 1}, wanted, {&dy, 1})); });
 }
 
+/// A median, which may order its argument anew.
+double median(std::vector<double>& of) {
+  std::nth_element(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2), of.end());
+  return of[of.size() / 2];
+}
+
 void run(benchmark::State& state, const Method& method, const Format& format, DType dtype, bool backward, std::int64_t m) {
   Box box;
   box.linear = base_of(format, dtype);
@@ -132,15 +143,72 @@ void run(benchmark::State& state, const Method& method, const Format& format, DT
     ratios.push_back(of_adapted / of_base);
     times.push_back(of_base);
   }
-  const auto median = [](std::vector<double>& of) {
-    std::nth_element(of.begin(), of.begin() + static_cast<std::ptrdiff_t>(of.size() / 2), of.end());
-    return of[of.size() / 2];
-  };
   state.counters["overhead_pct"] = 100 * (median(ratios) - 1);
   state.counters["base_us"] = 1e6 * median(times);
 }
 
+/// 224 layers around one small base.
+struct Tower final : Module {
+  std::vector<Slot<LinearBase>> layers;
+  explicit Tower(const std::shared_ptr<LinearBase>& base) : layers(224, base) {}
+  std::string type_name() const override { return "Tower"; }
+  void visit(Visitor& visitor) override {
+    for (std::size_t i = 0; i < layers.size(); ++i) visitor.child(fmt::format("model.layers.{}.linear", i), layers[i]);
+  }
+};
+
+enum class Swap { switching, choosing, choosing_rows, adding, removing };
+constexpr std::pair<const char*, Swap> swaps[] = {{"switching", Swap::switching},
+                                                  {"choosing", Swap::choosing},
+                                                  {"choosing_rows", Swap::choosing_rows},
+                                                  {"adding", Swap::adding},
+                                                  {"removing", Swap::removing}};
+
+void run_swap(benchmark::State& state, Swap operation) {
+  Generator random{.seed = 1};
+  Tower tower(std::make_shared<Linear>(normal({32, 32}, 0, 0.1, random)));
+  const LoraConfig config{.r = 2, .target_modules = {"linear"}};
+  for (const char* name : {"a", "b"}) adapters::inject(tower, config, {.adapter_name = name});
+  // What comes and goes is made once: reading a file and making tensors is no part of a swap.
+  std::vector<std::shared_ptr<Adapter>> guest;
+  for (const auto& slot : tower.layers) guest.push_back(dynamic_cast<AdapterLayer&>(*slot).adapter("b"));
+  const auto add = [&] {
+    for (std::size_t i = 0; i < guest.size(); ++i) dynamic_cast<AdapterLayer&>(*tower.layers[i]).add_adapter("guest", guest[i]);
+  };
+  const auto remove = [&] { adapters::delete_adapter(tower, "guest"); };
+  const std::vector<std::string> rows = {"a", "b", "a", adapters::base_name, "b", "a", "b", "a"};
+  std::vector<double> times;
+  bool first = false;
+  for (auto _ : state) {
+    first = !first;
+    if (operation == Swap::removing) add();
+    times.push_back(seconds([&] {
+      switch (operation) {
+        case Swap::switching: adapters::set_adapter(tower, {first ? "a" : "b"}); break;
+        case Swap::choosing: {
+          const adapters::UseAdapters use(tower, {"a"});
+          break;
+        }
+        case Swap::choosing_rows: {
+          const adapters::MixedBatch mixed(tower, rows);
+          break;
+        }
+        case Swap::adding: add(); break;
+        case Swap::removing: remove(); break;
+      }
+    }));
+    state.SetIterationTime(times.back());
+    if (operation == Swap::adding) remove();
+  }
+  state.counters["median_us"] = 1e6 * median(times);
+}
+
 void register_rows() {
+  for (const auto& [name, operation] : swaps) {
+    const auto row = [operation = operation](benchmark::State& state) { run_swap(state, operation); };
+    benchmark::RegisterBenchmark(fmt::format("swap/{}", name).c_str(), row)->UseManualTime()->Unit(benchmark::kMicrosecond);
+  }
+
   for (const Format& format : formats)
     for (const DType dtype : {DType::f32, DType::bf16})
       for (const Method& method : methods()) {

@@ -43,6 +43,8 @@ class QuantLinear final : public LinearBase {
 
   const Description& format() const { return description_; }
   const Packed& packed() const { return *packed_; }
+  /// The same, for whoever has to tell one packed weight from another that takes its place.
+  const std::shared_ptr<const Packed>& packed_pointer() const { return packed_; }
   std::int64_t in_features() const override;
   std::int64_t out_features() const override;
   Tensor bias() const override { return bias_; }

@@ -196,6 +196,30 @@ TEST(Merge, RefusesAndLeavesTheLayerAsItWas) {
   expect_error<ValueError>([&] { merged->delete_adapter("a"); }, "adapter 'a' is merged");
 }
 
+TEST(Merge, WarnsAboutWhatIsMergedAlready) {
+  const auto layer = layer_with({"a", "b"});
+  layer->merge(false, std::vector<std::string>{"a"});
+  const adapters::WarningScope warnings;
+  layer->merge(false, std::vector<std::string>{"a", "b"});
+  EXPECT_EQ(warnings.messages(), std::vector<std::string>{"lora.Linear: adapter 'a' is merged already"});
+  EXPECT_EQ(layer->merged_adapters(), (std::vector<std::string>{"a", "b"}));
+}
+
+TEST(Merge, AnErrorTakesOutNoMoreThanItPutIn) {
+  test::Model model;
+  const LoraConfig config{.r = 4, .target_modules = {"q_proj"}, .init_lora_weights = false};
+  adapters::inject(model, config, {.adapter_name = "a"});
+  adapters::inject(model, config, {.adapter_name = "b"});
+  adapters::merge_adapter(model, false, std::vector<std::string>{"a"});
+  adapters::for_each_layer(model, [](const std::string& path, AdapterLayer& layer) {
+    if (path == "model.layers.1.q_proj") std::dynamic_pointer_cast<lora::LoraAdapter>(layer.adapter("b"))->A.fill_(NAN);
+  });
+  expect_error<ValueError>([&] { adapters::merge_adapter(model, true, std::vector<std::string>{"b"}); }, "not finite");
+  adapters::for_each_layer(model, [](const std::string& path, AdapterLayer& layer) {
+    EXPECT_EQ(layer.merged_adapters(), std::vector<std::string>{"a"}) << path;
+  });
+}
+
 TEST(Merge, ThroughoutAModel) {
   test::Model model;
   adapters::inject(model, LoraConfig{.r = 4, .target_modules = "all-linear", .init_lora_weights = false});

@@ -86,8 +86,8 @@ TEST(Combine, LinearCombinesTheFactors) {
   EXPECT_LT(distance(combined(*model, {"a", "b"}, {0.5, 3}, {}), wanted), 1e-5);
 
   // The sign of a weight cancels in PEFT's way; otherwise it is B's.
-  EXPECT_LT(distance(combined(*model, {"a"}, {-0.5}, {}), delta(*model, "a") * 0.5), 1e-6);
-  EXPECT_LT(distance(combined(*model, {"a"}, {-0.5}, {.as_peft = false}), delta(*model, "a") * -0.5), 1e-6);
+  EXPECT_LT(distance(combined(*model, {"a"}, {-0.5}, {.as_peft = true}), delta(*model, "a") * 0.5), 1e-6);
+  EXPECT_LT(distance(combined(*model, {"a"}, {-0.5}, {}), delta(*model, "a") * -0.5), 1e-6);
 }
 
 TEST(Combine, ASingleAdapterIsCombinedLinearlyWhateverTheType) {
@@ -99,15 +99,16 @@ TEST(Combine, ASingleAdapterIsCombinedLinearlyWhateverTheType) {
 TEST(Combine, SvdIsTheBestOfItsRank) {
   const auto model = model_with({4, 2});
   const Tensor sum = delta(*model, "a") * 0.5 + delta(*model, "b");
-  const CombineOptions wide{.combination_type = "svd", .svd_rank = 6, .as_peft = false};
+  const CombineOptions wide{.combination_type = "svd", .svd_rank = 6};
   EXPECT_LT(distance(combined(*model, {"a", "b"}, {0.5, 1}, wide), sum), 1e-5);
   // PEFT counts scalings (2 for both adapters) twice.
-  EXPECT_LT(distance(combined(*model, {"a", "b"}, {0.5, 1}, {.combination_type = "svd", .svd_rank = 6}), sum * 2), 1e-5);
+  EXPECT_LT(
+      distance(combined(*model, {"a", "b"}, {0.5, 1}, {.combination_type = "svd", .svd_rank = 6, .as_peft = true}), sum * 2),
+      1e-5);
 
   const auto [u, s, vt] = svd(to(sum, DType::f64));
   const Tensor best = matmul(slice(u, 1, 0, 4) * slice(s, 0, 0, 4), slice(vt, 0, 0, 4));
-  EXPECT_LT(distance(combined(*model, {"a", "b"}, {0.5, 1}, {.combination_type = "svd", .as_peft = false}), to(best, DType::f32)),
-            1e-5);
+  EXPECT_LT(distance(combined(*model, {"a", "b"}, {0.5, 1}, {.combination_type = "svd"}), to(best, DType::f32)), 1e-5);
   EXPECT_EQ(adapter_of(*model, "mixed").r(), 4) << "the largest rank of the parts";
 }
 

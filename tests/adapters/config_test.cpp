@@ -125,6 +125,8 @@ TEST(Config, RefusesFilesThatItCannotFollow) {
   expect_error<TypeError>([] { config_from_json(R"({"r": 8})"); }, "peft_type is missing");
   refuse(R"({"peft_type": "LOHA"})", "peft_type is 'LOHA', not one of LORA, ADALORA, OFT");
   refuse(R"({"peft_type": "LORA", "r": "eight"})", "r has an unexpected value: \"eight\"");
+  for (const char* number : {"1e300", "-1e300", "9007199254740994.0", "18446744073709551615", "1.5"})
+    refuse(fmt::format(R"({{"peft_type": "LORA", "r": {}}})", number), "r has an unexpected value: ");
   refuse(R"({"peft_type": "LORA", "target_modules": [1]})", "target_modules has an unexpected value: [1]");
   refuse(R"({"peft_type": "LORA", "rank_pattern": {"q": null}})", "rank_pattern has an unexpected value");
   refuse(R"({"peft_type": "LORA", "qalora_scale": "mine"})", "qalora_scale is \"mine\", not one of peft, paper, authors");

@@ -40,6 +40,16 @@ TEST(Dispatch, GptqModelsLayersAreTakenWhateverTheConfig) {
   for (const char* other : {"awq", "eetq", "dense"}) EXPECT_FALSE(gptq_takes(test::make_base(other, 64, 32), nullptr)) << other;
 }
 
+TEST(Dispatch, RefusesToPutAnAdapterAroundNothing) {
+  const char* words = "there is no layer to put an adapter around";
+  test::expect_error<ValueError>([] { lora::dispatch_gptq(nullptr, "default", {.r = 4}); }, words);
+  test::expect_error<ValueError>([] { lora::dispatch_awq(nullptr, "default", {.r = 4}); }, words);
+  test::expect_error<ValueError>([] { lora::dispatch_eetq(nullptr, "default", {.r = 4}); }, words);
+  test::expect_error<ValueError>([] { oft::dispatch_gptq(nullptr, "default", {.r = 4}); }, words);
+  test::expect_error<ValueError>([] { oft::dispatch_awq(nullptr, "default", {.r = 4}); }, words);
+  test::expect_error<ValueError>([] { oft::dispatch_eetq(nullptr, "default", {.r = 4}); }, words);
+}
+
 TEST(Dispatch, AutoGptqsLayersAreTakenWhenTheConfigNamesTheirClass) {
   const auto layer = written_by("gptq", "auto_gptq", "0.7.1");  // 4 bits, groups of 32, in order
   quant::Description config = std::dynamic_pointer_cast<quant::QuantLinear>(layer)->format();

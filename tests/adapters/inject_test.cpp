@@ -107,6 +107,8 @@ TEST(Inject, AllLinearIsResolvedToNames) {
   Model model("gptq");
   const auto report = inject(model, LoraConfig{.r = 2, .target_modules = "all-linear"});
   EXPECT_EQ(report.targets.size(), 6u);
+  EXPECT_EQ(report.outputs, std::vector<std::string>{"lm_head"});
+  EXPECT_NE(to_string(report).find("left out of all-linear: lm_head\n"), std::string::npos);
   const auto record = layer_at(model, "model.layers.0.v_proj").record("default");
   EXPECT_EQ(std::get<LoraConfig>(record->config).target_modules, (Targets{"q_proj", "v_proj", "down_proj"}));
 }
@@ -158,6 +160,42 @@ TEST(Inject, BiasAndModulesToSave) {
   EXPECT_EQ(model.norm->weight.to_vector<float>()[0], 1);
   expect_error<ValueError>([&] { inject(model, LoraConfig{.target_modules = {"q_proj"}, .modules_to_save = {"nothing"}}); },
                            "no module of the model is meant by modules_to_save (nothing)");
+}
+
+TEST(Inject, TrainedBiasesGoWithTheirAdapter) {
+  for (const auto& format : test::formats) {
+    for (const char* bias : {"lora_only", "all"}) {
+      SCOPED_TRACE(fmt::format("{} {}", format, bias));
+      Model model(format, true), bare(format, true);
+      const Tensor x = test::random({3, 64}, 5), y0 = bare.forward(x);
+      inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = bias});
+      for (const auto& [name, tensor] : trainable(model))
+        if (name.ends_with("bias")) tensor.fill_(0.5);
+      const Tensor y = model.forward(x);
+      EXPECT_GT(test::distance(y, y0), 0.01);
+      enable_adapters(model, false);
+      EXPECT_EQ(test::distance(model.forward(x), y0), 0);
+      EXPECT_TRUE(trainable(model).empty());
+      enable_adapters(model, true);
+      EXPECT_EQ(test::distance(model.forward(x), y), 0);
+      // A later adapter may wrap a layer whose bias the first one trains.
+      inject(model, LoraConfig{.r = 2, .target_modules = {"v_proj"}}, {.adapter_name = "later"});
+      EXPECT_EQ(test::distance(model.forward(x), y), 0);
+      set_adapter(model, {"later"});
+      EXPECT_EQ(test::distance(model.forward(x), y0), 0);
+      set_adapter(model, {"default", "later"});
+      EXPECT_EQ(test::distance(model.forward(x), y), 0);
+      delete_adapter(model, "default");
+      EXPECT_EQ(test::distance(model.forward(x), y0), 0);
+
+      Model unloaded(format, true);
+      inject(unloaded, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = bias});
+      for (const auto& [name, tensor] : trainable(unloaded))
+        if (name.ends_with("bias")) tensor.fill_(0.5);
+      unload(unloaded);
+      EXPECT_EQ(test::distance(unloaded.forward(x), y0), 0);
+    }
+  }
 }
 
 TEST(Inject, RefusesAndLeavesTheModelAsItWas) {

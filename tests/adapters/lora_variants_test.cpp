@@ -4,7 +4,10 @@
 
 #include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
+#include "graft/quant/pack_checkpoint.h"
 #include "graft/quant/quant_linear.h"
+#include "graft/quant/round_to_nearest.h"
 
 #include "../support/errors.h"
 #include "layers.h"
@@ -116,6 +119,76 @@ TEST(Dora, NeverHoldsAQuantizedWeightInFloat) {
   }
 }
 
+TEST(Dora, WhatServingKeepsFollowsEverythingThatItComesFrom) {
+  for (const auto& format : test::formats) {
+    SCOPED_TRACE(format);
+    const Layer<DoraLinearVariant> l(format, {.r = 4, .lora_alpha = 8});
+    AdapterLayer& layer = *l.layer;
+    const auto serve = [&] { return layer.forward(x).to_vector<float>(); };
+    const auto computed = [&] {  // without dropout a training call gives the same numbers, and keeps nothing
+      layer.set_training(true);
+      const auto y = serve();
+      layer.set_training(false);
+      return y;
+    };
+    auto before = serve();
+    const auto expect_another = [&](const char* what) {
+      const auto y = serve();
+      EXPECT_NE(y, before) << what;
+      EXPECT_EQ(y, computed()) << what;
+      EXPECT_EQ(serve(), y) << what;
+      before = y;
+    };
+    EXPECT_EQ(before, computed());
+    l.adapter->A.copy_(l.adapter->A.detach() * 2);
+    expect_another("A");
+    l.adapter->B.copy_(l.adapter->B.detach() * 2);
+    expect_another("B");
+    l.adapter->B = l.adapter->B.detach() * 0.5;
+    expect_another("another B");
+    l.adapter->set_scale(3);
+    expect_another("the scaling");
+    if (format == "dense") {
+      layer.weight().copy_(layer.weight() * 1.5);
+      expect_another("the weight");
+    }
+    // Another base of the same sizes, whose norms differ.
+    auto other = test::make_base(format, 64, 32, true);
+    if (format == "dense") other = std::make_shared<graft::Linear>(test::random({32, 64}, 77, DType::f32, 0.3), other->bias());
+    else {
+      auto q = std::dynamic_pointer_cast<quant::QuantLinear>(other);
+      const Tensor weight = q->dequantize(0, 32);
+      quant::Grid grid = quant::eetq_grid();
+      other = quant::make_layer(quant::to_stored(quant::round_to_nearest(weight * 1.5 + 0.01, grid), "plain", q->bias()));
+    }
+    layer.replace_base(other);
+    expect_another("the base");
+    const Tensor changed = l.weight() + l.adapter->delta_weight();
+    const Tensor wanted = matmul(x, changed.t()) * (l.adapter->magnitude / norm(changed, last)) + layer.bias();
+    EXPECT_LT(distance(layer.forward(x), wanted), 1e-5 * largest(wanted)) << "norms are those of the base that is there now";
+  }
+}
+
+TEST(Dora, NormsAreNotLoweredByAutocast) {
+  for (const auto& format : test::formats) {
+    SCOPED_TRACE(format);
+    const Layer<DoraLinearVariant> l(format, {.r = 4, .lora_alpha = 8});
+    for (const bool training : {false, true}) {
+      l.layer->set_training(training);
+      const Tensor wanted = [&] {
+        const Tensor changed = l.weight() + l.adapter->delta_weight();
+        return l.adapter->magnitude / norm(changed, last);
+      }();
+      const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+      // With a base output of ones, what output() returns beside the low-rank part is g itself.
+      const Tensor ones = Tensor::ones({1, 32}), none = Tensor::zeros({1, 64});
+      const Tensor bias = l.layer->bias();
+      const Tensor g = l.adapter->output(ones + bias, none, {*l.layer->base_layer(), training}) - bias;
+      EXPECT_LT(distance(g, reshape(wanted, {1, 32})), 1e-4 * largest(wanted));
+    }
+  }
+}
+
 TEST(Dora, NeedsTheNormsOfAWeight) {
   const auto wrapped = std::make_shared<AdapterLayer>(make_base("gptq", 64, 32), "outer");
   expect_error<AttributeError>([&] { DoraLinearVariant(*wrapped, {.r = 2}, Rounding::once); },
@@ -146,6 +219,15 @@ TEST(QALora, DropsFeaturesBeforePooling) {
   const Tensor change = matmul(matmul(pooled, l.adapter->A.t()), l.adapter->B.t());
   l.layer->set_training(true);
   EXPECT_LT(distance(l.layer->forward(x), l.layer->base_layer()->forward(x) + change), 1e-5 * largest(change));
+}
+
+TEST(QALora, TakesTheGaussianSchemeInAnySpelling) {
+  const auto base = test::make_base("gptq", 64, 32);
+  for (const std::string scheme : {"gaussian", "Gaussian", "GAUSSIAN"}) {
+    const Options options{.r = 4, .init_lora_weights = scheme, .use_qalora = true, .seed = 3};
+    const QALoraLinearVariant adapter(*base, options, Rounding::per_adapter);
+    EXPECT_EQ(test::distance(adapter.B, Tensor::zeros({32, 4})), 0) << scheme;
+  }
 }
 
 TEST(QALora, RefusesWhatItCannotDo) {

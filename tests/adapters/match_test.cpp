@@ -76,6 +76,24 @@ TEST(Match, AllLinearSeesQuantizedLayersAndLeavesTheOutputAlone) {
   }
 }
 
+TEST(Match, AllLinearTakesALayerOfABlockForNoOutput) {
+  struct Named final : Module {
+    std::vector<std::pair<std::string, Slot<LinearBase>>> children;
+    std::string type_name() const override { return "Named"; }
+    void visit(Visitor& visitor) override {
+      for (auto& [name, slot] : children) visitor.child(name, slot);
+    }
+  } model;
+  for (const char* name : {"encoder.layer.0.output", "encoder.layer.0.score", "layers.1.lm_head", "output", "head.score"})
+    model.children.emplace_back(name, test::make_base("dense", 64, 64));
+  std::vector<std::string> left_out;
+  EXPECT_EQ(all_linear(model, "", &left_out),
+            (std::vector<std::string>{"encoder.layer.0.output", "encoder.layer.0.score", "layers.1.lm_head", "head.score"}));
+  EXPECT_EQ(left_out, std::vector<std::string>{"output"});
+  EXPECT_EQ(all_linear(model, "SEQ_CLS"),
+            (std::vector<std::string>{"encoder.layer.0.output", "encoder.layer.0.score", "layers.1.lm_head", "output"}));
+}
+
 TEST(Match, PatternsTakeTheFirstKeyThatMatches) {
   const Pattern<std::int64_t> ranks = {
       {"q_proj", 4}, {"layers.3.self_attn.q_proj", 2}, {"^model.layers.0.self_attn.v_proj", 8}, {".*gate.*", 1}};

@@ -75,12 +75,32 @@ TEST(AdaptedModel, DeletingTakesOneAwayEverywhere) {
   WarningScope warnings;
   delete_adapter(*model, "a");
   EXPECT_EQ(adapter_names(*model), Names{"b"});
-  EXPECT_EQ(warnings.messages().size(), 2u) << "in the two layers where it was active";
+  EXPECT_EQ(warnings.messages(), Names{"adapter 'a' was active and is gone; 'b' is active now"});
+  for_each_layer(*model, [](const std::string&, AdapterLayer& layer) { EXPECT_EQ(layer.active_adapters(), Names{"b"}); });
   set_adapter(*model, {"b"});
   EXPECT_EQ(bits(model->forward(x)), with_b);
   expect_error<ValueError>([&] { delete_adapter(*model, "a"); }, "there is no adapter 'a' in this model, only b");
   delete_adapter(*model, "b");
   EXPECT_EQ(bits(model->forward(x)), bits(bare.forward(x)));
+}
+
+TEST(AdaptedModel, LayersWithoutAnAdapterFollowItsNameAndItsEnd) {
+  const auto model = model_with_two();
+  const auto active = [&](const Names& names) {
+    for_each_layer(*model,
+                   [&](const std::string& path, AdapterLayer& layer) { EXPECT_EQ(layer.active_adapters(), names) << path; });
+  };
+  set_adapter(*model, {"b", "a"});
+  rename_adapter(*model, "a", "z");
+  active({"b", "z"});
+  // A new adapter of the old name is not active where the old one never was.
+  inject(*model, LoraConfig{.r = 2, .target_modules = {"v_proj"}}, {.adapter_name = "a"});
+  active({"b", "z"});
+  delete_adapter(*model, "z");
+  active({"b"});
+  set_adapter(*model, {});
+  delete_adapter(*model, "a");
+  active({});
 }
 
 TEST(AdaptedModel, AMergedAdapterIsNotDeletedAnywhere) {
@@ -191,6 +211,55 @@ TEST(Routing, RefusesNamesRowsModesAndMergedLayers) {
   expect_error<ValueError>([&] { model->forward(x); }, "while some are merged (a); unmerge first");
   const UseAdapters use(*model, {"b"});
   expect_error<ValueError>([&] { model->forward(x); }, "while some are merged (a); unmerge first");
+}
+
+TEST(Routing, TrainedCopiesOfTheModelsParametersAreNotChosenPerCall) {
+  const NoGrad no_grad;
+  const LoraConfig plain{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false};
+  for (const bool biases : {false, true}) {
+    LoraConfig config = plain;
+    if (biases) config.bias = "lora_only";
+    else config.modules_to_save = {"norm"};
+    test::Model model("gptq", true);
+    inject(model, config, {.adapter_name = "copies"});
+    inject(model, plain, {.adapter_name = "plain"});
+    const char* another = "are in place for adapter 'copies', which not every row chooses";
+    for (const Names& names : {Names{"copies", "copies", base_name}, {"plain", "plain", "plain"}, {"copies", "plain", "copies"}})
+      expect_error<ValueError>([&] { MixedBatch(model, names); }, another);
+    for (const Names& names : {Names{}, {"plain"}}) expect_error<ValueError>([&] { UseAdapters(model, names); }, another);
+    const auto y = bits(model.forward(x));
+    {
+      const UseAdapters use(model, {"copies"});
+      EXPECT_EQ(bits(model.forward(x)), y);
+    }
+    { const MixedBatch mixed(model, {"copies", "copies", "copies"}); }
+    set_adapter(model, {"plain"});
+    const char* absent =
+        "adapter 'copies' has trained copies of the model's own parameters (modules_to_save, bias), which are not";
+    expect_error<ValueError>([&] { MixedBatch(model, {"plain", "plain", "copies"}); }, absent);
+    expect_error<ValueError>([&] { UseAdapters(model, {"copies"}); }, absent);
+    const MixedBatch mixed(model, {"plain", base_name, "plain"});
+  }
+}
+
+TEST(Routing, SwitchedOffALayerIsItsBaseWhateverIsChosen) {
+  const NoGrad no_grad;
+  for (const auto& format : test::formats) {
+    const auto model = model_with_two(format);
+    const auto y0 = bits(test::Model(format).forward(x));
+    enable_adapters(*model, false);
+    {
+      const MixedBatch mixed(*model, {"a", "b", "a"});
+      EXPECT_EQ(bits(model->forward(x)), y0) << format;
+    }
+    {
+      const UseAdapters use(*model, {"b"});
+      EXPECT_EQ(bits(model->forward(x)), y0) << format;
+    }
+    enable_adapters(*model, true);
+    const MixedBatch mixed(*model, {"a", "b", "a"});
+    EXPECT_NE(bits(model->forward(x)), y0) << format;
+  }
 }
 
 TEST(Routing, MethodsAndRanksMixInOneBatch) {

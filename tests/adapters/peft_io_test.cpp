@@ -159,6 +159,93 @@ TEST(PeftIo, RefusesAnotherBaseUnlessToldOtherwise) {
   EXPECT_TRUE(load_pretrained(another, folder.path).warnings.empty());
 }
 
+TEST(PeftIo, AModuleThatIsSavedWholeMayHaveOneOfAllTrainedBiases) {
+  const test::TemporaryFolder folder;
+  test::Model model("dense", true);
+  inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = "all", .modules_to_save = {"lm_head"}});
+  for (const auto& [name, tensor] : trainable(model)) tensor.copy_(tensor.detach() + 0.25);
+  save_pretrained(model, folder.path());
+  test::Model other("dense", true);
+  const auto report = load_pretrained(other, folder.path());
+  EXPECT_TRUE(report.unused.empty() && report.unfilled.empty());
+  EXPECT_EQ(other.forward(x).to_vector<float>(), model.forward(x).to_vector<float>());
+}
+
+TEST(PeftIo, ATrainedEvaAdapterIsFilledLikeAnyOther) {
+  Folder folder;
+  LoraConfig config = std::get<LoraConfig>(read_config(folder.path));
+  config.init_lora_weights = "EVA";
+  folder.write_config(to_json(config));
+  test::Model model("gptq", true);
+  load_pretrained(model, folder.path);
+  EXPECT_EQ(model.forward(x).to_vector<float>(), folder.y);
+  const test::TemporaryFolder again;
+  save_pretrained(model, again.path());
+  EXPECT_EQ(std::get<LoraConfig>(read_config(again.path())).init_lora_weights, InitWeights("EVA"));
+  test::Model fresh("gptq", true);
+  expect_error<NotImplementedError>([&] { inject(fresh, config); }, "init_lora_weights 'eva' is made by a separate pass");
+}
+
+TEST(PeftIo, RefusesFilesThatLackTrainedBiases) {
+  for (const char* bias : {"lora_only", "all"}) {
+    SCOPED_TRACE(bias);
+    const test::TemporaryFolder temporary;
+    test::Model model("gptq", true);
+    inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .bias = bias});
+    save_pretrained(model, temporary.path());
+    const fs::path path = fs::path(temporary.path()) / "adapter_model.safetensors";
+    Tensors tensors;
+    {
+      const auto file = safetensors::File::open(path);
+      for (const auto& [name, entry] : file.entries())
+        if (name != "base_model.model.model.layers.1.q_proj.base_layer.bias")
+          tensors.push_back({name, file.tensor(name).clone()});
+      EXPECT_EQ(tensors.size() + 1, file.entries().size());
+    }
+    safetensors::save(path, tensors, {});
+    test::Model other("gptq", true);
+    expect_error<ValueError>([&] { load_pretrained(other, temporary.path()); },
+                             "these are missing: base_model.model.model.layers.1.q_proj.bias");
+  }
+}
+
+TEST(PeftIo, WeightsOfTheBaseThatAFileCarriesAreThoseOfTheModel) {
+  for (const char* wrapper : {"", "base_layer."}) {
+    const std::string name = fmt::format("base_model.model.lm_head.{}weight", wrapper);
+    const test::TemporaryFolder temporary;
+    const fs::path path = fs::path(temporary.path()) / "adapter_model.safetensors";
+    test::Model model;
+    inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj", "lm_head"}, .init_lora_weights = false});
+    save_pretrained(model, temporary.path());
+    Tensors tensors;
+    {
+      const auto file = safetensors::File::open(path);
+      for (const auto& [key, entry] : file.entries()) tensors.push_back({key, file.tensor(key).clone()});
+    }
+    const Tensor weight = model.lm_head->weight();
+    for (const Tensor& same : {weight.clone(), to(weight, DType::bf16)}) {
+      tensors.push_back({name, same});
+      safetensors::save(path, tensors, {});
+      tensors.pop_back();
+      test::Model other;
+      EXPECT_TRUE(load_pretrained(other, temporary.path()).unused.empty());
+      EXPECT_EQ(other.forward(x).to_vector<float>(), model.forward(x).to_vector<float>());
+    }
+    for (const Tensor& another : {weight + 1e-3, Tensor::zeros({33, 64})}) {
+      tensors.push_back({name, another});
+      safetensors::save(path, tensors, {});
+      tensors.pop_back();
+      const std::string words =
+          fmt::format("{}: the file carries weights of its base, and those of the model are others: {}", path.string(), name);
+      test::Model other;
+      expect_error<ValueError>([&] { load_pretrained(other, temporary.path()); }, words);
+      const auto report = load_pretrained(other, temporary.path(), {.strict = false});
+      EXPECT_EQ(report.unused, std::vector<std::string>{name});
+      EXPECT_EQ(report.warnings, std::vector<std::string>{words});
+    }
+  }
+}
+
 TEST(PeftIo, RefusesFoldersThatAreNotWhole) {
   Folder folder;
   folder.write_config("{\"peft_type\": \"LORA\", \"r\": ");

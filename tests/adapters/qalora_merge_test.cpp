@@ -130,6 +130,36 @@ TEST(QALoraMergeModel, OtherAdaptersStay) {
   EXPECT_LT(distance(model.forward(input), y), 1e-5 * largest(y));
 }
 
+TEST(QALoraMergeModel, WhatWaitsGoesOnWaiting) {
+  test::Model model("gptq");
+  inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false, .use_qalora = true},
+         {.adapter_name = "qa"});
+  inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false}, {.adapter_name = "lora"});
+  const Tensor input = test::random({3, 64}, 5), y = model.forward(input);
+  const WarningScope warnings;
+  merge_qalora(model, "qa");
+  EXPECT_LT(distance(model.forward(input), y), 1e-5 * largest(y));
+  EXPECT_TRUE(warnings.messages().empty());
+}
+
+TEST(QALoraMergeModel, TrainedBiasesStayInPlace) {
+  const LoraConfig config{
+      .r = 2, .target_modules = {"q_proj"}, .bias = "lora_only", .init_lora_weights = false, .use_qalora = true};
+  test::Model model("gptq", true);
+  inject(model, config);
+  for (const auto& [name, tensor] : trainable(model))
+    if (name.ends_with("bias")) tensor.fill_(0.5);
+  const Tensor input = test::random({3, 64}, 5), y = model.forward(input);
+  enable_adapters(model, false);
+  expect_error<ValueError>([&] { merge_qalora(model); }, "which are not in place; activate it before it is merged");
+  enable_adapters(model, true);
+  const test::TemporaryFolder folder;
+  expect_error<ValueError>([&] { save_zero_shifts(model, folder.path() + "/shifts"); },
+                           "for which a file of shifts has no place");
+  merge_qalora(model);
+  EXPECT_LT(distance(model.forward(input), y), 1e-5 * largest(y));
+}
+
 TEST(QALoraMergeModel, ASecondMergeIsRefusedAndChangesNothing) {
   const LoraConfig config{.r = 2, .target_modules = {"q_proj"}, .init_lora_weights = false, .use_qalora = true};
   test::Model model("gptq");

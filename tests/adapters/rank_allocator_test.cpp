@@ -110,6 +110,56 @@ TEST(RankAllocator, SpendsTheBudgetByTheEndAndKeepsItThere) {
   EXPECT_LT(test::distance(other.forward(x), run.model.forward(x)), 1e-6);
 }
 
+TEST(RankAllocator, ACompactedFolderIsTrainedOnAndSavedAgain) {
+  const test::TemporaryFolder first_folder, second_folder;
+  AdaLoraConfig config = twelve_steps();
+  config.target_r = 3;
+  Training first(config);
+  first.run(12);
+  ASSERT_EQ(first.ranks(), 6);
+  adapters::save_pretrained(first.model, first_folder.path());
+
+  test::Model second("gptq");
+  auto loaded = std::get<AdaLoraConfig>(adapters::read_config(first_folder.path()));
+  adapters::load_pretrained(second, first_folder.path(), {.is_trainable = true});
+  set_training(second, true);
+  AdamW optimizer(trainable(second), {.lr = 1e-2});
+  adapters::for_each_layer(second, [](const std::string&, AdapterLayer& layer) {
+    auto& record = *layer.record("default");
+    std::get<AdaLoraConfig>(record.config).target_r = 1;
+  });
+  RankAllocator allocator(second);
+  for (int step = 0; step < 12; ++step) {
+    mse_loss(second.forward(x), target).backward();
+    optimizer.step();
+    allocator.update_and_allocate(step);
+    optimizer.zero_grad();
+  }
+  const auto ranks = allocator.ranks();
+  std::int64_t sum = 0;
+  for (const auto& [path, rank] : ranks) sum += rank;
+  EXPECT_EQ(sum, 2);
+  // What one allocator notes, another of the same model takes.
+  RankAllocator again(second);
+  again.load_state(allocator.state());
+
+  adapters::save_pretrained(second, second_folder.path());
+  test::Model third("gptq");
+  adapters::load_pretrained(third, second_folder.path());
+  const auto before = loaded.rank_pattern,
+             after = std::get<AdaLoraConfig>(adapters::read_config(second_folder.path())).rank_pattern;
+  ASSERT_EQ(after.size(), before.size());
+  for (std::size_t layer = 0; layer < after.size(); ++layer) {
+    ASSERT_EQ(after[layer].second.size(), 4u) << "as long as the initial rank";
+    for (std::size_t i = 0; i < 4; ++i) EXPECT_TRUE(before[layer].second[i] || !after[layer].second[i]);
+  }
+  adapters::for_each_layer(third, [&](const std::string& path, AdapterLayer& layer) {
+    EXPECT_EQ(std::dynamic_pointer_cast<AdaLoraAdapter>(layer.adapter("default"))->A.dim(0), ranks.at(path));
+  });
+  set_training(second, false);
+  EXPECT_LT(test::distance(third.forward(x), second.forward(x)), 1e-6);
+}
+
 TEST(RankAllocator, AveragesAreThoseOfTheDefinition) {
   Training run(twelve_steps(), "dense");
   const auto E = trainable(run.model)[1];
@@ -218,6 +268,8 @@ TEST(RankAllocator, RefusesStepsOutOfOrder) {
   expect_error<TypeError>([&] { run.allocator.update_and_allocate(0); }, "has no gradient to tell its importance from");
   expect_error<ValueError>([&] { run.allocator.update_and_allocate(10); },
                            "step 10 is beyond the final allocation at step 9, which never took place");
+  expect_error<ValueError>([&] { run.allocator.update_and_allocate(9); },
+                           "model.layers.0.q_proj.lora_E.default: no importance is known to allocate ranks by");
   test::Model plain;
   expect_error<ValueError>([&] { RankAllocator{plain}; }, "the model has no AdaLoRA adapter 'default'");
   adapters::inject(plain, LoraConfig{.target_modules = {"q_proj"}});

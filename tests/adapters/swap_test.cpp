@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -49,27 +48,6 @@ void run_together(const std::vector<std::function<void(int)>>& jobs, int times) 
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(failure, "");
 }
-
-/// Durations in microseconds, of one thread.
-class Stopwatch {
- public:
-  template <class F>
-  void time(F&& f) {
-    const auto begin = std::chrono::steady_clock::now();
-    f();
-    microseconds_.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count());
-  }
-  std::string to_string() {
-    std::sort(microseconds_.begin(), microseconds_.end());
-    const auto share = [&](double p) {
-      return microseconds_[static_cast<std::size_t>(p * static_cast<double>(microseconds_.size() - 1))];
-    };
-    return fmt::format("{} times, median {:.2f} us, 99 % within {:.1f} us", microseconds_.size(), share(0.5), share(0.99));
-  }
-
- private:
-  std::vector<double> microseconds_;
-};
 
 struct Box final : Module {
   Slot<LinearBase> linear;
@@ -124,18 +102,24 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
   for (std::size_t i = 0; i < all.size(); ++i)
     for (std::size_t j = 0; j < i; ++j) ASSERT_NE(all[i], all[j]) << "results " << i << " and " << j << " must be told apart";
 
-  std::atomic<std::int64_t> wrong{0}, with_guest{0}, without_guest{0};
+  std::atomic<std::int64_t> wrong{0}, with_guest{0}, without_guest{0}, as_chosen{0};
   const auto expect = [&](bool legal) { wrong += !legal; };
+  // Switched off at this moment, the layer is its base whatever a call chooses.
+  const Bits& off = chosen.at(none);
+  const auto expect_or_off = [&](const Bits& y, const Bits& legal) {
+    as_chosen += y == legal;
+    expect(y == legal || y == off);
+  };
   const auto choose = [&](int i) {
     const auto& [names, y] = *std::next(chosen.begin(), i % 4);
     const adapters::UseAdapters use(served.model, names);
-    expect(bits(layer.forward(x)) == y);
+    expect_or_off(bits(layer.forward(x)), y);
   };
   const auto choose_recording = [&](int i) { choose(i); };  // trainable or not at this moment: the values are the same
   const auto choose_rows = [&](int) {
     const NoGrad no_grad;
     const adapters::MixedBatch mixed(served.model, rows);
-    expect(bits(layer.forward(x)) == y_rows);
+    expect_or_off(bits(layer.forward(x)), y_rows);
   };
   // The guest may be gone when its name is checked, or between that and the forward call, which then leaves its rows as they are.
   const auto choose_guest = [&](int i) {
@@ -145,7 +129,7 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
         const adapters::MixedBatch mixed(served.model, rows_with_guest);
         const Bits y = bits(layer.forward(x));
         (y == y_rows_with ? with_guest : without_guest)++;
-        expect(y == y_rows_with || y == y_rows_without);
+        expect(y == y_rows_with || y == y_rows_without || y == off);
       } else {
         const adapters::UseAdapters use(served.model, guest);
         const Bits y = bits(layer.forward(x));
@@ -161,26 +145,21 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
     expect(y == y_guest || std::any_of(chosen.begin(), chosen.end(), [&](const auto& legal) { return y == legal.second; }));
   };
   // Those who change things also look at what they did: so they last as long as the others.
-  Stopwatch switching, swapping;
   const auto switch_around = [&](int i) {
     follow(i);
-    switching.time([&] {
-      switch (i % 6) {
-        case 0: return layer.set_adapter(a);
-        case 1: return layer.set_adapter(guest);
-        case 2: return layer.set_adapter(both);
-        case 3: return layer.enable_adapters(false);
-        case 4: return layer.set_adapter(b);
-        default: return layer.enable_adapters(true);
-      }
-    });
+    switch (i % 6) {
+      case 0: return layer.set_adapter(a);
+      case 1: return layer.set_adapter(guest);
+      case 2: return layer.set_adapter(both);
+      case 3: return layer.enable_adapters(false);
+      case 4: return layer.set_adapter(b);
+      default: return layer.enable_adapters(true);
+    }
   };
   const auto come_and_go = [&](int i) {
     follow(i);
-    swapping.time([&] {
-      if (i % 2) layer.delete_adapter("guest");
-      else layer.add_adapter("guest", served.guest);
-    });
+    if (i % 2) layer.delete_adapter("guest");
+    else layer.add_adapter("guest", served.guest);
   };
   constexpr int operations = 100'032 / 4, threads = 8;  // for each of the four formats; an even number for each thread
   run_together({[&](int i) {
@@ -190,10 +169,10 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
                 choose_recording, choose_recording, choose_rows, choose_guest, follow, switch_around, come_and_go},
                operations / threads);
   EXPECT_EQ(wrong, 0);
+  EXPECT_GT(as_chosen, operations / 4) << "it is switched off a sixth of the time";
   EXPECT_GT(with_guest, 0);
   EXPECT_GT(without_guest, 0);
   EXPECT_FALSE(layer.has_adapter("guest"));
-  fmt::print("{}: switching {}; adding or removing {}\n", GetParam(), switching.to_string(), swapping.to_string());
 
   // And it is still in order.
   layer.enable_adapters(true);
@@ -243,20 +222,25 @@ struct Tower final : Module {
   }
 };
 
-TEST(Swap, OfAWholeModelIsTimed) {
+TEST(Swap, ReachesEveryLayerOfALargeModel) {
   Tower model(test::make_base("gptq", 32, 32));
-  const LoraConfig config{.r = 2, .target_modules = {"linear"}};
+  const LoraConfig config{.r = 2, .target_modules = {"linear"}, .init_lora_weights = false};
   for (const char* name : {"a", "b"}) adapters::inject(model, config, {.adapter_name = name});
-  Stopwatch switching, choosing, removing;
-  for (int i = 0; i < 200; ++i) {
-    switching.time([&] { adapters::set_adapter(model, {i % 2 ? "a" : "b"}); });
-    choosing.time([&] { const adapters::UseAdapters use(model, {"a"}); });
+  const auto active = [&](const Names& names) {
+    for (auto& slot : model.layers) EXPECT_EQ(dynamic_cast<AdapterLayer&>(*slot).active_adapters(), names);
+  };
+  adapters::set_adapter(model, {"b"});
+  active({"b"});
+  const Tensor input = test::random({1, 32}, 5);
+  const Bits with_b = bits(model.layers.back()->forward(input));
+  {
+    const adapters::UseAdapters use(model, {"a"});
+    active({"b"});
+    EXPECT_NE(bits(model.layers.back()->forward(input)), with_b);
   }
-  for (auto& slot : model.layers) EXPECT_EQ(dynamic_cast<AdapterLayer&>(*slot).active_adapters(), Names{"a"});
-  removing.time([&] { adapters::delete_adapter(model, "b"); });
+  adapters::delete_adapter(model, "b");
+  active({"a"});
   EXPECT_EQ(adapters::adapter_names(model), Names{"a"});
-  fmt::print("{} layers: switching {}; choosing per call {}; removing {}\n", model.layers.size(), switching.to_string(),
-             choosing.to_string(), removing.to_string());
 }
 
 TEST(Swap, AWarningHandlerMayAskTheLayerThatWarns) {

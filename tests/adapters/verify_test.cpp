@@ -71,6 +71,20 @@ TEST(Verify, LooksAtOneAdapterWhateverIsActiveAndChangesNothing) {
   expect_error<ValueError>([&] { verify(model, "c"); }, "there is no adapter 'c' in this model");
 }
 
+TEST(Verify, ATrainedBiasIsAChangeWhetherItIsInPlaceOrNot) {
+  test::Model model("gptq", true);
+  inject(model, LoraConfig{.r = 4, .target_modules = {"q_proj"}, .bias = "lora_only"});
+  EXPECT_EQ(verify(model).front().relative, 0);
+  for (const auto& [name, tensor] : trainable(model))
+    if (name == "model.layers.0.q_proj.base_layer.bias") tensor.copy_(tensor.detach() + 0.5);
+  const auto in_place = verify(model);
+  EXPECT_GT(in_place[0].relative, 0.1);
+  EXPECT_EQ(in_place[1].relative, 0);
+  enable_adapters(model, false);
+  const auto taken_out = verify(model);
+  for (int i : {0, 1}) EXPECT_NEAR(taken_out[i].relative, in_place[i].relative, 1e-5);
+}
+
 TEST(Verify, ARefusalLeavesTrainingModeOn) {
   test::Model model;
   inject(model, on_q_and_v);
@@ -97,6 +111,14 @@ TEST(Fingerprint, IsTheBasesAlone) {
   const std::string before = fingerprint(model);
   model.lm_head->weight().fill_(0.5);
   EXPECT_NE(fingerprint(model), before);
+}
+
+TEST(Fingerprint, ATrainedCopyOfAWeightIsNotTheBases) {
+  test::Model model;
+  const std::string before = fingerprint(model);
+  inject(model, LoraConfig{.target_modules = {"q_proj"}, .modules_to_save = {"lm_head"}});
+  model.lm_head->weight().fill_(0.5);
+  EXPECT_EQ(fingerprint(model), before);
 }
 
 TEST(Fingerprint, TheDtypeThatACheckpointIsLoadedInMakesNoDifference) {

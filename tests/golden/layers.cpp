@@ -128,7 +128,7 @@ void check_weighted(const Tensors& tensors) {
   Box model(layer);
   std::vector<std::string> names;
   for (const Json& a : info.at("adapters")) names.push_back(a.at("name"));
-  graft::adapters::CombineOptions options{.combination_type = info.at("combination")};
+  graft::adapters::CombineOptions options{.combination_type = info.at("combination"), .as_peft = true};
   if (!info.at("density").is_null()) options.density = info.at("density");
   graft::adapters::add_weighted_adapter(model, names, info.at("weights"), "mixed", options);
   const auto mixed = std::dynamic_pointer_cast<graft::lora::LoraAdapter>(layer->adapter("mixed"));
@@ -208,13 +208,20 @@ void check_regulariser(const Tensors& tensors) {
 
 Tensor row(const Tensor& table, std::int64_t i) { return graft::squeeze(graft::slice(table, 0, i, i + 1), 0); }
 
-/// By the latest masking; -1 before the first.
-std::int64_t directions_kept(Net& model) {
-  std::int64_t count = -1;
-  graft::adapters::for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
+/// What the latest masking kept, under the names of the parameters; null before the first.
+Json rank_pattern(Net& model) {
+  Json pattern;
+  graft::adapters::for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
     const auto& kept = dynamic_cast<const graft::adalora::AdaLoraAdapter&>(*layer.adapter("default")).kept();
-    if (!kept.empty()) count = std::max<std::int64_t>(count, 0) + std::count(kept.begin(), kept.end(), true);
+    if (!kept.empty()) pattern[path + ".lora_E.default"] = kept;
   });
+  return pattern;
+}
+
+/// How many directions a pattern keeps; -1 for none.
+std::int64_t directions_kept(const Json& pattern) {
+  std::int64_t count = pattern.is_null() ? -1 : 0;
+  for (const Json& layer : pattern) count += std::count(layer.begin(), layer.end(), Json(true));
   return count;
 }
 
@@ -243,6 +250,7 @@ void check_allocator(const Tensors& tensors) {
                      fmt::format("{} {} at step {}", when, name, step));
   };
   const auto losses = tensors["step.loss"].to_vector<double>(), thresholds = tensors["step.threshold"].to_vector<double>();
+  const auto masked = tensors["step.masked"].to_vector<std::int64_t>();
   const auto budgets = tensors["step.budget"].to_vector<std::int64_t>(), kept = tensors["step.kept"].to_vector<std::int64_t>();
   const std::int64_t final_step =
       info.at("adapter_config").at("total_step").get<int>() - info.at("adapter_config").at("tfinal").get<int>();
@@ -269,10 +277,15 @@ void check_allocator(const Tensors& tensors) {
       EXPECT_TRUE(allocator.importance().empty());
     }
     expect_E("after_allocation", step);
-    EXPECT_EQ(directions_kept(model), kept[step]);
+    EXPECT_EQ(!std::isnan(threshold), masked[step] != 0);
+    const Json pattern = rank_pattern(model);
+    EXPECT_EQ(directions_kept(pattern), kept[step]);
+    EXPECT_EQ(pattern, info.at("rank_pattern_by_step").at(step));
     optimizer->zero_grad();
   }
   for (const auto& [name, tensor] : named) expect_close(tensor.detach(), tensors["final." + name], 1e-9, "final." + name);
+
+  EXPECT_EQ(rank_pattern(model), info.at("rank_pattern"));
 
   std::map<std::string, Tensor> saved;
   graft::adapters::for_each_layer(model, [&](const std::string& path, AdapterLayer& layer) {
@@ -287,7 +300,9 @@ void check_allocator(const Tensors& tensors) {
     if (!name.starts_with("saved.")) continue;
     ASSERT_TRUE(saved.count(name)) << name;
     expect_close(saved.at(name).detach(), tensors[name], 1e-9, name);
+    saved.erase(name);
   }
+  for (const auto& [name, tensor] : saved) ADD_FAILURE() << name << " is saved here, and not by the original";
 }
 
 }  // namespace
