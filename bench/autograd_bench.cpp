@@ -55,7 +55,8 @@ void run(benchmark::State& state, const Row& row, bool step, int threads) {
   double bytes = static_cast<double>(shape.count() * size_of(shape.dtype()));
   for (const Tensor& x : inputs) bytes += static_cast<double>(x.count() * size_of(x.dtype()));
   if (step) bytes *= 2;
-  state.counters["pct_of_limit"] = bench::percent_of_limit(seconds / static_cast<double>(state.iterations()), 0, bytes, threads);
+  state.counters["pct_of_limit"] = bench::percent_of_limit(seconds / static_cast<double>(state.iterations()), 0,
+                                                           &bench::Roofline::flops_per_second, bytes, threads);
   set_thread_pool(nullptr);
 }
 
