@@ -389,12 +389,12 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
   const NoGrad no_grad;
   const autocast::Guard exact(weight.device().type, {});
   const auto now = state();
-  std::vector<std::string> todo;
+  std::vector<std::string> todo, already;
   for (const auto& name : names ? *names : now->active) {
     if (!names && !now->find(name)) continue;  // active elsewhere in the model
     const Entry& entry = now->at(name, *this);
     if (contains(now->merged, name)) {
-      adapters::warn("{}: adapter '{}' is merged already", type_name_, name);
+      already.push_back(name);
       continue;
     }
     check(now->merged.empty() || !entry.adapter->turns_input(),
@@ -405,6 +405,7 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
     todo.push_back(name);
   }
   if (todo.empty()) return adapters::warn("{}: all adapters are merged already, there is nothing to do", type_name_);
+  if (!already.empty()) adapters::warn("{}: these adapters are merged already: {}", type_name_, fmt::join(already, ", "));
 
   // x R₁ R₂ Wᵀ = x (W R₂ᵀ R₁ᵀ)ᵀ: what turns the input goes first and from the last to the first, then what adds to the weight.
   const auto added =

@@ -174,8 +174,7 @@ void delete_adapter(Module& model, const std::string& name) {
     if (layer.replace_active(name, {})) emptied.push_back(&layer);
     if (layer.has_adapter(name)) layer.delete_adapter(name);
   });
-  const auto left = adapter_names(model);
-  if (!emptied.empty() && !left.empty()) {
+  if (const auto left = emptied.empty() ? std::vector<std::string>() : adapter_names(model); !left.empty()) {
     const std::string& successor = *std::min_element(left.begin(), left.end());
     for (AdapterLayer* layer : emptied) layer->set_adapter({successor});
     warn("adapter '{}' was active and is gone; '{}' is active now", name, successor);

