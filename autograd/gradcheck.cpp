@@ -68,13 +68,16 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
     double scale = 0;
     for (const double value : values) scale = std::max(scale, std::abs(value));
     if (scale == 0) scale = 1;
+    double size = 0;  // of f, whose rounding is all that differences see of a derivative that is smaller than `noise`
     const auto numeric_at = [&](std::size_t entry, double share) {
       const auto moved_by = [&](double distance) {
         std::vector<double> moved = values;
         moved[entry] += distance;
         std::vector<Tensor> there = leaves(inputs);
         there[i].copy_(Tensor::from(moved, inputs[i].shape()));
-        return f(there).item();
+        const double y = f(there).item();
+        size = std::max(size, std::abs(y));
+        return y;
       };
       return difference(moved_by, step * scale * share);
     };
@@ -84,9 +87,10 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
       numeric[entry] = numeric_at(entry, 1);
       largest = std::max({largest, std::abs(numeric[entry]), std::abs(found[entry])});
     }
+    const double noise = 8 * std::numeric_limits<double>::epsilon() * size / (step * scale);
     const auto error_of = [&](std::size_t entry, double difference) {
       const double distance = std::abs(found[entry] - difference);
-      return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance == 0 ? 0 : distance / largest;
+      return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance <= noise ? 0 : distance / largest;
     };
     for (std::size_t entry = 0; entry < values.size(); ++entry) {
       double error = error_of(entry, numeric[entry]);
