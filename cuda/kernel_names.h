@@ -25,11 +25,4 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 /// Blocks for `n` elements, when threads go on to further elements. Follows from the problem alone, as everything here.
 constexpr Grid blocks_for(std::int64_t n) { return {std::min<std::int64_t>(divide_up(n, block_threads), 8192)}; }
 
-/// The first of the elements that two views share bits of, for kernels that take a pointer and a dtype.
-struct Elements {
-  void* data;
-  DType dtype;
-};
-inline Elements elements(const View& view) { return {view.data, view.dtype}; }
-
 }  // namespace graft::cuda
