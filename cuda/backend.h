@@ -52,7 +52,7 @@ void launch(const Kernel& kernel, Grid grid, int threads, const Argument& argume
   if (grid.x > 0 && grid.y > 0) launch_bytes(kernel, grid, threads, shared, &argument, sizeof(Argument));
 }
 
-/// y = a b + accumulate · y for matrices in memory as BLAS knows them, `batch` of them at equal distances. Sums are kept in f64 for
+/// y = a b for matrices in memory as BLAS knows them, `batch` of them at equal distances. Sums are kept in f64 for
 /// f64 and in f32 for the others; f32 operands are not rounded (no tf32).
 struct Gemm {
   struct Matrix {
@@ -64,7 +64,6 @@ struct Gemm {
   };
   std::int64_t rows, columns, depth, batch;
   Matrix a, b, y;
-  bool accumulate = false;
 };
 void multiply(const Gemm& gemm);
 

@@ -21,10 +21,10 @@ std::uint32_t alignment(const void* data) {
 }
 
 /// What an algorithm is chosen by: everything but where the matrices lie.
-using Key = std::array<std::int64_t, 20>;
+using Key = std::array<std::int64_t, 16>;
 Key key_of(const Gemm& g) {
-  Key key{g.rows, g.columns, g.depth, g.batch, g.accumulate};
-  std::size_t at = 5;
+  Key key{g.rows, g.columns, g.depth, g.batch};
+  std::size_t at = 4;
   for (const Gemm::Matrix* m : {&g.a, &g.b, &g.y})
     for (std::int64_t value : {static_cast<std::int64_t>(m->dtype) * 2 + m->transposed, m->ld, m->distance,
                                static_cast<std::int64_t>(alignment(m->data))})
@@ -101,10 +101,10 @@ void multiply(const Gemm& g) {
     }
     algorithm = found->second;
   }
-  const double one = 1, beta = g.accumulate ? 1 : 0;
-  const auto one_f32 = static_cast<float>(one), beta_f32 = static_cast<float>(beta);
+  const double one = 1, zero = 0;
+  const float one_f32 = 1, zero_f32 = 0;
   require(lt.matmul(handle, &product, wide ? static_cast<const void*>(&one) : &one_f32, first.data, &first_layout, second.data,
-                    &second_layout, wide ? static_cast<const void*>(&beta) : &beta_f32, g.y.data, &y, g.y.data, &y, &algorithm,
+                    &second_layout, wide ? static_cast<const void*>(&zero) : &zero_f32, g.y.data, &y, g.y.data, &y, &algorithm,
                     workspace, Gpu::workspace_bytes, here.stream()),
           "multiplying");
 }
