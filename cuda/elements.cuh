@@ -7,7 +7,7 @@
 
 namespace graft::cuda {
 
-// The hardware's conversions give the same numbers as core/dtype.h's, in one instruction.
+// The hardware's conversions give the same numbers as core/dtype.h's in one instruction, but for what NaNs carry.
 __device__ inline float widen(f16 x) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));

@@ -1,7 +1,10 @@
 #include "graft/cuda/rows.h"
 
 #include <bit>
+#include <vector>
 
+#include "graft/core/labels.h"
+#include "graft/cuda/dense.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
 
@@ -18,6 +21,15 @@ void run(DType dtype, const char* what, std::int64_t rows, std::int64_t size, co
   with_floating(dtype, what, [&]<class A>() {
     launch({"rows", fmt::format("{}{}", what, suffix<A>)}, {rows}, threads_for(size), argument);
   });
+}
+
+/// Refuses labels as the CPU does, before a kernel reads what is not there.
+void check_labels(const View& labels, std::int64_t ignored, std::int64_t classes) {
+  const Dense dense(labels, DType::i64);
+  copy(labels, dense.view());
+  std::vector<std::int64_t> values(static_cast<std::size_t>(labels.count()));
+  read(values.data(), dense.data(), values.size() * sizeof(std::int64_t));
+  for (std::int64_t label : values) checked_label(label, ignored, classes);
 }
 
 }  // namespace
@@ -79,6 +91,7 @@ void rotary(const View& x, const View& cos, const View& sin, const View& y, bool
 
 void cross_entropy(const View& logits, const View& labels, std::int64_t ignored, const View& losses, const View& lse) {
   if (logits.count() == 0) return;
+  check_labels(labels, ignored, logits.sizes[logits.rank - 1]);
   const CrossEntropy c{RowsOf(logits), RowsOf(labels, 0), RowsOf(losses, 0), RowsOf(lse, 0), ignored};
   run(logits.dtype, "cross_entropy", c.logits.rows.count(), c.logits.size, c);
 }
@@ -86,6 +99,7 @@ void cross_entropy(const View& logits, const View& labels, std::int64_t ignored,
 void cross_entropy_backward(const View& logits, const View& labels, std::int64_t ignored, const View& lse, const View& dlosses,
                             const View& dlogits) {
   if (logits.count() == 0) return;
+  check_labels(labels, ignored, logits.sizes[logits.rank - 1]);
   const CrossEntropyBackward c{RowsOf(logits), RowsOf(labels, 0), RowsOf(lse, 0), RowsOf(dlosses, 0), RowsOf(dlogits), ignored};
   run(logits.dtype, "cross_entropy_backward", c.logits.rows.count(), c.logits.size, c);
 }

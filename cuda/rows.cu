@@ -120,10 +120,8 @@ __device__ void rotary(const Rotary& r) {
   }
 }
 
-/// The label of a row; −1 for one that is neither a class nor ignored, which the callers have excluded.
-__device__ inline std::int64_t label_of(const RowsOf& labels, std::int64_t row, std::int64_t classes, std::int64_t ignored) {
-  const std::int64_t label = static_cast<const std::int64_t*>(labels.data)[labels.rows(row)];
-  return label == ignored || (label >= 0 && label < classes) ? label : -1;
+__device__ inline std::int64_t label_of(const RowsOf& labels, std::int64_t row) {
+  return static_cast<const std::int64_t*>(labels.data)[labels.rows(row)];
 }
 
 template <class A>
@@ -135,15 +133,15 @@ __device__ void cross_entropy(const CrossEntropy& c) {
   const A shift = largest == -std::numeric_limits<A>::infinity() ? A(0) : largest;
   const A total = shift + std::log(sum_of<A>(n, [&](std::int64_t i) { return std::exp(x[i] - shift); }));
   if (threadIdx.x != 0) return;
-  const std::int64_t label = label_of(c.labels, row, n, c.ignored);
-  Row<A>(c.losses, row).set(0, label == c.ignored ? A(0) : label < 0 ? std::numeric_limits<A>::quiet_NaN() : total - x[label]);
+  const std::int64_t label = label_of(c.labels, row);
+  Row<A>(c.losses, row).set(0, label == c.ignored ? A(0) : total - x[label]);
   Row<A>(c.lse, row).set(0, total);
 }
 
 // (softmax − one-hot) · dloss
 template <class A>
 __device__ void cross_entropy_backward(const CrossEntropyBackward& c) {
-  const std::int64_t row = blockIdx.x, n = c.logits.size, label = label_of(c.labels, row, n, c.ignored);
+  const std::int64_t row = blockIdx.x, n = c.logits.size, label = label_of(c.labels, row);
   const Row<A> x(c.logits, row), dx(c.dlogits, row);
   const A total = Row<A>(c.lse, row)[0], grad = Row<A>(c.dlosses, row)[0];
   for_each(n, [&](std::int64_t i) {

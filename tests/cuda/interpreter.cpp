@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 
 #include "graft/core/kernels.h"
 #include "graft/cuda/backend.h"
@@ -61,7 +62,7 @@ class Interpreter {
     const ptx::Launch launch{.grid = {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y)},
                              .block = {static_cast<unsigned>(threads)},
                              .dynamic_shared = shared};
-    ptx::run(found.first->second, kernel.name, launch, memory_, arguments);
+    ptx::run(found.first->second, kernel.name, launch, memory_, std::span<const ptx::Argument>(arguments));
   }
 
  private:
