@@ -212,14 +212,17 @@ __device__ void attention_dkv(const Attention& a) {
 
 extern "C" {
 
-#define GRAFT_KERNELS(suffix, A)                                                                          \
-  __global__ void attention##suffix(const __grid_constant__ Attention a) { attention<A>(a); }             \
-  __global__ void attention_delta##suffix(const __grid_constant__ Attention a) { attention_delta<A>(a); } \
-  __global__ void attention_dq##suffix(const __grid_constant__ Attention a) { attention_dq<A>(a); }       \
-  __global__ void attention_dkv##suffix(const __grid_constant__ Attention a) { attention_dkv<A>(a); }
+// Four blocks on a multiprocessor hide each other's waits.
+#define GRAFT_KERNEL(name) __global__ void __launch_bounds__(32 * attention_warps, 4) name(const __grid_constant__ Attention a)
+#define GRAFT_KERNELS(suffix, A)                                   \
+  GRAFT_KERNEL(attention##suffix) { attention<A>(a); }             \
+  GRAFT_KERNEL(attention_delta##suffix) { attention_delta<A>(a); } \
+  GRAFT_KERNEL(attention_dq##suffix) { attention_dq<A>(a); }       \
+  GRAFT_KERNEL(attention_dkv##suffix) { attention_dkv<A>(a); }
 GRAFT_KERNELS(_f64, double)
 GRAFT_KERNELS(_f32, float)
 #undef GRAFT_KERNELS
+#undef GRAFT_KERNEL
 
 }  // extern "C"
 }  // namespace graft::cuda
