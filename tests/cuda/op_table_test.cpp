@@ -1,9 +1,10 @@
 // Every operation of the op table on a GPU: the same values and gradients as on the CPU, in every dtype that the row takes.
+#include "../support/op_table.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "../support/op_table.h"
 #include "graft/autograd/ops.h"
 
 namespace graft::test {
@@ -53,7 +54,10 @@ TEST_P(OpTableOnGpu, AgreesWithTheCpu) {
     if (is_half(dtype) && !row.halves) continue;
     SCOPED_TRACE(name(dtype));
     // Sums run in another order than on the CPU.
-    const double roundoff = dtype == DType::f64 ? 0x1p-53 : dtype == DType::f32 ? 0x1p-24 : dtype == DType::f16 ? 0x1p-11 : 0x1p-8;
+    const double roundoff = dtype == DType::f64   ? 0x1p-53
+                            : dtype == DType::f32 ? 0x1p-24
+                            : dtype == DType::f16 ? 0x1p-11
+                                                  : 0x1p-8;
     const double tolerance = (is_half(dtype) ? 4 : 64) * roundoff * row.slack;
     const auto made = make_inputs(row, 2);
     const Outcome there = run(row, made, dtype, Device::cuda()), here = run(row, made, dtype, Device::cpu());
