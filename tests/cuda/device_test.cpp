@@ -7,9 +7,7 @@
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
 #include "graft/quant/kernels.h"
-#include "graft/quant/pack.h"
 #include "graft/tests/adapters/layers.h"
-#include "graft/tests/quant/random_layer.h"
 #include "graft/tests/support/errors.h"
 
 namespace graft::test {
@@ -89,43 +87,6 @@ TEST(Gpu, PackedWeights) {
           to(*there, Device::cpu());
           EXPECT_EQ(there->forward(x).to_vector<double>(), y.to_vector<double>());
         }
-      }
-}
-
-// Every width of codes, whole and ragged groups, channels in order and not, with terms, in pieces of rows and columns.
-TEST(Gpu, PackedWidthsAndGroups) {
-  using quant::test::Grouping;
-  for (const int bits : {2, 3, 4, 5, 8})
-    for (const Grouping grouping : {Grouping::in_order, Grouping::shuffled, Grouping::irregular})
-      for (const bool affine : {false, true}) {
-        const quant::test::Case c{150, 70, bits, 32, grouping, affine};
-        SCOPED_TRACE(to_string(c));
-        const auto here = quant::pack(quant::test::layer(c)), there = quant::move_to(here, gpu);
-        std::vector<float> wanted(static_cast<std::size_t>(60 * c.in)), got(wanted.size());
-        quant::dequantize(*here, 3, 63, wanted.data());
-        quant::dequantize(*there, 3, 63, got.data());
-        EXPECT_EQ(got, wanted);
-        for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
-          const double tolerance = dtype == DType::f64 ? 1e-11 : dtype == DType::f32 ? 2e-4 : 0.5;
-          const Tensor x = random({5, c.in}, 1, dtype), dy = random({5, c.out}, 2, dtype), bias = random({c.out}, 3);
-          const Tensor u = random({5, 3}, 4, dtype), v = random({3, c.out}, 5, dtype);
-          const auto forward = [&](const auto& weight, Device device) {
-            const Tensor y = Tensor::empty({5, c.out}, dtype, device),
-                         on[] = {to(x, device), to(bias, device), to(u, device), to(v, device)};
-            const View b = on[1].view();
-            const quant::LowRank terms[] = {{on[2].view(), on[3].view()}};
-            quant::forward(*weight, on[0].view(), &b, y.view(), terms);
-            return y;
-          };
-          const auto backward = [&](const auto& weight, Device device) {
-            const Tensor dx = Tensor::empty({5, c.in}, dtype, device), on = to(dy, device);
-            quant::backward(*weight, on.view(), dx.view());
-            return dx;
-          };
-          EXPECT_LE(far(forward(there, gpu), forward(here, {})), tolerance) << name(dtype);
-          EXPECT_LE(far(backward(there, gpu), backward(here, {})), tolerance) << name(dtype);
-        }
-        EXPECT_EQ(quant::move_to(there, {})->device(), Device::cpu());
       }
 }
 
