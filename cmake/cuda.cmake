@@ -1,11 +1,11 @@
 # The GPU half of the library. Each cuda/<name>.cu is compiled to PTX once. From that very text come the machine code and the PTX that the
 # library carries (<name>.fatbin) and what the tests interpret; the sources hold kernels alone, and everything else is plain C++.
-set(GRAFT_CUDA AUTO CACHE STRING "Build for NVIDIA GPUs: ON, OFF, or AUTO, which is ON where the CUDA Toolkit is found")
+set(GRAFT_CUDA AUTO CACHE STRING "Build for NVIDIA GPUs: ON, OFF, or AUTO, which is ON where the CUDA Toolkit is found and nothing is cross compiled")
 set_property(CACHE GRAFT_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(GRAFT_CUDA_ARCHITECTURES 80 CACHE STRING "Machine code for these architectures (80;90a); PTX for all later ones is always there")
 
 set(GRAFT_CUDA_FOUND OFF)
-if(NOT GRAFT_CUDA STREQUAL "OFF")
+if(GRAFT_CUDA STREQUAL "ON" OR (GRAFT_CUDA STREQUAL "AUTO" AND NOT CMAKE_CROSSCOMPILING))
   find_package(CUDAToolkit 13.0 QUIET)
   find_path(GRAFT_CUBLASLT_INCLUDE cublasLt.h PATHS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
   if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::cudart_static AND GRAFT_CUBLASLT_INCLUDE)
