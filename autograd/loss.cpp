@@ -2,6 +2,7 @@
 
 #include "graft/autograd/compute.h"
 #include "graft/autograd/ops.h"
+#include "graft/core/labels.h"
 
 namespace graft {
 namespace {
@@ -13,12 +14,7 @@ struct Labels {
   std::int64_t counted = 0;
 
   Labels(const Tensor& flat, std::int64_t ignored, std::int64_t classes) : labels(flat), ignored(ignored) {
-    for (std::int64_t label : flat.to_vector<std::int64_t>()) {
-      if (label == ignored) continue;
-      check(label >= 0 && label < classes, "cross_entropy: label {} is neither one of {} classes nor the ignored label {}", label,
-            classes, ignored);
-      ++counted;
-    }
+    for (std::int64_t label : flat.to_vector<std::int64_t>()) counted += checked_label(label, ignored, classes) != ignored;
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "graft/core/kernels.h"
 
@@ -154,6 +155,26 @@ GRAFT_BINARY_OPS(GRAFT_FUNCTOR)
 GRAFT_COMPARISONS(GRAFT_FUNCTOR)
 #undef GRAFT_FUNCTOR
 
+/// The operations that make sense on integers; the others refuse them.
+template <class Op>
+inline constexpr bool takes_integers = false;
+#define GRAFT_TAKES_INTEGERS(name) \
+  template <>                      \
+  inline constexpr bool takes_integers<name##_op> = true;
+GRAFT_TAKES_INTEGERS(affine)
+GRAFT_TAKES_INTEGERS(abs)
+GRAFT_TAKES_INTEGERS(sign)
+GRAFT_TAKES_INTEGERS(relu)
+GRAFT_TAKES_INTEGERS(clamp)
+GRAFT_TAKES_INTEGERS(nonfinite)
+GRAFT_TAKES_INTEGERS(add)
+GRAFT_TAKES_INTEGERS(sub)
+GRAFT_TAKES_INTEGERS(mul)
+GRAFT_TAKES_INTEGERS(maximum)
+GRAFT_TAKES_INTEGERS(minimum)
+GRAFT_TAKES_INTEGERS(relu_grad)
+#undef GRAFT_TAKES_INTEGERS
+
 }  // namespace elementwise
 
 /// Calls `f.template operator()<Functor>()` for the functor of a unary operation.
@@ -189,6 +210,31 @@ void with_comparison(BinaryOp op, F&& f) {
 #undef GRAFT_CASE
     default: return;
   }
+}
+
+/// TypeError unless the operation takes elements of this type.
+inline void check_takes(UnaryOp op, DType dtype) {
+  with_unary(op, [&]<class Op>() {
+    check<TypeError>(is_floating(dtype) || elementwise::takes_integers<Op>, "{}: needs floating elements, not {}", name(op),
+                     dtype);
+  });
+}
+inline void check_takes(BinaryOp op, DType dtype) {
+  with_binary(op, [&]<class Op>() {
+    check<TypeError>(is_floating(dtype) || elementwise::takes_integers<Op>, "{}: needs floating elements, not {}", name(op),
+                     dtype);
+  });
+}
+
+/// A parameter in the type that arithmetic on the elements happens in. For integers ±∞ saturates, and ValueError for a fraction.
+template <class A>
+A parameter(double p, UnaryOp op, DType dtype) {
+  if constexpr (std::is_same_v<A, std::int64_t>) {
+    if (p >= 0x1p63) return std::numeric_limits<std::int64_t>::max();
+    if (p < -0x1p63) return std::numeric_limits<std::int64_t>::min();
+    check(p == std::floor(p), "{}: {} is not an integer, and the elements are {}", name(op), p, dtype);
+  }
+  return static_cast<A>(p);
 }
 
 }  // namespace graft

@@ -112,6 +112,7 @@ void to(Module& root, Device device) {
   struct Mover final : Walker {
     Device device;
     std::map<Identity, Tensor> moved;
+    void entered(const std::string&, Module& module) override { module.move_to(device); }
     void tensor_found(std::string_view, Tensor& tensor, bool) override {
       if (tensor.device() == device) return;
       Tensor& there = moved[identity(tensor)];

@@ -24,6 +24,8 @@ class Module {
   /// What print() puts in parentheses after the type name: "in_features=256, out_features=64".
   virtual std::string description() const { return {}; }
   virtual void visit(Visitor& visitor) = 0;
+  /// Moves what visit() does not name, such as packed weights.
+  virtual void move_to(Device /*device*/) {}
 
   bool training() const { return training_; }
   void set_training(bool training) { training_ = training; }
@@ -92,7 +94,7 @@ void for_each_module(Module& root, const std::function<void(const std::string&, 
 void set_training(Module& root, bool training);
 /// requires_grad of every floating parameter.
 void set_requires_grad(Module& root, bool requires_grad);
-/// Moves all parameters and buffers, in place; tied tensors stay tied.
+/// Moves all parameters, buffers and packed weights, in place; tied tensors stay tied.
 void to(Module& root, Device device);
 /// Seeds every generator below `root`: number i gets a key of its own, derived from `seed` and i.
 void seed(Module& root, std::uint64_t seed);

@@ -1,5 +1,6 @@
 // The half of the CUDA hook that is linked when the library is built without CUDA.
 #include "graft/core/device.h"
+#include "graft/quant/kernels.h"
 
 namespace graft::cuda {
 
@@ -10,3 +11,14 @@ DeviceRuntime& runtime(int index) {
 int device_count() { return 0; }
 
 }  // namespace graft::cuda
+
+// No weight can be on a GPU.
+namespace graft::quant::cuda {
+
+void product(const Problem&) { fail<CudaError>("quantized product: this library was built without CUDA"); }
+
+void dequantize(const Packed&, std::int64_t, std::int64_t, float*) {
+  fail<CudaError>("dequantize: this library was built without CUDA");
+}
+
+}  // namespace graft::quant::cuda

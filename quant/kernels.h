@@ -51,6 +51,7 @@ struct Packed {
   std::vector<std::int32_t> tiles;  // [row tiles + 1] first segment of each row tile
   std::shared_ptr<Storage> codes;
   std::shared_ptr<Storage> scales, zeros;  // f32 [groups, columns]
+  std::shared_ptr<Storage> places;         // off the CPU: i32 [rows][2], channel (−1 for filling) and group of each row
 
   static constexpr std::int64_t rows_per_word(int bits) { return bits == 3 ? 8 : 32 / bits; }
   static constexpr std::int64_t bytes_per_word(int bits) { return bits == 3 ? 3 : 4; }
@@ -60,8 +61,12 @@ struct Packed {
   std::int64_t row_tiles() const { return (rows + tile_rows - 1) / tile_rows; }
   std::int64_t column_tiles() const { return columns / tile_columns; }
   /// Memory held, in bytes.
-  std::int64_t bytes() const { return codes->bytes() + scales->bytes() + zeros->bytes(); }
+  std::int64_t bytes() const { return codes->bytes() + scales->bytes() + zeros->bytes() + (places ? places->bytes() : 0); }
+  Device device() const { return codes->device(); }
 };
+
+/// The same weight on another device; the same pointer where it is already there.
+std::shared_ptr<const Packed> move_to(std::shared_ptr<const Packed> weight, Device device);
 
 /// A share u v of a product's result [m, n], summed with it before it is rounded: u [m, r], v [r, n], dtypes and strides as free as
 /// those of the product's own operands.
@@ -70,7 +75,8 @@ struct LowRank {
 };
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
-/// do not fit, TypeError for other dtypes.
+/// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU the weight is rounded once more, to half types
+/// that are multiplied as such.
 /// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error
 /// is that of the activations' rounding, at most 1/254 of the largest in the stretch each: some 1 % of a result's size, and compute_error
 /// (quant_linear.h) says how much for a layer and its input.
@@ -81,7 +87,7 @@ void forward(const Packed& weight, const View& x, const View* bias, const View& 
 /// weights that are rounded to bf16, once.
 void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms = {});
 
-/// Rows [begin, end) of the dense weight [out, in] to out[(end − begin) · in], each entry exact and rounded once.
+/// Rows [begin, end) of the dense weight [out, in] to out[(end − begin) · in] on the CPU, each entry exact and rounded once.
 void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out);
 
 // ---- the rows behind them ----
@@ -104,7 +110,13 @@ struct Row {
   void (*run)(const Problem& problem);
 };
 
-/// All rows, preferred first: forward and backward run the first one whose set isa() includes and that supports the problem.
+/// All rows of the CPU, preferred first: forward and backward run the first one whose set isa() includes and that supports the problem.
 std::span<const Row> rows();
+
+namespace cuda {
+// What a weight on a GPU is given to: defined by exactly one of cuda/quantized.cpp and cuda/absent.cpp. The problem has been checked.
+void product(const Problem& problem);
+void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out);
+}  // namespace cuda
 
 }  // namespace graft::quant

@@ -23,13 +23,13 @@ Tensor as_matrix(const Tensor& x) {
 
 /// Runs `product(x as a matrix, y as a matrix)` for a new y [..., to].
 template <class Product>
-Tensor apply(const char* what, const Tensor& x, std::int64_t from, std::int64_t to, Product&& product) {
+Tensor apply(const char* what, const Packed& weight, const Tensor& x, std::int64_t from, std::int64_t to, Product&& product) {
   check<TypeError>(is_floating(x.dtype()), "{}: the input holds {}, not a floating type", what, x.dtype());
   check(x.rank() >= 1 && x.dim(-1) == from, "{}: the input has shape {}; its last dimension must be {}", what, x.shape(), from);
-  check<NotImplementedError>(x.device().is_cpu(), "{}: not available on device {}", what, x.device());
+  check(x.device() == weight.device(), "{}: the input is on {}, the weight on {}", what, x.device(), weight.device());
   Shape shape = x.shape();
   shape[shape.rank() - 1] = to;
-  const Tensor y = Tensor::empty(shape, x.dtype());
+  const Tensor y = Tensor::empty(shape, x.dtype(), x.device());
   if (y.count() > 0) product(as_matrix(x).view(), as_matrix(y).view());
   return y;
 }
@@ -50,7 +50,9 @@ Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Te
   const NoGrad unrecorded;
   const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
   const std::int64_t from = transposed ? weight->out : weight->in, to = transposed ? weight->in : weight->out;
-  return apply(what, x, from, to, [&](const View& in, const View& out) {
+  check(!bias.defined() || bias.device() == weight->device(), "{}: the bias is on {}, the weight on {}", what,
+        bias.defined() ? bias.device() : Device(), weight->device());
+  return apply(what, *weight, x, from, to, [&](const View& in, const View& out) {
     std::vector<LowRank> shares;
     for (std::size_t i = 0; i < terms.size(); ++i) shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view()});
     const View added = bias.defined() ? bias.view() : View();
@@ -137,6 +139,8 @@ void QuantLinear::visit(Visitor& visitor) {
   if (bias_.defined()) visitor.parameter("bias", bias_);
 }
 
+void QuantLinear::move_to(Device device) { packed_ = quant::move_to(packed_, device); }
+
 std::int64_t QuantLinear::in_features() const { return packed_->in; }
 std::int64_t QuantLinear::out_features() const { return packed_->out; }
 
@@ -187,7 +191,7 @@ double compute_error(const QuantLinear& layer, Compute compute, const Tensor& x)
                    "compute_error: the input holds f64; other ways of computing are for f32, f16 and bf16");
   const Tensor input = is_half(x.dtype()) ? to(x, DType::f32) : x;
   const auto run = [&](Compute way) {
-    return apply("compute_error", input, layer.in_features(), layer.out_features(),
+    return apply("compute_error", layer.packed(), input, layer.in_features(), layer.out_features(),
                  [&](const View& in, const View& out) { forward(layer.packed(), in, nullptr, out, {}, way); });
   };
   const Tensor exact = run(Compute::exact), other = run(compute);

@@ -40,6 +40,8 @@ class QuantLinear final : public LinearBase {
   std::string type_name() const override { return "QuantLinear"; }
   std::string description() const override;
   void visit(Visitor& visitor) override;
+  /// Moves the packed weight; the stored tensors stay where they are.
+  void move_to(Device device) override;
 
   const Description& format() const { return description_; }
   const Packed& packed() const { return *packed_; }
@@ -60,7 +62,7 @@ class QuantLinear final : public LinearBase {
   void set_compute(Compute compute) { compute_ = compute; }
   Compute compute() const { return compute_; }
 
-  /// Rows [begin, end) of the dense weight [out, in] in f32: each entry the exact product of integer and scale, rounded once.
+  /// Rows [begin, end) of the dense weight [out, in] in f32, on the CPU: each entry the exact product of integer and scale, rounded once.
   /// For inspection, DoRA norms and tests; nothing in forward or backward makes the whole of it.
   Tensor dequantize(std::int64_t begin, std::int64_t end) const;
   /// The stored tensors in the checkpoint's own layout: "qweight", "qzeros", "scales", "g_idx", … byte for byte as read.

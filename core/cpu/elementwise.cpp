@@ -1,8 +1,5 @@
 #include "graft/core/elementwise.h"
 
-#include <cmath>
-#include <limits>
-
 #include "graft/core/cpu/block.h"
 #include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/loop.h"
@@ -22,32 +19,12 @@ void for_each_block(const Loop<N>& loop, F&& f) {
   });
 }
 
-/// A parameter of an operation on integers: ±∞ saturates.
-std::int64_t integer_parameter(double p, UnaryOp op, DType dtype) {
-  if (p >= 0x1p63) return std::numeric_limits<std::int64_t>::max();
-  if (p < -0x1p63) return std::numeric_limits<std::int64_t>::min();
-  check(p == std::floor(p), "{}: {} is not an integer, and the elements are {}", name(op), p, dtype);
-  return static_cast<std::int64_t>(p);
-}
-
-template <class Op>
-void check_integers(const char* op, DType dtype) {
-  check<TypeError>(is_floating(dtype) || takes_integers<Op>, "{}: needs floating elements, not {}", op, dtype);
-}
-
 }  // namespace
 
 void unary(UnaryOp op, const View& x, const View& y, double p0, double p1) {
-  with_unary(op, [&]<class Op>() { check_integers<Op>(name(op), x.dtype); });
+  check_takes(op, x.dtype);
   with_accumulator(x.dtype, [&]<class A>() {
-    A a0, a1;
-    if constexpr (std::is_same_v<A, std::int64_t>) {
-      a0 = integer_parameter(p0, op, x.dtype);
-      a1 = integer_parameter(p1, op, x.dtype);
-    } else {
-      a0 = static_cast<A>(p0);
-      a1 = static_cast<A>(p1);
-    }
+    const A a0 = parameter<A>(p0, op, x.dtype), a1 = parameter<A>(p1, op, x.dtype);
     const auto& loops = vector_loops<A>();
     const Loop<2> loop({&y, &x});
     for_each_block(loop, [&](const auto& at, std::int64_t n) {
@@ -61,7 +38,7 @@ void unary(UnaryOp op, const View& x, const View& y, double p0, double p1) {
 
 void binary(BinaryOp op, const View& a, const View& b, const View& y) {
   const bool comparing = is_comparison(op);
-  with_binary(op, [&]<class Op>() { check_integers<Op>(name(op), a.dtype); });
+  check_takes(op, a.dtype);
   with_accumulator(a.dtype, [&]<class A>() {
     const auto& loops = vector_loops<A>();
     const Loop<3> loop({&y, &a, &b});

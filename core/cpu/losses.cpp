@@ -4,19 +4,9 @@
 #include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/loop.h"
 #include "graft/core/cpu/row.h"
+#include "graft/core/labels.h"
 
 namespace graft::cpu {
-namespace {
-
-/// The label of a row, already known to be a class or the ignored one.
-std::int64_t checked_label(std::int64_t label, std::int64_t ignored, std::int64_t classes) {
-  check(label == ignored || (label >= 0 && label < classes),
-        "cross_entropy: label {} is neither one of {} classes nor the ignored label {}", label, classes, ignored);
-  return label;
-}
-
-}  // namespace
-
 void cross_entropy(const View& logits, const View& labels, std::int64_t ignored, const View& losses, const View& lse) {
   if (logits.count() == 0) return;
   with_floating(logits.dtype, "cross_entropy", [&]<class A>() {

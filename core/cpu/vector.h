@@ -6,25 +6,7 @@
 
 namespace graft::cpu {
 
-/// The operations that make sense on integers; the others refuse them.
-template <class Op>
-inline constexpr bool takes_integers = false;
-#define GRAFT_TAKES_INTEGERS(name) \
-  template <>                      \
-  inline constexpr bool takes_integers<elementwise::name##_op> = true;
-GRAFT_TAKES_INTEGERS(affine)
-GRAFT_TAKES_INTEGERS(abs)
-GRAFT_TAKES_INTEGERS(sign)
-GRAFT_TAKES_INTEGERS(relu)
-GRAFT_TAKES_INTEGERS(clamp)
-GRAFT_TAKES_INTEGERS(nonfinite)
-GRAFT_TAKES_INTEGERS(add)
-GRAFT_TAKES_INTEGERS(sub)
-GRAFT_TAKES_INTEGERS(mul)
-GRAFT_TAKES_INTEGERS(maximum)
-GRAFT_TAKES_INTEGERS(minimum)
-GRAFT_TAKES_INTEGERS(relu_grad)
-#undef GRAFT_TAKES_INTEGERS
+using elementwise::takes_integers;
 
 /// T is float, double, or int64 (for which the entries behind `dot` are null).
 template <class T>

@@ -169,6 +169,7 @@ void run_exact(const Problem& problem) {
 
 void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out) {
   check(begin >= 0 && begin <= end && end <= weight.out, "dequantize: rows {} to {} of {}", begin, end, weight.out);
+  if (!weight.device().is_cpu()) return cuda::dequantize(weight, begin, end, out);
   const ExactPanels exact(weight, false);
   parallel_ranges(end - begin, 16, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t row = 0; row < weight.rows; ++row) {

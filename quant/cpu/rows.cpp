@@ -117,6 +117,7 @@ void run(const char* what, const Problem& problem) {
                        what, x.dtype, view->dtype);
   }
   if (problem.m() == 0) return;
+  if (!problem.weight.device().is_cpu()) return cuda::product(problem);
   for (const Row& row : rows())
     if (includes(isa(), row.isa) && row.supports(problem)) return row.run(problem);
   fail<NotImplementedError>("{}: no kernel takes {} bits and {} on this processor", what, problem.weight.bits, x.dtype);

@@ -15,6 +15,9 @@
 
 namespace graft::test {
 
+/// The table that these tests are about, for operands in the host's memory: the CPU's, or a GPU's (tests/cuda).
+const Kernels& tested_kernels();
+
 using Sizes = std::vector<std::int64_t>;
 
 enum class Layout { dense, transposed, gaps };
@@ -41,7 +44,7 @@ inline Guarded operand(DType dtype, const Sizes& sizes, Layout layout = Layout::
 inline Guarded numbers(DType dtype, const Sizes& sizes, std::uint64_t seed, Layout layout = Layout::dense, double scale = 1) {
   Guarded x = operand(dtype, sizes, layout);
   x.randomize(seed);
-  if (scale != 1) cpu_kernels().unary(UnaryOp::affine, x.view(), x.view(), scale, 0);
+  if (scale != 1) tested_kernels().unary(UnaryOp::affine, x.view(), x.view(), scale, 0);
   return x;
 }
 

@@ -97,8 +97,8 @@ struct Operands {
     shape.key_mask = p.masked ? &mask_view : nullptr;
   }
   void run() const {
-    cpu_kernels().attention(q.view(), k.view(), v.view(), shape, y.view(), lse.view());
-    cpu_kernels().attention_backward(q.view(), k.view(), v.view(), shape, y.view(), lse.view(), dy.view(), dq.view(), dk.view(),
+    tested_kernels().attention(q.view(), k.view(), v.view(), shape, y.view(), lse.view());
+    tested_kernels().attention_backward(q.view(), k.view(), v.view(), shape, y.view(), lse.view(), dy.view(), dq.view(), dk.view(),
                                      dv.view());
   }
   std::vector<double> all() const {
@@ -147,7 +147,7 @@ TEST(KernelsAttention, AQueryThatSeesNothingGivesZeros) {
 
 TEST(KernelsAttention, LargeScoresDoNotOverflow) {
   const Operands o({1, 1, 1, 64, 64, 8}, DType::f32);
-  cpu_kernels().unary(UnaryOp::affine, o.q.view(), o.q.view(), 1e4, 0);
+  tested_kernels().unary(UnaryOp::affine, o.q.view(), o.q.view(), 1e4, 0);
   o.run();
   for (double value : o.all()) ASSERT_TRUE(std::isfinite(value));
 }
@@ -163,7 +163,7 @@ TEST(KernelsAttention, EmptyExtents) {
 
 TEST(KernelsAttention, RefusesIntegers) {
   const Tensor x = Tensor::zeros({1, 1, 1, 1}, DType::i32);
-  expect_error<TypeError>([&] { cpu_kernels().attention(x.view(), x.view(), x.view(), {}, x.view(), x.view()); },
+  expect_error<TypeError>([&] { tested_kernels().attention(x.view(), x.view(), x.view(), {}, x.view(), x.view()); },
                           "attention: needs floating elements, not i32");
 }
 

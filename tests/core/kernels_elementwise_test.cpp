@@ -50,8 +50,8 @@ TEST(KernelsElementwise, UnaryOnEveryFloatingDtypeLayoutAndIsa) {
         for (Layout layout : layouts) {
           SCOPED_TRACE(fmt::format("{} {} layout {} {}", name(test.op), dtype, static_cast<int>(layout), name(isa)));
           const Guarded x = numbers(dtype, {3, 37, 11}, 1, layout), y = operand(dtype, {3, 37, 11}, layout);
-          cpu_kernels().unary(UnaryOp::affine, x.view(), x.view(), (test.high - test.low) / 2, (test.high + test.low) / 2);
-          cpu_kernels().unary(test.op, x.view(), y.view(), test.p0, test.p1);
+          tested_kernels().unary(UnaryOp::affine, x.view(), x.view(), (test.high - test.low) / 2, (test.high + test.low) / 2);
+          tested_kernels().unary(test.op, x.view(), y.view(), test.p0, test.p1);
           std::vector<double> wanted;
           for (double value : x.values())
             with_unary(test.op, [&]<class Op>() { wanted.push_back(Op::apply(value, test.p0, test.p1)); });
@@ -74,8 +74,8 @@ TEST(KernelsElementwise, BinaryOnEveryFloatingDtypeAndLayout) {
           SCOPED_TRACE(fmt::format("{} {}", name(op), dtype));
           const Guarded a = numbers(dtype, {5, 41, 6}, 1, left, 3), b = numbers(dtype, {5, 41, 6}, 2, right),
                         y = operand(dtype, {5, 41, 6}, left);
-          if (op == BinaryOp::div) cpu_kernels().unary(UnaryOp::affine, b.view(), b.view(), 0.25, 1);
-          cpu_kernels().binary(op, a.view(), b.view(), y.view());
+          if (op == BinaryOp::div) tested_kernels().unary(UnaryOp::affine, b.view(), b.view(), 0.25, 1);
+          tested_kernels().binary(op, a.view(), b.view(), y.view());
           const auto av = a.values(), bv = b.values();
           std::vector<double> wanted(av.size());
           with_binary(op, [&]<class Op>() {
@@ -88,17 +88,17 @@ TEST(KernelsElementwise, BinaryOnEveryFloatingDtypeAndLayout) {
 TEST(KernelsElementwise, BroadcastsThroughStrideZero) {
   const Tensor rows = Tensor::from<float>({10, 20}, {2}), columns = Tensor::from<float>({1, 2, 3}, {3}),
                y = Tensor::empty({2, 3});
-  cpu_kernels().binary(BinaryOp::add, rows.alias({2, 3}, {1, 0}, 0).view(), columns.alias({2, 3}, {0, 1}, 0).view(), y.view());
+  tested_kernels().binary(BinaryOp::add, rows.alias({2, 3}, {1, 0}, 0).view(), columns.alias({2, 3}, {0, 1}, 0).view(), y.view());
   EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{11, 12, 13, 21, 22, 23}));
 }
 
 TEST(KernelsElementwise, WorksInPlace) {
   const Guarded x = numbers(DType::f32, {40000}, 1), y = operand(DType::f32, {40000});
-  cpu_kernels().unary(UnaryOp::silu, x.view(), y.view(), 0, 0);
-  cpu_kernels().unary(UnaryOp::silu, x.view(), x.view(), 0, 0);
+  tested_kernels().unary(UnaryOp::silu, x.view(), y.view(), 0, 0);
+  tested_kernels().unary(UnaryOp::silu, x.view(), x.view(), 0, 0);
   EXPECT_EQ(x.values(), y.values());
-  cpu_kernels().binary(BinaryOp::add, x.view(), x.view(), x.view());
-  cpu_kernels().unary(UnaryOp::affine, y.view(), y.view(), 2, 0);
+  tested_kernels().binary(BinaryOp::add, x.view(), x.view(), x.view());
+  tested_kernels().unary(UnaryOp::affine, y.view(), y.view(), 2, 0);
   EXPECT_EQ(x.values(), y.values());
 }
 
@@ -107,7 +107,7 @@ TEST(KernelsElementwise, NanAndInfinity) {
   const Tensor x = Tensor::from<float>({NAN, INFINITY, -INFINITY, -0.0f}, {4});
   const auto apply = [&](UnaryOp op, double p0 = 0, double p1 = 0) {
     const Tensor y = Tensor::empty({4});
-    cpu_kernels().unary(op, x.view(), y.view(), p0, p1);
+    tested_kernels().unary(op, x.view(), y.view(), p0, p1);
     return y.to_vector<double>();
   };
   const auto same = [](const std::vector<double>& got, const std::vector<double>& wanted) {
@@ -123,7 +123,7 @@ TEST(KernelsElementwise, NanAndInfinity) {
 
   const Tensor a = Tensor::from<float>({NAN, 1, NAN}, {3}), b = Tensor::from<float>({1, NAN, NAN}, {3}), y = Tensor::empty({3});
   for (BinaryOp op : {BinaryOp::maximum, BinaryOp::minimum}) {
-    cpu_kernels().binary(op, a.view(), b.view(), y.view());
+    tested_kernels().binary(op, a.view(), b.view(), y.view());
     for (double value : y.to_vector<double>()) EXPECT_TRUE(std::isnan(value));
   }
 }
@@ -132,10 +132,10 @@ TEST(KernelsElementwise, ComparesEveryDtype) {
   for (DType dtype : all_dtypes) {
     const bool is_bool = dtype == DType::boolean;
     const Tensor a = Tensor::empty({3}, dtype), b = Tensor::empty({3}, dtype), y = Tensor::empty({3}, DType::boolean);
-    cpu_kernels().copy(Tensor::from<float>({0, 1, is_bool ? 1.0f : 5.0f}, {3}).view(), a.view());
-    cpu_kernels().copy(Tensor::from<float>({1, 1, 0}, {3}).view(), b.view());
+    tested_kernels().copy(Tensor::from<float>({0, 1, is_bool ? 1.0f : 5.0f}, {3}).view(), a.view());
+    tested_kernels().copy(Tensor::from<float>({1, 1, 0}, {3}).view(), b.view());
     const auto compare = [&](BinaryOp op) {
-      cpu_kernels().binary(op, a.view(), b.view(), y.view());
+      tested_kernels().binary(op, a.view(), b.view(), y.view());
       return y.to_vector<double>();
     };
     EXPECT_EQ(compare(BinaryOp::equal), (std::vector<double>{0, 1, 0})) << name(dtype);
@@ -149,26 +149,26 @@ TEST(KernelsElementwise, IntegersStayExact) {
   const Tensor a = Tensor::from<std::int64_t>({large, -5, 7}, {3}), b = Tensor::from<std::int64_t>({1, 3, -7}, {3}),
                y = Tensor::empty({3}, DType::i64);
   const auto combined = [&](BinaryOp op) {
-    cpu_kernels().binary(op, a.view(), b.view(), y.view());
+    tested_kernels().binary(op, a.view(), b.view(), y.view());
     return y.to_vector<std::int64_t>();
   };
   EXPECT_EQ(combined(BinaryOp::add), (std::vector<std::int64_t>{large + 1, -2, 0}));
   EXPECT_EQ(combined(BinaryOp::sub), (std::vector<std::int64_t>{large - 1, -8, 14}));
   EXPECT_EQ(combined(BinaryOp::mul), (std::vector<std::int64_t>{large, -15, -49}));
   EXPECT_EQ(combined(BinaryOp::maximum), (std::vector<std::int64_t>{large, 3, 7}));
-  cpu_kernels().unary(UnaryOp::affine, a.view(), y.view(), 2, -1);
+  tested_kernels().unary(UnaryOp::affine, a.view(), y.view(), 2, -1);
   EXPECT_EQ(y.to_vector<std::int64_t>(), (std::vector<std::int64_t>{2 * large - 1, -11, 13}));
-  cpu_kernels().unary(UnaryOp::clamp, a.view(), y.view(), 0, INFINITY);
+  tested_kernels().unary(UnaryOp::clamp, a.view(), y.view(), 0, INFINITY);
   EXPECT_EQ(y.to_vector<std::int64_t>(), (std::vector<std::int64_t>{large, 0, 7}));
 }
 
 TEST(KernelsElementwise, IntegersRefuseWhatNeedsFractions) {
   const Tensor x = Tensor::zeros({3}, DType::i32);
-  expect_error<TypeError>([&] { cpu_kernels().unary(UnaryOp::exp, x.view(), x.view(), 0, 0); },
+  expect_error<TypeError>([&] { tested_kernels().unary(UnaryOp::exp, x.view(), x.view(), 0, 0); },
                           "exp: needs floating elements, not i32");
-  expect_error<TypeError>([&] { cpu_kernels().binary(BinaryOp::div, x.view(), x.view(), x.view()); },
+  expect_error<TypeError>([&] { tested_kernels().binary(BinaryOp::div, x.view(), x.view(), x.view()); },
                           "div: needs floating elements, not i32");
-  expect_error<ValueError>([&] { cpu_kernels().unary(UnaryOp::affine, x.view(), x.view(), 0.5, 0); },
+  expect_error<ValueError>([&] { tested_kernels().unary(UnaryOp::affine, x.view(), x.view(), 0.5, 0); },
                            "affine: 0.5 is not an integer, and the elements are i32");
 }
 
@@ -176,8 +176,8 @@ TEST(KernelsElementwise, Selects) {
   for (DType dtype : all_dtypes) {
     const Tensor a = Tensor::full({2, 3}, 1, dtype), b = Tensor::full({3, 2}, 0, dtype), y = Tensor::empty({2, 3}, dtype);
     const Tensor condition = Tensor::empty({3}, DType::boolean);
-    cpu_kernels().copy(Tensor::from<float>({1, 0, 1}, {3}).view(), condition.view());
-    cpu_kernels().select(condition.alias({2, 3}, {0, 1}, 0).view(), a.view(), b.alias({2, 3}, {1, 2}, 0).view(), y.view());
+    tested_kernels().copy(Tensor::from<float>({1, 0, 1}, {3}).view(), condition.view());
+    tested_kernels().select(condition.alias({2, 3}, {0, 1}, 0).view(), a.view(), b.alias({2, 3}, {1, 2}, 0).view(), y.view());
     EXPECT_EQ(y.to_vector<double>(), (std::vector<double>{1, 0, 1, 1, 0, 1})) << name(dtype);
   }
 }
@@ -188,7 +188,7 @@ TEST(KernelsElementwiseThreads, SameBitsForAnyThreadsAndIsa) {
                   y = operand(DType::f32, {300, 401}, Layout::transposed);
     std::vector<double> all;
     for (UnaryOp op : {UnaryOp::exp, UnaryOp::silu, UnaryOp::gelu, UnaryOp::gelu_tanh, UnaryOp::tanh}) {
-      cpu_kernels().unary(op, x.view(), y.view(), 0, 0);
+      tested_kernels().unary(op, x.view(), y.view(), 0, 0);
       const auto values = y.values();
       all.insert(all.end(), values.begin(), values.end());
     }
@@ -233,7 +233,7 @@ TEST(KernelsElementwise, FunctionsOfOurOwnAreWithinTheirBounds) {
     std::copy_if(all.begin(), all.end(), std::back_inserter(inputs), [&](float x) { return x >= reference.low; });
     const auto n = static_cast<std::int64_t>(inputs.size());
     const Tensor x = Tensor::from(inputs, {n}), y = Tensor::empty({n});
-    cpu_kernels().unary(reference.op, x.view(), y.view(), 0, 0);
+    tested_kernels().unary(reference.op, x.view(), y.view(), 0, 0);
     double worst = 0;
     std::int64_t where = 0;
     for (std::int64_t i = 0; i < n; ++i) {

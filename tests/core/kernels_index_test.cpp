@@ -54,7 +54,7 @@ TEST(KernelsIndex, SelectEveryDimDtypeAndLayout) {
         Shape out = shape;
         out[dim] = 9;
         const Tensor y = turned ? reversed(Tensor::zeros(out, dtype)) : Tensor::zeros(out, dtype);
-        cpu_kernels().index_select(x.view(), dim, index.view(), y.view());
+        tested_kernels().index_select(x.view(), dim, index.view(), y.view());
         const auto from = dense.to_vector<double>(), got = y.to_vector<double>();
         each_position(out, [&](Shape at, std::int64_t i) {
           at[dim] = index.data<std::int64_t>()[at[dim]];
@@ -72,7 +72,7 @@ TEST(KernelsIndex, GatherEveryDimDtypeAndLayout) {
         out[dim] = 8;
         const Tensor index = turned ? reversed(positions(out, shape[dim])) : positions(out, shape[dim]),
                      y = Tensor::empty(out, dtype);
-        cpu_kernels().gather(x.view(), dim, index.view(), y.view());
+        tested_kernels().gather(x.view(), dim, index.view(), y.view());
         const auto from = dense.to_vector<double>(), got = y.to_vector<double>();
         const auto where = index.to_vector<std::int64_t>();
         each_position(out, [&](Shape at, std::int64_t i) {
@@ -93,7 +93,7 @@ TEST(KernelsIndex, AddEveryDimDtypeAndLayout) {
                      index = positions({9}, shape[dim]);
         const Tensor y = turned ? reversed(counted(shape, dtype, 5)) : counted(shape, dtype, 5);
         auto wanted = y.to_vector<double>();
-        cpu_kernels().index_add(y.view(), dim, index.view(), x.view());
+        tested_kernels().index_add(y.view(), dim, index.view(), x.view());
         const auto add = x.to_vector<double>();
         each_position(small, [&](Shape at, std::int64_t i) {
           at[dim] = index.data<std::int64_t>()[at[dim]];
@@ -115,7 +115,7 @@ TEST(KernelsIndex, ScatterAddEveryDimDtypeAndLayout) {
                      index = turned ? reversed(positions(small, shape[dim])) : positions(small, shape[dim]);
         const Tensor y = turned ? reversed(counted(shape, dtype, 5)) : counted(shape, dtype, 5);
         auto wanted = y.to_vector<double>();
-        cpu_kernels().scatter_add(y.view(), dim, index.view(), x.view());
+        tested_kernels().scatter_add(y.view(), dim, index.view(), x.view());
         const auto add = x.to_vector<double>();
         const auto where = index.to_vector<std::int64_t>();
         each_position(small, [&](Shape at, std::int64_t i) {
@@ -131,20 +131,20 @@ TEST(KernelsIndex, ManyHalvesAddUpWithoutStalling) {
   // In bf16 itself 256 + 1 is 256; the sum of 1000 ones must be 1000.
   const Tensor y = Tensor::zeros({2}, DType::bf16), x = Tensor::ones({1000}, DType::bf16),
                index = Tensor::zeros({1000}, DType::i64);
-  cpu_kernels().index_add(y.view(), 0, index.view(), x.view());
+  tested_kernels().index_add(y.view(), 0, index.view(), x.view());
   EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{1000, 0}));
 }
 
 TEST(KernelsIndex, NothingToMove) {
   const Tensor x = Tensor::ones({3, 2}), index = Tensor::empty({0}, DType::i64), none = Tensor::empty({0, 2});
-  cpu_kernels().index_select(x.view(), 0, index.view(), none.view());
-  cpu_kernels().index_add(x.view(), 0, index.view(), none.view());
+  tested_kernels().index_select(x.view(), 0, index.view(), none.view());
+  tested_kernels().index_add(x.view(), 0, index.view(), none.view());
   EXPECT_EQ(x.to_vector<float>(), std::vector<float>(6, 1));
 }
 
 TEST(KernelsIndex, BoolsDoNotAddUp) {
   const Tensor y = Tensor::zeros({2}, DType::boolean), index = Tensor::zeros({2}, DType::i64);
-  expect_error<TypeError>([&] { cpu_kernels().scatter_add(y.view(), 0, index.view(), y.view()); },
+  expect_error<TypeError>([&] { tested_kernels().scatter_add(y.view(), 0, index.view(), y.view()); },
                           "scatter_add: does not take elements of type bool");
 }
 
@@ -152,7 +152,7 @@ TEST(KernelsIndexThreads, SameBitsForAnyThreads) {
   expect_same_for_any_threads([] {
     const Guarded x = numbers(DType::f32, {2000, 130}, 1), y = numbers(DType::f32, {11, 130}, 2);
     const Tensor index = positions({2000}, 11);
-    cpu_kernels().index_add(y.view(), 0, index.view(), x.view());
+    tested_kernels().index_add(y.view(), 0, index.view(), x.view());
     return y.values();
   });
 }

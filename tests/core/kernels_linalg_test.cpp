@@ -42,7 +42,7 @@ Guarded regular(DType dtype, std::int64_t batch, std::int64_t n, Layout layout) 
   diagonal.rank = 2;
   diagonal.sizes[1] = n;
   diagonal.strides[1] = a.view().strides[1] + a.view().strides[2];
-  cpu_kernels().unary(UnaryOp::affine, diagonal, diagonal, 1, static_cast<double>(n));
+  tested_kernels().unary(UnaryOp::affine, diagonal, diagonal, 1, static_cast<double>(n));
   return a;
 }
 double bound(DType dtype, std::int64_t n) { return 16 * unit_roundoff(dtype) * static_cast<double>(n); }
@@ -52,7 +52,7 @@ TEST(KernelsLinalg, Inverse) {
     for (std::int64_t n : {1, 2, 5, 40})
       for (Layout layout : layouts) {
         const Guarded a = regular(dtype, 3, n, layout), y = operand(dtype, {3, n, n}, layout);
-        cpu_kernels().inverse(a.view(), y.view());
+        tested_kernels().inverse(a.view(), y.view());
         expect_close(product(a.values(), y.values(), 3, n, n, n), identity(3, n), bound(dtype, n));
         EXPECT_TRUE(y.intact());
       }
@@ -60,21 +60,21 @@ TEST(KernelsLinalg, Inverse) {
 
 TEST(KernelsLinalg, InverseRefusesSingularAndUnfit) {
   const Tensor singular = Tensor::from<float>({1, 0, 0, 1, 1, 2, 2, 4}, {2, 2, 2}), y = Tensor::empty({2, 2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().inverse(singular.view(), y.view()); },
+  expect_error<ValueError>([&] { tested_kernels().inverse(singular.view(), y.view()); },
                            "inverse: matrix 1 of the batch is singular");
   const Tensor rounded = Tensor::from<double>({0.1, 0.3, 0.2, 0.6}, {2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().inverse(rounded.view(), rounded.view()); },
+  expect_error<ValueError>([&] { tested_kernels().inverse(rounded.view(), rounded.view()); },
                            "inverse: matrix 0 of the batch is singular");
   const Tensor nan = Tensor::from<float>({1, NAN, 0, 1}, {2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().inverse(nan.view(), nan.view()); },
+  expect_error<ValueError>([&] { tested_kernels().inverse(nan.view(), nan.view()); },
                            "inverse: matrix 0 of the batch has an element that is not finite");
   const Tensor half = Tensor::ones({2, 2}, DType::f16);
-  expect_error<TypeError>([&] { cpu_kernels().inverse(half.view(), half.view()); }, "inverse: needs f32 or f64, not f16");
+  expect_error<TypeError>([&] { tested_kernels().inverse(half.view(), half.view()); }, "inverse: needs f32 or f64, not f16");
 }
 
 TEST(KernelsLinalg, InverseOfSmallNumbersIsNotSingular) {
   const Tensor a = Tensor::from<double>({1e-200, 0, 0, 2e-200}, {2, 2}), y = Tensor::empty({2, 2}, DType::f64);
-  cpu_kernels().inverse(a.view(), y.view());
+  tested_kernels().inverse(a.view(), y.view());
   EXPECT_EQ(y.to_vector<double>(), (std::vector<double>{1e200, 0, 0, 5e199}));
 }
 
@@ -84,7 +84,7 @@ TEST(KernelsLinalg, SolveTriangular) {
       for (std::int64_t n : {1, 6, 33})
         for (Layout layout : layouts) {
           const Guarded a = regular(dtype, 2, n, layout), b = numbers(dtype, {2, n, 4}, 2), y = operand(dtype, {2, n, 4}, layout);
-          cpu_kernels().solve_triangular(a.view(), b.view(), upper, y.view());
+          tested_kernels().solve_triangular(a.view(), b.view(), upper, y.view());
           auto triangle = a.values();  // the other half must not have mattered
           for (std::int64_t i = 0; i < 2 * n; ++i)
             for (std::int64_t j = 0; j < n; ++j)
@@ -92,7 +92,7 @@ TEST(KernelsLinalg, SolveTriangular) {
           expect_close(product(triangle, y.values(), 2, n, n, 4), b.values(), bound(dtype, n));
         }
   const Tensor a = Tensor::from<float>({1, 0, 1, 0}, {2, 2}), b = Tensor::ones({2, 1});
-  expect_error<ValueError>([&] { cpu_kernels().solve_triangular(a.view(), b.view(), false, b.view()); },
+  expect_error<ValueError>([&] { tested_kernels().solve_triangular(a.view(), b.view(), false, b.view()); },
                            "solve_triangular: matrix 0 of the batch has a zero on its diagonal");
 }
 
@@ -103,15 +103,15 @@ TEST(KernelsLinalg, Cholesky) {
         const auto factor = numbers(DType::f64, {2, n, n + 3}, 4).values();
         const auto square = product(factor, transposed(factor, 2, n, n + 3), 2, n, n + 3, n);
         const Guarded a = operand(dtype, {2, n, n}, layout), lower = operand(dtype, {2, n, n}, layout);
-        cpu_kernels().copy(Tensor::from(square, {2, n, n}).view(), a.view());
-        cpu_kernels().cholesky(a.view(), lower.view());
+        tested_kernels().copy(Tensor::from(square, {2, n, n}).view(), a.view());
+        tested_kernels().cholesky(a.view(), lower.view());
         const auto l = lower.values();
         expect_close(product(l, transposed(l, 2, n, n), 2, n, n, n), a.values(), bound(dtype, n));
         for (std::int64_t i = 0; i < 2 * n; ++i)
           for (std::int64_t j = i % n + 1; j < n; ++j) ASSERT_EQ(l[i * n + j], 0);
       }
   const Tensor indefinite = Tensor::from<double>({1, 2, 2, 1}, {2, 2});
-  expect_error<ValueError>([&] { cpu_kernels().cholesky(indefinite.view(), indefinite.view()); },
+  expect_error<ValueError>([&] { tested_kernels().cholesky(indefinite.view(), indefinite.view()); },
                            "cholesky: matrix 0 of the batch is not positive definite");
 }
 
@@ -121,7 +121,7 @@ TEST(KernelsLinalg, Qr) {
       const std::int64_t k = std::min(m, n);
       const Guarded a = numbers(dtype, {2, m, n}, 1, Layout::gaps), q = operand(dtype, {2, m, k}),
                     r = operand(dtype, {2, k, n}, Layout::transposed);
-      cpu_kernels().qr(a.view(), q.view(), r.view());
+      tested_kernels().qr(a.view(), q.view(), r.view());
       expect_close(product(q.values(), r.values(), 2, m, k, n), a.values(), bound(dtype, m));
       expect_close(product(transposed(q.values(), 2, m, k), q.values(), 2, k, m, k), identity(2, k), bound(dtype, m));
       const auto triangle = r.values();
@@ -134,7 +134,7 @@ void expect_svd(const Tensor& a, std::int64_t batch, std::int64_t m, std::int64_
   const std::int64_t k = std::min(m, n);
   const Tensor u = Tensor::empty({batch, m, k}, a.dtype()), s = Tensor::empty({batch, k}, a.dtype()),
                vt = Tensor::empty({batch, k, n}, a.dtype());
-  cpu_kernels().svd(a.view(), u.view(), s.view(), vt.view());
+  tested_kernels().svd(a.view(), u.view(), s.view(), vt.view());
   const auto uv = u.to_vector<double>(), sv = s.to_vector<double>(), vv = vt.to_vector<double>();
   auto scaled = vv;
   double largest = 0;
@@ -164,7 +164,7 @@ TEST(KernelsLinalg, Svd) {
 TEST(KernelsLinalg, SvdOfKnownValues) {
   const Tensor a = Tensor::from<double>({3, 0, 0, 0, -5e-160, 0, 0, 0, 4e150}, {3, 3}), u = Tensor::empty({3, 3}, DType::f64),
                s = Tensor::empty({3}, DType::f64), vt = Tensor::empty({3, 3}, DType::f64);
-  cpu_kernels().svd(a.view(), u.view(), s.view(), vt.view());
+  tested_kernels().svd(a.view(), u.view(), s.view(), vt.view());
   EXPECT_DOUBLE_EQ(s.to_vector<double>()[0], 4e150);
   EXPECT_DOUBLE_EQ(s.to_vector<double>()[1], 3);
 }
@@ -172,9 +172,9 @@ TEST(KernelsLinalg, SvdOfKnownValues) {
 TEST(KernelsLinalg, EmptyBatchesAndMatrices) {
   const Tensor none = Tensor::empty({0, 3, 3}), nothing = Tensor::empty({2, 0, 0});
   for (const Tensor* a : {&none, &nothing}) {
-    cpu_kernels().inverse(a->view(), a->view());
-    cpu_kernels().cholesky(a->view(), a->view());
-    cpu_kernels().qr(a->view(), a->view(), a->view());
+    tested_kernels().inverse(a->view(), a->view());
+    tested_kernels().cholesky(a->view(), a->view());
+    tested_kernels().qr(a->view(), a->view(), a->view());
   }
 }
 

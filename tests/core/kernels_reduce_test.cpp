@@ -58,7 +58,7 @@ TEST(KernelsReduce, EveryOperationDtypeAndLayout) {
             SCOPED_TRACE(
                 fmt::format("case {} op {} {} layout {}", &test - cases, static_cast<int>(op), dtype, static_cast<int>(from)));
             const Guarded x = numbers(dtype, test.sizes, 1, from), y = operand(dtype, test.kept, to);
-            cpu_kernels().reduce(op, x.view(), y.view());
+            tested_kernels().reduce(op, x.view(), y.view());
             // Sums of numbers below 1: rounding of about √n terms' worth, in the accumulator's precision for halves.
             const double depth = std::sqrt(static_cast<double>(x.view().count()));
             expect_near(y, reference(op, x, test.kept), op != ReduceOp::sum ? 0 : is_half(dtype) ? 1.5 : 2 + depth);
@@ -68,15 +68,15 @@ TEST(KernelsReduce, EveryOperationDtypeAndLayout) {
 TEST(KernelsReduce, IntegersAreExactAndBoolsCount) {
   const std::int64_t large = (std::int64_t{1} << 60) + 1;
   const Tensor x = Tensor::from<std::int64_t>({large, 2, -3, 4}, {2, 2}), y = Tensor::empty({2, 1}, DType::i64);
-  cpu_kernels().reduce(ReduceOp::sum, x.view(), y.view());
+  tested_kernels().reduce(ReduceOp::sum, x.view(), y.view());
   EXPECT_EQ(y.to_vector<std::int64_t>(), (std::vector<std::int64_t>{large + 2, 1}));
-  cpu_kernels().reduce(ReduceOp::max, x.view(), y.view());
+  tested_kernels().reduce(ReduceOp::max, x.view(), y.view());
   EXPECT_EQ(y.to_vector<std::int64_t>(), (std::vector<std::int64_t>{large, 4}));
   const Tensor truth = Tensor::full({300}, 1, DType::boolean), count = Tensor::empty({1}, DType::i64);
-  cpu_kernels().reduce(ReduceOp::sum, truth.view(), count.view());
+  tested_kernels().reduce(ReduceOp::sum, truth.view(), count.view());
   EXPECT_EQ(count.item(), 300);
   const Tensor bytes = Tensor::full({300}, 200, DType::u8), sum = Tensor::empty({1}, DType::i64);
-  cpu_kernels().reduce(ReduceOp::sum, bytes.view(), sum.view());
+  tested_kernels().reduce(ReduceOp::sum, bytes.view(), sum.view());
   EXPECT_EQ(sum.item(), 60000);
 }
 
@@ -85,30 +85,30 @@ TEST(KernelsReduce, NanSpreadsAndInfinityIsOrdered) {
     const Tensor x = Tensor::full({100}, 1), y = Tensor::empty({1});
     x.data<float>()[at] = NAN;
     for (ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
-      cpu_kernels().reduce(op, x.view(), y.view());
+      tested_kernels().reduce(op, x.view(), y.view());
       EXPECT_TRUE(std::isnan(y.item())) << at;
     }
     x.data<float>()[at] = -INFINITY;
-    cpu_kernels().reduce(ReduceOp::min, x.view(), y.view());
+    tested_kernels().reduce(ReduceOp::min, x.view(), y.view());
     EXPECT_EQ(y.item(), -INFINITY);
-    cpu_kernels().reduce(ReduceOp::max, x.view(), y.view());
+    tested_kernels().reduce(ReduceOp::max, x.view(), y.view());
     EXPECT_EQ(y.item(), 1);
   }
 }
 
 TEST(KernelsReduce, NothingSumsToZeroAndHasNoMaximum) {
   const Tensor x = Tensor::empty({3, 0}), y = Tensor::full({3, 1}, 9);
-  cpu_kernels().reduce(ReduceOp::sum, x.view(), y.view());
+  tested_kernels().reduce(ReduceOp::sum, x.view(), y.view());
   EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{0, 0, 0}));
-  expect_error<ValueError>([&] { cpu_kernels().reduce(ReduceOp::max, x.view(), y.view()); }, "max: no elements to choose from");
+  expect_error<ValueError>([&] { tested_kernels().reduce(ReduceOp::max, x.view(), y.view()); }, "max: no elements to choose from");
   const Tensor index = Tensor::empty({3}, DType::i64);
-  expect_error<ValueError>([&] { cpu_kernels().argmax(x.view(), index.view()); }, "argmax: no elements to choose from");
+  expect_error<ValueError>([&] { tested_kernels().argmax(x.view(), index.view()); }, "argmax: no elements to choose from");
 }
 
 TEST(KernelsReduce, LongSumsKeepTheirPrecision) {
   // 2²² equal terms: a running float sum would be off in the third digit.
   const Tensor x = Tensor::full({1 << 22}, 0.1f), y = Tensor::empty({1});
-  cpu_kernels().reduce(ReduceOp::sum, x.view(), y.view());
+  tested_kernels().reduce(ReduceOp::sum, x.view(), y.view());
   const double exact = static_cast<double>(0.1f) * (1 << 22);
   EXPECT_NEAR(y.item(), exact, 1e-5 * exact);
 }
@@ -118,7 +118,7 @@ TEST(KernelsReduceThreads, SameBitsForAnyThreadsAndIsa) {
     std::vector<double> all;
     for (const Sizes& kept : {Sizes{1, 1, 1}, Sizes{90, 1, 1}, Sizes{1, 70, 1}, Sizes{1, 1, 83}, Sizes{1, 70, 83}}) {
       const Guarded x = numbers(DType::f32, {90, 70, 83}, 1), y = operand(DType::f32, kept);
-      cpu_kernels().reduce(ReduceOp::sum, x.view(), y.view());
+      tested_kernels().reduce(ReduceOp::sum, x.view(), y.view());
       const auto values = y.values();
       all.insert(all.end(), values.begin(), values.end());
     }
@@ -131,14 +131,14 @@ TEST(KernelsReduceThreads, SameBitsForAnyThreadsAndIsa) {
 TEST(KernelsReduce, ArgmaxIsTheFirstOfEquals) {
   for (DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::i64, DType::i8, DType::u8}) {
     const Tensor x = Tensor::empty({3, 2100}, dtype), index = Tensor::empty({3}, DType::i64);
-    cpu_kernels().fill(x.view(), 1);
+    tested_kernels().fill(x.view(), 1);
     const auto put = [&](std::int64_t row, std::int64_t column) { x.alias({}, {}, row * 2100 + column).fill_(2); };
     put(0, 0), put(0, 5), put(1, 2099), put(2, 1024), put(2, 1025);
-    cpu_kernels().argmax(x.view(), index.view());
+    tested_kernels().argmax(x.view(), index.view());
     EXPECT_EQ(index.to_vector<std::int64_t>(), (std::vector<std::int64_t>{0, 2099, 1024})) << name(dtype);
   }
   const Tensor x = Tensor::from<float>({1, NAN, INFINITY, NAN}, {4}), index = Tensor::empty({}, DType::i64);
-  cpu_kernels().argmax(x.view(), index.view());
+  tested_kernels().argmax(x.view(), index.view());
   EXPECT_EQ(index.item(), 1);
 }
 

@@ -35,11 +35,11 @@ TEST(KernelsRows, Softmax) {
         for (bool log : {false, true}) {
           SCOPED_TRACE(fmt::format("n {} {} layout {} log {}", n, dtype, static_cast<int>(layout), log));
           const Guarded x = numbers(dtype, {3, 5, n}, 1, layout, 8), y = operand(dtype, {3, 5, n}, layout);
-          cpu_kernels().softmax(x.view(), y.view(), log);
+          tested_kernels().softmax(x.view(), y.view(), log);
           expect_near(y, softmax_reference(x.values(), n, log), 8);
 
           const Guarded dy = numbers(dtype, {3, 5, n}, 2), dx = operand(dtype, {3, 5, n}, layout);
-          cpu_kernels().softmax_backward(y.view(), dy.view(), dx.view(), log);
+          tested_kernels().softmax_backward(y.view(), dy.view(), dx.view(), log);
           const auto yv = y.values(), dyv = dy.values();
           std::vector<double> wanted(yv.size());
           each_row(yv.size(), n, [&](std::size_t at) {
@@ -54,7 +54,7 @@ TEST(KernelsRows, Softmax) {
 
 TEST(KernelsRows, SoftmaxOfExtremesDoesNotOverflow) {
   const Tensor x = Tensor::from<float>({1e30f, -1e30f, 1e30f, 88, 89, -INFINITY}, {2, 3}), y = Tensor::empty({2, 3});
-  cpu_kernels().softmax(x.view(), y.view(), false);
+  tested_kernels().softmax(x.view(), y.view(), false);
   const auto values = y.to_vector<double>();
   EXPECT_EQ(values[0], 0.5);
   EXPECT_EQ(values[1], 0);
@@ -72,7 +72,7 @@ TEST(KernelsRows, RmsNorm) {
         const Guarded x = numbers(dtype, {2, 6, n}, 1, layout, 4), weight = numbers(dtype, {n}, 2, layout),
                       y = operand(dtype, {2, 6, n}, layout);
         const Guarded rstd = operand(statistics, {2, 6});
-        cpu_kernels().rms_norm(x.view(), weight.view(), eps, y.view(), rstd.view());
+        tested_kernels().rms_norm(x.view(), weight.view(), eps, y.view(), rstd.view());
         const auto xv = x.values(), wv = weight.values();
         std::vector<double> wanted(xv.size()), scales;
         each_row(xv.size(), n, [&](std::size_t at) {
@@ -86,7 +86,7 @@ TEST(KernelsRows, RmsNorm) {
 
         const Guarded dy = numbers(dtype, {2, 6, n}, 3), dx = operand(dtype, {2, 6, n}, layout),
                       dweight = operand(dtype, {n}, layout);
-        cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
+        tested_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
         const auto dyv = dy.values();
         std::vector<double> wanted_dx(xv.size()), wanted_dweight(n);
         each_row(xv.size(), n, [&](std::size_t at) {
@@ -107,8 +107,8 @@ TEST(KernelsRows, RmsNorm) {
 TEST(KernelsRows, RmsNormRoundsOnce) {
   const Tensor x = Tensor::empty({1, 3}, DType::bf16), weight = Tensor::from<float>({1.5f, 1.25f, 3}, {3}),
                y = Tensor::empty({1, 3}, DType::bf16), rstd = Tensor::empty({1});
-  cpu_kernels().copy(Tensor::from<float>({1, 2, 3}, {1, 3}).view(), x.view());
-  cpu_kernels().rms_norm(x.view(), weight.view(), 0, y.view(), rstd.view());
+  tested_kernels().copy(Tensor::from<float>({1, 2, 3}, {1, 3}).view(), x.view());
+  tested_kernels().rms_norm(x.view(), weight.view(), 0, y.view(), rstd.view());
   const float scale = 1 / std::sqrt(14.0f / 3);
   for (int i = 0; i < 3; ++i)
     EXPECT_EQ(static_cast<float>(y.data<bf16>()[i]),
@@ -119,22 +119,22 @@ TEST(KernelsRows, RmsNormBackwardLeavesOutWhatIsNotWanted) {
   const Guarded x = numbers(DType::f32, {50, 9}, 1), weight = numbers(DType::f32, {9}, 2), dy = numbers(DType::f32, {50, 9}, 3);
   const Guarded y = operand(DType::f32, {50, 9}), rstd = operand(DType::f32, {50}), dx = operand(DType::f32, {50, 9}),
                 dweight = operand(DType::f32, {9});
-  cpu_kernels().rms_norm(x.view(), weight.view(), 1e-5, y.view(), rstd.view());
-  cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
+  tested_kernels().rms_norm(x.view(), weight.view(), 1e-5, y.view(), rstd.view());
+  tested_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
   const Guarded only_dx = operand(DType::f32, {50, 9}), only_dweight = operand(DType::f32, {9});
   View nothing = dweight.view();
   nothing.data = nullptr;
-  cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), only_dx.view(), nothing);
+  tested_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), only_dx.view(), nothing);
   nothing = dx.view();
   nothing.data = nullptr;
-  cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), nothing, only_dweight.view());
+  tested_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), nothing, only_dweight.view());
   EXPECT_EQ(only_dx.values(), dx.values());
   EXPECT_EQ(only_dweight.values(), dweight.values());
 }
 
 TEST(KernelsRows, RmsNormBackwardOfNoRowsIsZero) {
   const Tensor x = Tensor::empty({0, 4}), weight = Tensor::ones({4}), rstd = Tensor::empty({0}), dweight = Tensor::ones({4});
-  cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), x.view(), x.view(), dweight.view());
+  tested_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), x.view(), x.view(), dweight.view());
   EXPECT_EQ(dweight.to_vector<float>(), (std::vector<float>{0, 0, 0, 0}));
 }
 
@@ -147,7 +147,7 @@ TEST(KernelsRows, Rotary) {
           const std::int64_t b = 2, h = 3, t = 5, half = 9;
           const Guarded x = numbers(dtype, {b, h, t, 2 * half}, 1, layout), y = operand(dtype, {b, h, t, 2 * half}, layout);
           const Guarded cos = numbers(table, {batches, t, half}, 2), sin = numbers(table, {batches, t, half}, 3, layout);
-          cpu_kernels().rotary(x.view(), cos.view(), sin.view(), y.view(), inverse);
+          tested_kernels().rotary(x.view(), cos.view(), sin.view(), y.view(), inverse);
           const auto xv = x.values(), cv = cos.values(), sv = sin.values();
           std::vector<double> wanted(xv.size());
           for (std::int64_t row = 0; row < b * h * t; ++row)
@@ -173,8 +173,8 @@ TEST(KernelsRows, CrossEntropy) {
                       dlosses = numbers(statistics, {4, 3}, 2);
         const Tensor labels = Tensor::empty({4, 3}, DType::i64);
         for (std::int64_t row = 0; row < 12; ++row) labels.data<std::int64_t>()[row] = row == 5 ? -100 : (row * 37) % n;
-        cpu_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view());
-        cpu_kernels().cross_entropy_backward(logits.view(), labels.view(), -100, lse.view(), dlosses.view(), dlogits.view());
+        tested_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view());
+        tested_kernels().cross_entropy_backward(logits.view(), labels.view(), -100, lse.view(), dlosses.view(), dlogits.view());
         const auto log_softmax = softmax_reference(logits.values(), n, true), logit = logits.values(), grad = dlosses.values();
         std::vector<double> wanted(12), wanted_lse(12), wanted_dlogits(12 * n);
         for (std::int64_t row = 0; row < 12; ++row) {
@@ -196,11 +196,11 @@ TEST(KernelsRows, CrossEntropyRefusesLabelsOutsideTheClasses) {
   for (std::int64_t label : {std::int64_t{3}, std::int64_t{-1}}) {
     const Tensor labels = Tensor::from<std::int64_t>({0, label}, {2});
     const auto words = fmt::format("label {} is neither one of 3 classes nor the ignored label -100", label);
-    expect_error<ValueError>([&] { cpu_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view()); },
+    expect_error<ValueError>([&] { tested_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view()); },
                              words);
     expect_error<ValueError>(
         [&] {
-          cpu_kernels().cross_entropy_backward(logits.view(), labels.view(), -100, lse.view(), losses.view(), logits.view());
+          tested_kernels().cross_entropy_backward(logits.view(), labels.view(), -100, lse.view(), losses.view(), logits.view());
         },
         words);
   }
@@ -208,7 +208,7 @@ TEST(KernelsRows, CrossEntropyRefusesLabelsOutsideTheClasses) {
 
 TEST(KernelsRows, RefuseIntegers) {
   const Tensor x = Tensor::zeros({2, 3}, DType::i32);
-  expect_error<TypeError>([&] { cpu_kernels().softmax(x.view(), x.view(), false); }, "softmax: needs floating elements, not i32");
+  expect_error<TypeError>([&] { tested_kernels().softmax(x.view(), x.view(), false); }, "softmax: needs floating elements, not i32");
 }
 
 TEST(KernelsRowsThreads, SameBitsForAnyThreadsAndIsa) {
@@ -217,9 +217,9 @@ TEST(KernelsRowsThreads, SameBitsForAnyThreadsAndIsa) {
                   dy = numbers(DType::f32, {300, 257}, 3);
     const Guarded y = operand(DType::f32, {300, 257}), rstd = operand(DType::f32, {300}), dx = operand(DType::f32, {300, 257}),
                   dweight = operand(DType::f32, {257}), soft = operand(DType::f32, {300, 257});
-    cpu_kernels().rms_norm(x.view(), weight.view(), 1e-5, y.view(), rstd.view());
-    cpu_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
-    cpu_kernels().softmax(x.view(), soft.view(), false);
+    tested_kernels().rms_norm(x.view(), weight.view(), 1e-5, y.view(), rstd.view());
+    tested_kernels().rms_norm_backward(x.view(), weight.view(), rstd.view(), dy.view(), dx.view(), dweight.view());
+    tested_kernels().softmax(x.view(), soft.view(), false);
     std::vector<double> all;
     for (const Guarded* each : {&y, &dx, &dweight, &soft}) {
       const auto values = each->values();

@@ -38,7 +38,7 @@ TEST(Philox, NormalsAreFiniteAtTheEdges) {
 
 std::vector<double> drawn(Draw kind, std::int64_t n, double p0, double p1, DType dtype = DType::f32, std::uint64_t stream = 5) {
   const Tensor y = Tensor::empty({n}, dtype);
-  cpu_kernels().draw(kind, 42, stream, y.view(), p0, p1);
+  tested_kernels().draw(kind, 42, stream, y.view(), p0, p1);
   return y.to_vector<double>();
 }
 
@@ -57,7 +57,7 @@ TEST(Draw, ElementsFollowFromSeedStreamAndIndex) {
 TEST(Draw, DoesNotDependOnLayout) {
   for (Layout layout : layouts) {
     const Guarded dense = operand(DType::f32, {6, 5, 7}), other = operand(DType::f32, {6, 5, 7}, layout);
-    for (const Guarded* y : {&dense, &other}) cpu_kernels().draw(Draw::normal, 1, 2, y->view(), 3, 4);
+    for (const Guarded* y : {&dense, &other}) tested_kernels().draw(Draw::normal, 1, 2, y->view(), 3, 4);
     EXPECT_EQ(dense.values(), other.values());
     EXPECT_TRUE(other.intact());
   }

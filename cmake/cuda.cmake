@@ -1,0 +1,77 @@
+# The GPU half of the library. Each cuda/<name>.cu is compiled to PTX once. From that very text come the machine code and the PTX that the
+# library carries (<name>.fatbin) and what the tests interpret; the sources hold kernels alone, and everything else is plain C++.
+set(GRAFT_CUDA AUTO CACHE STRING "Build for NVIDIA GPUs: ON, OFF, or AUTO, which is ON where the CUDA Toolkit is found and nothing is cross compiled")
+set_property(CACHE GRAFT_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(GRAFT_CUDA_ARCHITECTURES 80 CACHE STRING "Machine code for these architectures (80;90a); PTX for all later ones is always there")
+
+set(GRAFT_CUDA_FOUND OFF)
+if(GRAFT_CUDA STREQUAL "ON" OR (GRAFT_CUDA STREQUAL "AUTO" AND NOT CMAKE_CROSSCOMPILING))
+  find_package(CUDAToolkit 13.0 QUIET)
+  find_path(GRAFT_CUBLASLT_INCLUDE cublasLt.h PATHS ${CUDAToolkit_INCLUDE_DIRS} NO_DEFAULT_PATH)
+  if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::cudart_static AND GRAFT_CUBLASLT_INCLUDE)
+    set(GRAFT_CUDA_FOUND ON)
+  elseif(GRAFT_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "graft: GRAFT_CUDA is ON, which needs the CUDA Toolkit 13.0 or newer with nvcc, the static CUDA runtime and the headers of "
+                        "cuBLAS; found: nvcc '${CUDAToolkit_NVCC_EXECUTABLE}', version '${CUDAToolkit_VERSION}', cublasLt.h "
+                        "'${GRAFT_CUBLASLT_INCLUDE}'. CUDACXX or CUDAToolkit_ROOT say where it is; GRAFT_CUDA=OFF builds without it.")
+  endif()
+endif()
+
+if(NOT GRAFT_CUDA_FOUND)
+  add_library(graft_cuda OBJECT ${PROJECT_SOURCE_DIR}/cuda/absent.cpp)
+  target_include_directories(graft_cuda PUBLIC ${GRAFT_INCLUDE_DIR})
+  target_link_libraries(graft_cuda PUBLIC fmt::fmt PRIVATE graft_options)
+  set_target_properties(graft_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  return()
+endif()
+
+# No contraction, as on the host: a kernel that wants fused multiply-adds says so.
+set(nvcc_flags -std=c++20 -O3 -fmad=false --expt-relaxed-constexpr -DFMT_CONSTEVAL= -diag-suppress 20012
+               -I${GRAFT_INCLUDE_DIR} -ccbin ${CMAKE_CXX_COMPILER})
+get_target_property(fmt_include fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
+foreach(folder ${fmt_include})
+  if(NOT folder MATCHES "^\\$<INSTALL")
+    list(APPEND nvcc_flags -I$<FILTER:${folder},EXCLUDE,^$>)
+  endif()
+endforeach()
+set(machine_code -gencode arch=compute_80,code=compute_80)
+foreach(architecture ${GRAFT_CUDA_ARCHITECTURES})
+  list(APPEND machine_code -gencode arch=compute_${architecture},code=sm_${architecture})
+endforeach()
+
+set(GRAFT_CUDA_DIR ${PROJECT_BINARY_DIR}/cuda)
+file(MAKE_DIRECTORY ${GRAFT_CUDA_DIR})
+file(GLOB kernel_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
+set(image_declarations "")
+set(image_rows "")
+foreach(source ${kernel_sources})
+  get_filename_component(name ${source} NAME_WE)
+  set(ptx ${GRAFT_CUDA_DIR}/${name}.ptx)
+  set(fatbin ${GRAFT_CUDA_DIR}/${name}.fatbin)
+  add_custom_command(OUTPUT ${ptx} DEPENDS ${source} DEPFILE ${ptx}.d COMMENT "PTX of cuda/${name}.cu" VERBATIM
+                     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${nvcc_flags} -arch=compute_80 -ptx -MD -MF ${ptx}.d -o ${ptx} ${source})
+  add_custom_command(OUTPUT ${fatbin} DEPENDS ${ptx} COMMENT "Machine code of cuda/${name}.cu" VERBATIM
+                     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${machine_code} -fatbin -o ${fatbin} ${ptx})
+  list(APPEND GRAFT_PTX ${ptx})
+  list(APPEND fatbins ${fatbin})
+  string(APPEND image_declarations "GRAFT_IMAGE(${name}, \"${fatbin}\")\n")
+  string(APPEND image_rows "    {\"${name}\", graft_image_${name}},\n")
+endforeach()
+configure_file(${PROJECT_SOURCE_DIR}/cuda/images.cpp.in ${GRAFT_CUDA_DIR}/images.cpp @ONLY)
+set_source_files_properties(${GRAFT_CUDA_DIR}/images.cpp PROPERTIES OBJECT_DEPENDS "${fatbins}")
+
+# The entries of the kernel tables, which know of CUDA only what backend.h declares; and the half of it that drives a GPU.
+set(driving runtime gpu backend gemm cublaslt)
+list(TRANSFORM driving REPLACE "(.+)" "${PROJECT_SOURCE_DIR}/cuda/\\1.cpp" OUTPUT_VARIABLE driving_sources)
+file(GLOB entry_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cpp)
+list(REMOVE_ITEM entry_sources ${driving_sources} ${PROJECT_SOURCE_DIR}/cuda/absent.cpp)
+add_library(graft_cuda_entries OBJECT ${entry_sources})
+add_library(graft_cuda OBJECT ${driving_sources} ${GRAFT_CUDA_DIR}/images.cpp)
+foreach(library graft_cuda_entries graft_cuda)
+  target_include_directories(${library} PUBLIC ${GRAFT_INCLUDE_DIR})
+  target_link_libraries(${library} PUBLIC fmt::fmt PRIVATE graft_options)
+  set_target_properties(${library} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+endforeach()
+target_include_directories(graft_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+target_compile_definitions(graft_cuda PRIVATE GRAFT_CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
+target_link_libraries(graft_cuda PUBLIC CUDA::cudart_static)

@@ -1,0 +1,61 @@
+#include "graft/cuda/table.h"
+
+#include "graft/cuda/backend.h"
+#include "graft/cuda/entries.h"
+
+namespace graft::cuda {
+namespace {
+
+template <class First, class... Rest>
+const void* first_data(const First& first, const Rest&... rest) {
+  if constexpr (std::is_same_v<First, View>) return first.data;
+  else return first_data(rest...);
+}
+
+/// `entry` on the device of its first operand.
+template <auto entry>
+struct There;
+template <class... Parameters, void (*entry)(Parameters...)>
+struct There<entry> {
+  static void run(Parameters... parameters) {
+    const Current here(first_data(parameters...));
+    entry(parameters...);
+  }
+};
+
+}  // namespace
+
+const Kernels& cuda_kernels() {
+  static constexpr Kernels table = {
+      .copy = There<copy>::run,
+      .fill = There<fill>::run,
+      .unary = There<unary>::run,
+      .binary = There<binary>::run,
+      .select = There<select>::run,
+      .reduce = There<reduce>::run,
+      .argmax = There<argmax>::run,
+      .softmax = There<softmax>::run,
+      .softmax_backward = There<softmax_backward>::run,
+      .rms_norm = There<rms_norm>::run,
+      .rms_norm_backward = There<rms_norm_backward>::run,
+      .rotary = There<rotary>::run,
+      .cross_entropy = There<cross_entropy>::run,
+      .cross_entropy_backward = There<cross_entropy_backward>::run,
+      .matmul = There<matmul>::run,
+      .attention = There<attention>::run,
+      .attention_backward = There<attention_backward>::run,
+      .index_select = There<index_select>::run,
+      .index_add = There<index_add>::run,
+      .gather = There<gather>::run,
+      .scatter_add = There<scatter_add>::run,
+      .draw = There<draw>::run,
+      .inverse = There<inverse>::run,
+      .solve_triangular = There<solve_triangular>::run,
+      .cholesky = There<cholesky>::run,
+      .qr = There<qr>::run,
+      .svd = There<svd>::run,
+  };
+  return table;
+}
+
+}  // namespace graft::cuda

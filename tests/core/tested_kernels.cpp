@@ -1,0 +1,7 @@
+#include "graft/tests/core/kernel_operands.h"
+
+namespace graft::test {
+
+const Kernels& tested_kernels() { return cpu_kernels(); }
+
+}  // namespace graft::test
