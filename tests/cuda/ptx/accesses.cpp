@@ -37,7 +37,8 @@ void execute_load(Warp& w, const Instruction& i, Lanes lanes) {
 void execute_store(Warp& w, const Instruction& i, Lanes lanes) {
   each(w, lanes, [&](unsigned lane) {
     std::byte data[32];
-    for (unsigned at = 0; at < i.vector; ++at) std::memcpy(data + std::size_t(at) * i.width, &w.in(i, i.part[1] + at)[lane], i.width);
+    for (unsigned at = 0; at < i.vector; ++at)
+      std::memcpy(data + std::size_t(at) * i.width, &w.in(i, i.part[1] + at)[lane], i.width);
     const std::uint64_t address = w.address(i, 0, lane);
     if (i.strong) w.block().publish(w, i, lane, address);
     w.store(lane, i, address, data, std::size_t(i.width) * i.vector);
@@ -74,8 +75,10 @@ void decode_store(Spelling& s, Instruction& i) {
 }  // namespace
 
 Space take_space(Spelling& s) {
-  constexpr Space spaces[] = {Space::global, Space::shared, Space::local, Space::constant, Space::param, Space::shared, Space::shared, Space::param, Space::param, Space::generic};
-  return spaces[s.one_of({"global", "shared", "local", "const", "param", "shared::cta", "shared::cluster", "param::entry", "param::func"}, 9)];
+  constexpr Space spaces[] = {Space::global, Space::shared, Space::local, Space::constant, Space::param,
+                              Space::shared, Space::shared, Space::param, Space::param,    Space::generic};
+  return spaces[s.one_of(
+      {"global", "shared", "local", "const", "param", "shared::cta", "shared::cluster", "param::entry", "param::func"}, 9)];
 }
 
 void take_semantics(Spelling& s, Instruction& i) {
@@ -90,22 +93,42 @@ void take_semantics(Spelling& s, Instruction& i) {
 }
 
 void take_hints(Spelling& s) {
-  s.ignore({"ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::evict_normal", "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate",
-            "L2::evict_normal", "L2::evict_first", "L2::evict_last", "L2::cache_hint", "L2::64B", "L2::128B", "L2::256B"});
+  s.ignore({"ca",
+            "cg",
+            "cs",
+            "lu",
+            "cv",
+            "wb",
+            "wt",
+            "nc",
+            "L1::evict_normal",
+            "L1::evict_unchanged",
+            "L1::evict_first",
+            "L1::evict_last",
+            "L1::no_allocate",
+            "L2::evict_normal",
+            "L2::evict_first",
+            "L2::evict_last",
+            "L2::cache_hint",
+            "L2::64B",
+            "L2::128B",
+            "L2::256B"});
 }
 
 void add_accesses(Decoders& decoders) {
   decoders["ld"] = decoders["ldu"] = decode_load;
   decoders["st"] = decode_store;
-  decoders["prefetch"] = decoders["prefetchu"] = decoders["applypriority"] = decoders["discard"] = [](Spelling& s, Instruction& i) {
-    take_space(s), take_hints(s);
-    s.ignore({"L1", "L2"});
-    i.outputs = 0;
-    i.execute = execute_prefetch;
-  };
+  decoders["prefetch"] = decoders["prefetchu"] = decoders["applypriority"] =
+      decoders["discard"] = [](Spelling& s, Instruction& i) {
+        take_space(s), take_hints(s);
+        s.ignore({"L1", "L2"});
+        i.outputs = 0;
+        i.execute = execute_prefetch;
+      };
   // A policy is a number that only hints take.
   decoders["createpolicy"] = [](Spelling& s, Instruction& i) {
-    s.ignore({"fractional", "range", "global", "L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::evict_unchanged", "b64"});
+    s.ignore(
+        {"fractional", "range", "global", "L2::evict_last", "L2::evict_normal", "L2::evict_first", "L2::evict_unchanged", "b64"});
     i.execute = [](Warp& w, const Instruction& i, Lanes lanes) { fast(lanes, [&](unsigned lane) { w.out(i, 0)[lane] = 0; }); };
   };
 }

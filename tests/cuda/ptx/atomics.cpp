@@ -28,7 +28,10 @@ T combine(std::uint8_t operation, T old, T value, T third) {
       default: return old ^ value;
     }
   } else if constexpr (std::is_floating_point_v<T>) {
-    return operation == add ? old + value : operation == min ? std::fmin(old, value) : operation == max ? std::fmax(old, value) : value;
+    return operation == add   ? old + value
+           : operation == min ? std::fmin(old, value)
+           : operation == max ? std::fmax(old, value)
+                              : value;
   } else if constexpr (std::is_same_v<T, Half>) {
     return Half{std::uint16_t(encode(half_format, combine(operation, decode(old), decode(value), 0.0)))};
   } else if constexpr (std::is_same_v<T, Bfloat>) {
@@ -81,7 +84,8 @@ void decode_atomic(Spelling& s, Instruction& i, bool result) {
     case Type::bf16x2: i.execute = execute_atomic<Pair<Bfloat>>; break;
     case Type::f32: i.execute = execute_atomic<float>; break;
     case Type::f64: i.execute = execute_atomic<double>; break;
-    default: i.execute = with_integer(i.type, [](auto* t) -> Execute { return execute_atomic<std::remove_pointer_t<decltype(t)>>; });
+    default:
+      i.execute = with_integer(i.type, [](auto* t) -> Execute { return execute_atomic<std::remove_pointer_t<decltype(t)>>; });
   }
   if (!i.execute || (is_float(i.type) && !arithmetic) || i.width == 1) s.unknown();
 }

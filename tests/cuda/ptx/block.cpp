@@ -5,7 +5,10 @@
 namespace graft::ptx {
 
 Block::Block(Grid& in, Dim at)
-    : grid(in), index(at), threads(unsigned(in.launch.block.size())), order((threads + warp_size - 1) / warp_size),
+    : grid(in),
+      index(at),
+      threads(unsigned(in.launch.block.size())),
+      order((threads + warp_size - 1) / warp_size),
       shared(in.kernel.dynamic_shared_at + in.launch.dynamic_shared, order) {
   const unsigned count = (threads + warp_size - 1) / warp_size;
   released_.resize(count);
@@ -27,7 +30,8 @@ bool Block::ended() const {
 }
 
 bool Block::moved() {
-  const bool running = std::any_of(warps.begin(), warps.end(), [](const Warp& warp) { return warp.state() == Warp::State::running; });
+  const bool running =
+      std::any_of(warps.begin(), warps.end(), [](const Warp& warp) { return warp.state() == Warp::State::running; });
   const bool moved = moved_;
   moved_ = false;
   return moved && (running || ended());
@@ -47,7 +51,8 @@ void Block::stuck(const std::string& reason) {
 void Block::fault(const Warp& warp, const Instruction& i, const std::string& reason) const {
   const unsigned thread = warp.index() * warp_size + warp.lane;
   const Dim size = grid.launch.block;
-  throw Fault(grid.kernel.name, i.line, grid.program.statement(i.begin), index, {thread % size.x, thread / size.x % size.y, thread / size.x / size.y}, reason);
+  throw Fault(grid.kernel.name, i.line, grid.program.statement(i.begin), index,
+              {thread % size.x, thread / size.x % size.y, thread / size.x / size.y}, reason);
 }
 
 void Block::arrive(Warp& warp, const Instruction&, unsigned id, unsigned count, bool wait) {
@@ -57,7 +62,8 @@ void Block::arrive(Warp& warp, const Instruction&, unsigned id, unsigned count, 
   if (count > all) refuse("barrier {} of {} threads in a block of {}", id, count, threads);
   Barrier& barrier = barriers_[id];
   if (count == 0) count = all;
-  if (barrier.arrived && barrier.threads != count) refuse("barrier {} of {} threads, at which others arrived for {}", id, count, barrier.threads);
+  if (barrier.arrived && barrier.threads != count)
+    refuse("barrier {} of {} threads, at which others arrived for {}", id, count, barrier.threads);
   barrier.threads = count;
   barrier.arrived += warp_size;
   barrier.knowledge.join(order.release(warp.index(), warp.live()));

@@ -14,11 +14,19 @@ enum Combination : std::uint8_t { none, and_, or_, xor_ };
 template <class T>
 bool compare(std::uint8_t how, T a, T b) {
   switch (how) {
-    case eq: case equ: return a == b;
-    case ne: case neu: return a != b;
-    case lt: case lo: case ltu: return a < b;
-    case le: case ls: case leu: return a <= b;
-    case gt: case hi: case gtu: return a > b;
+    case eq:
+    case equ: return a == b;
+    case ne:
+    case neu: return a != b;
+    case lt:
+    case lo:
+    case ltu: return a < b;
+    case le:
+    case ls:
+    case leu: return a <= b;
+    case gt:
+    case hi:
+    case gtu: return a > b;
     default: return a >= b;
   }
 }
@@ -83,13 +91,16 @@ void execute_setp_pair(Warp& w, const Instruction& i, Lanes lanes) {
   for (unsigned half = 0; half < first; ++half) {
     Lanes result = 0;
     for (unsigned lane = 0; lane < warp_size; ++lane)
-      result |= Lanes(compare_float(i.mode & 31, number_of<T>(i, a[lane] >> (16 * half)), number_of<T>(i, b[lane] >> (16 * half)))) << lane;
+      result |=
+          Lanes(compare_float(i.mode & 31, number_of<T>(i, a[lane] >> (16 * half)), number_of<T>(i, b[lane] >> (16 * half))))
+          << lane;
     w.set_predicate(i, half, lanes, combine(w, i, result, first + 2));
   }
 }
 
 void decode_comparison(Spelling& s, Instruction& i) {
-  const int how = s.one_of({"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
+  const int how = s.one_of(
+      {"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
   const int combination = s.one_of({"and", "or", "xor"}, 3);
   i.mode = std::uint8_t(how | (combination == 3 ? none : combination + 1) << 5);
   i.ftz = s.take("ftz");
@@ -105,7 +116,8 @@ void decode_setp(Spelling& s, Instruction& i) {
     case Type::bf16x2: i.execute = execute_setp_pair<Bfloat>; break;
     case Type::f32: i.execute = execute_setp<float>; break;
     case Type::f64: i.execute = execute_setp<double>; break;
-    default: i.execute = with_integer(i.type, [](auto* t) -> Execute { return execute_setp<std::remove_pointer_t<decltype(t)>>; });
+    default:
+      i.execute = with_integer(i.type, [](auto* t) -> Execute { return execute_setp<std::remove_pointer_t<decltype(t)>>; });
   }
 }
 
@@ -113,7 +125,10 @@ void decode_setp(Spelling& s, Instruction& i) {
 template <class T>
 void execute_set(Warp& w, const Instruction& i, Lanes lanes) {
   const Lanes result = combine(w, i, compared<T>(w, i, 1), 3);
-  const std::uint64_t yes = i.from == Type::f32 ? std::bit_cast<std::uint32_t>(1.0f) : i.from == Type::f16 ? 0x3c00 : i.from == Type::bf16 ? 0x3f80 : ~std::uint32_t(0);
+  const std::uint64_t yes = i.from == Type::f32    ? std::bit_cast<std::uint32_t>(1.0f)
+                            : i.from == Type::f16  ? 0x3c00
+                            : i.from == Type::bf16 ? 0x3f80
+                                                   : ~std::uint32_t(0);
   std::uint64_t* d = w.out(i, 0);
   fast(lanes, [&](unsigned lane) { d[lane] = result >> lane & 1 ? yes : 0; });
 }
@@ -159,7 +174,9 @@ void execute_slct(Warp& w, const Instruction& i, Lanes lanes) {
 void add_comparisons(Decoders& decoders) {
   decoders["setp"] = decode_setp;
   decoders["set"] = decode_set;
-  decoders["slct"] = [](Spelling& s, Instruction& i) { i.ftz = s.take("ftz"), i.type = s.type(), i.from = s.type(), i.execute = execute_slct; };
+  decoders["slct"] = [](Spelling& s, Instruction& i) {
+    i.ftz = s.take("ftz"), i.type = s.type(), i.from = s.type(), i.execute = execute_slct;
+  };
 }
 
 }  // namespace graft::ptx

@@ -28,10 +28,7 @@ void execute_indexed(Warp& w, const Instruction& i, Lanes lanes) {
 
 void execute_call(Warp& w, const Instruction& i, Lanes lanes) {
   if (i.mode == external_assert) refuse("an assertion of the kernel failed");
-  if (i.mode == external_print) {
-    ++w.group().pc;
-    return;
-  }
+  if (i.mode == external_print) return w.skip_call(i, lanes);
   w.call(i, lanes);
 }
 
@@ -97,8 +94,8 @@ void decode_fence(Spelling& s, Instruction& i) {
   const bool initialised = s.take("mbarrier_init");
   const bool proxy = s.take("proxy");
   if (proxy) s.one_of({"async", "async::generic", "alias", "async.shared::cta"});
-  s.ignore({"sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "sys", "gl", "global", "shared::cta", "shared::cluster", "sync_restrict::shared::cta",
-            "sync_restrict::shared::cluster"});
+  s.ignore({"sc", "acq_rel", "acquire", "release", "cta", "cluster", "gpu", "sys", "gl", "global", "shared::cta",
+            "shared::cluster", "sync_restrict::shared::cta", "sync_restrict::shared::cluster"});
   i.execute = initialised || proxy ? execute_proxy_fence : execute_fence;
 }
 
@@ -137,11 +134,12 @@ void add_control(Decoders& decoders) {
   decoders["ret"] = [](Spelling& s, Instruction& i) { s.take("uni"), control(i, execute_return); };
   decoders["exit"] = [](Spelling&, Instruction& i) { control(i, execute_exit); };
   decoders["trap"] = [](Spelling&, Instruction& i) { i.execute = execute_trap; };
-  decoders["brkpt"] = decoders["nanosleep"] = decoders["setmaxnreg"] = decoders["griddepcontrol"] = [](Spelling& s, Instruction& i) {
-    s.ignore({"u32", "inc", "dec", "sync", "aligned", "launch_dependents", "wait"});
-    i.outputs = 0;
-    i.execute = execute_nothing;
-  };
+  decoders["brkpt"] = decoders["nanosleep"] = decoders["setmaxnreg"] =
+      decoders["griddepcontrol"] = [](Spelling& s, Instruction& i) {
+        s.ignore({"u32", "inc", "dec", "sync", "aligned", "launch_dependents", "wait"});
+        i.outputs = 0;
+        i.execute = execute_nothing;
+      };
   decoders["bar"] = decoders["barrier"] = decode_barrier;
   decoders["fence"] = decode_fence;
   decoders["membar"] = decode_membar;

@@ -22,22 +22,27 @@ double number_of(const Instruction& i, std::uint64_t bits) {
 
 double to_integer(double value, Rounding rounding) {
   switch (rounding) {
-    case Rounding::integer_zero: case Rounding::zero: return std::trunc(value);
-    case Rounding::integer_down: case Rounding::down: return std::floor(value);
-    case Rounding::integer_up: case Rounding::up: return std::ceil(value);
+    case Rounding::integer_zero:
+    case Rounding::zero: return std::trunc(value);
+    case Rounding::integer_down:
+    case Rounding::down: return std::floor(value);
+    case Rounding::integer_up:
+    case Rounding::up: return std::ceil(value);
     default: return std::nearbyint(value);
   }
 }
 
 /// The integer types that a value is clamped to.
 struct Range {
-  double low, high;        // of doubles: high is the first that is too large
+  double low, high;  // of doubles: high is the first that is too large
   std::int64_t min;
   std::uint64_t max;
 };
 Range range_of(Type type) {
   const unsigned bits = 8 * bytes(type);
-  if (is_signed(type)) return {-std::ldexp(1.0, int(bits) - 1), std::ldexp(1.0, int(bits) - 1), std::int64_t(~std::uint64_t(0) << (bits - 1)), (std::uint64_t(1) << (bits - 1)) - 1};
+  if (is_signed(type))
+    return {-std::ldexp(1.0, int(bits) - 1), std::ldexp(1.0, int(bits) - 1), std::int64_t(~std::uint64_t(0) << (bits - 1)),
+            (std::uint64_t(1) << (bits - 1)) - 1};
   return {0, std::ldexp(1.0, int(bits)), 0, bits == 64 ? ~std::uint64_t(0) : (std::uint64_t(1) << bits) - 1};
 }
 
@@ -147,8 +152,6 @@ void decode_cvt(Spelling& s, Instruction& i) {
 
 }  // namespace
 
-void add_conversions(Decoders& decoders) {
-  decoders["cvt"] = decode_cvt;
-}
+void add_conversions(Decoders& decoders) { decoders["cvt"] = decode_cvt; }
 
 }  // namespace graft::ptx

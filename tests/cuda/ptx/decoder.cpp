@@ -20,7 +20,7 @@ struct Scope {
   std::map<std::string, std::uint64_t, std::less<>> addresses;                       // of variables in their own space
   std::map<std::string, std::size_t, std::less<>> sizes;                             // of parameters
   std::map<std::string, std::uint32_t, std::less<>> labels;
-  std::map<std::string, std::vector<std::string>, std::less<>> tables;               // of .branchtargets
+  std::map<std::string, std::vector<std::string>, std::less<>> tables;  // of .branchtargets
   int outer = -1;
 };
 
@@ -38,7 +38,8 @@ class Builder {
     for (std::size_t call = 0; call < kernel_->calls.size(); ++call) link(call);
     kernel_->dynamic_shared_at = align_up(kernel_->static_shared, dynamic_align());
     for (const std::size_t constant : dynamic_constants_)
-      std::fill_n(kernel_->constants.begin() + std::ptrdiff_t(constant * warp_size), warp_size, address::shared_begin + kernel_->dynamic_shared_at);
+      std::fill_n(kernel_->constants.begin() + std::ptrdiff_t(constant * warp_size), warp_size,
+                  address::shared_begin + kernel_->dynamic_shared_at);
   }
   std::unique_ptr<Kernel> take() { return std::move(kernel_); }
 
@@ -106,11 +107,14 @@ class Builder {
     scope_ = 0;
     jumps_.clear();
     for (const Parameter& parameter : function.parameters) {
-      scopes_[0].addresses[parameter.name] = function.kernel ? parameter.offset : address::frame_param + (functions_[index].parameter_offsets[parameter.name] = place_frame(parameter));
+      scopes_[0].addresses[parameter.name] =
+          function.kernel ? parameter.offset
+                          : address::frame_param + (functions_[index].parameter_offsets[parameter.name] = place_frame(parameter));
       scopes_[0].sizes[parameter.name] = parameter.size;
     }
     for (const Parameter& parameter : function.results) {
-      scopes_[0].addresses[parameter.name] = address::frame_param + (functions_[index].parameter_offsets[parameter.name] = place_frame(parameter));
+      scopes_[0].addresses[parameter.name] =
+          address::frame_param + (functions_[index].parameter_offsets[parameter.name] = place_frame(parameter));
       scopes_[0].sizes[parameter.name] = parameter.size;
     }
     Lexer lexer(program_.text, function.begin, function.end, function.line);
@@ -251,7 +255,8 @@ class Builder {
     if (lexer.peek().is_number()) {
       const Token token = lexer.take();
       std::uint64_t value = number(token);
-      if (token.text.find('.') != token.text.npos && word.text.ends_with(".f32")) value = std::bit_cast<std::uint32_t>(float(std::bit_cast<double>(value)));
+      if (token.text.find('.') != token.text.npos && word.text.ends_with(".f32"))
+        value = std::bit_cast<std::uint32_t>(float(std::bit_cast<double>(value)));
       return {constant(negative ? ~value + 1 : value)};
     }
     return {symbol(lexer.take())};
@@ -297,7 +302,8 @@ class Builder {
   std::uint32_t frame_offset(const Token& token) {
     for (int scope = scope_; scope >= 0; scope = scopes_[std::size_t(scope)].outer) {
       const auto& addresses = scopes_[std::size_t(scope)].addresses;
-      if (const auto at = addresses.find(token.text); at != addresses.end()) return std::uint32_t(at->second - address::frame_param);
+      if (const auto at = addresses.find(token.text); at != addresses.end())
+        return std::uint32_t(at->second - address::frame_param);
     }
     syntax_error(token.line, token.text, "calls pass .param variables here");
   }
@@ -322,7 +328,8 @@ class Builder {
       list(call.arguments);
     }
     const auto at = program_.function_named.find(name.text);
-    if (at == program_.function_named.end() || lexer.peek() != ";") syntax_error(name.line, name.text, "calls through pointers are not known");
+    if (at == program_.function_named.end() || lexer.peek() != ";")
+      syntax_error(name.line, name.text, "calls through pointers are not known");
     const Function& function = program_.functions[at->second];
     instruction.target = std::uint32_t(kernel_->calls.size());
     kernel_->calls.push_back({});
@@ -333,7 +340,8 @@ class Builder {
       calls_.push_back(call);
       return;
     }
-    const auto built = std::find_if(functions_.begin(), functions_.end(), [&](const Built& other) { return other.function == &function; });
+    const auto built =
+        std::find_if(functions_.begin(), functions_.end(), [&](const Built& other) { return other.function == &function; });
     call.function = std::size_t(built - functions_.begin());
     if (built == functions_.end()) functions_.push_back({&function, 0});
     calls_.push_back(call);
@@ -341,13 +349,19 @@ class Builder {
 
   void link(std::size_t index) {
     const Call& call = calls_[index];
-    if (call.function == 0) return;
-    if (reaches(call.function, call.caller, 0)) syntax_error(call.line, functions_[call.function].function->name, "recursion is not known");
+    if (call.function == 0) {
+      for (const std::uint32_t result : call.results) kernel_->calls[index].results.push_back({0, result, 4});
+      return;
+    }
+    if (reaches(call.function, call.caller, 0))
+      syntax_error(call.line, functions_[call.function].function->name, "recursion is not known");
     Kernel::Call& linked = kernel_->calls[index];
     Built& built = functions_[call.function];
     linked.target = built.entry;
-    const auto pair = [&](const std::vector<Parameter>& formal, const std::vector<std::uint32_t>& actual, std::vector<Kernel::Call::Copy>& copies, bool in) {
-      if (formal.size() != actual.size()) syntax_error(call.line, built.function->name, "called with another number of parameters");
+    const auto pair = [&](const std::vector<Parameter>& formal, const std::vector<std::uint32_t>& actual,
+                          std::vector<Kernel::Call::Copy>& copies, bool in) {
+      if (formal.size() != actual.size())
+        syntax_error(call.line, built.function->name, "called with another number of parameters");
       for (std::size_t at = 0; at < formal.size(); ++at) {
         const std::uint32_t theirs = built.parameter_offsets[formal[at].name];
         copies.push_back({in ? actual[at] : theirs, in ? theirs : actual[at], std::uint32_t(formal[at].size)});
@@ -359,7 +373,9 @@ class Builder {
 
   bool reaches(std::size_t from, std::size_t to, std::size_t depth) const {
     if (from == to || depth > functions_.size()) return true;
-    return std::any_of(calls_.begin(), calls_.end(), [&](const Call& call) { return call.function && call.caller == from && reaches(call.function, to, depth + 1); });
+    return std::any_of(calls_.begin(), calls_.end(), [&](const Call& call) {
+      return call.function && call.caller == from && reaches(call.function, to, depth + 1);
+    });
   }
 
   void resolve(const Jump& jump) {

@@ -139,7 +139,9 @@ void add_exchanges(Decoders& decoders) {
   decoders["shfl"] = [](Spelling& s, Instruction& i) { decode_exchange(s, i, execute_shuffle, {"up", "down", "bfly", "idx"}); };
   decoders["vote"] = [](Spelling& s, Instruction& i) { decode_exchange(s, i, execute_vote, {"all", "any", "uni", "ballot"}); };
   decoders["match"] = [](Spelling& s, Instruction& i) { decode_exchange(s, i, execute_match, {"all", "any"}); };
-  decoders["redux"] = [](Spelling& s, Instruction& i) { decode_exchange(s, i, execute_reduction, {"add", "min", "max", "and", "or", "xor"}); };
+  decoders["redux"] = [](Spelling& s, Instruction& i) {
+    decode_exchange(s, i, execute_reduction, {"add", "min", "max", "and", "or", "xor"});
+  };
   decoders["elect"] = [](Spelling& s, Instruction& i) {
     s.ignore({"aligned"});
     decode_exchange(s, i, execute_elect, {});

@@ -24,23 +24,38 @@ double odd_sum(double a, double b) {
 }
 
 struct AddOp {
-  template <class T> static T native(T a, T b) { return a + b; }
+  template <class T>
+  static T native(T a, T b) {
+    return a + b;
+  }
   static double odd(double a, double b) { return odd_sum(a, b); }
 };
 struct SubOp {
-  template <class T> static T native(T a, T b) { return a - b; }
+  template <class T>
+  static T native(T a, T b) {
+    return a - b;
+  }
   static double odd(double a, double b) { return odd_sum(a, -b); }
 };
 struct MulOp {
-  template <class T> static T native(T a, T b) { return a * b; }
+  template <class T>
+  static T native(T a, T b) {
+    return a * b;
+  }
   static double odd(double a, double b) { return a * b; }  // exact: at most 48 bits
 };
 struct FmaOp {
-  template <class T> static T native(T a, T b, T c) { return std::fma(a, b, c); }
+  template <class T>
+  static T native(T a, T b, T c) {
+    return std::fma(a, b, c);
+  }
   static double odd(double a, double b, double c) { return odd_sum(a * b, c); }
 };
 struct DivOp {
-  template <class T> static T native(T a, T b) { return a / b; }
+  template <class T>
+  static T native(T a, T b) {
+    return a / b;
+  }
   static double odd(double a, double b) {
     const double q = a / b;
     if (!std::isfinite(q) || b == 0 || std::isinf(b)) return q;
@@ -49,11 +64,17 @@ struct DivOp {
   }
 };
 struct RcpOp {
-  template <class T> static T native(T a) { return T(1) / a; }
+  template <class T>
+  static T native(T a) {
+    return T(1) / a;
+  }
   static double odd(double a) { return DivOp::odd(1, a); }
 };
 struct SqrtOp {
-  template <class T> static T native(T a) { return std::sqrt(a); }
+  template <class T>
+  static T native(T a) {
+    return std::sqrt(a);
+  }
   static double odd(double a) {
     const double root = std::sqrt(a);
     return std::isfinite(root) ? to_odd(root, std::fma(-root, root, a)) : root;
@@ -61,7 +82,10 @@ struct SqrtOp {
 };
 template <double (*f)(double)>
 struct Function {
-  template <class T> static T native(T a) { return T(f(double(a))); }
+  template <class T>
+  static T native(T a) {
+    return T(f(double(a)));
+  }
   static double odd(double a) { return f(a); }
 };
 double rsqrt(double a) { return 1 / std::sqrt(a); }
@@ -73,22 +97,33 @@ using CosOp = Function<std::cos>;
 using TanhOp = Function<std::tanh>;
 /// A number where the other is NaN; -0 below +0.
 struct MinOp {
-  template <class T> static T native(T a, T b) { return std::isnan(a) ? b : std::isnan(b) ? a : a < b || (a == b && std::signbit(a)) ? a : b; }
+  template <class T>
+  static T native(T a, T b) {
+    return std::isnan(a) ? b : std::isnan(b) ? a : a < b || (a == b && std::signbit(a)) ? a : b;
+  }
   static double odd(double a, double b) { return native(a, b); }
 };
 struct MaxOp {
-  template <class T> static T native(T a, T b) { return std::isnan(a) ? b : std::isnan(b) ? a : a > b || (a == b && !std::signbit(a)) ? a : b; }
+  template <class T>
+  static T native(T a, T b) {
+    return std::isnan(a) ? b : std::isnan(b) ? a : a > b || (a == b && !std::signbit(a)) ? a : b;
+  }
   static double odd(double a, double b) { return native(a, b); }
 };
 template <class Op>
 struct OrNan {
-  template <class T> static T native(T a, T b) { return std::isnan(a) || std::isnan(b) ? std::numeric_limits<T>::quiet_NaN() : Op::native(a, b); }
+  template <class T>
+  static T native(T a, T b) {
+    return std::isnan(a) || std::isnan(b) ? std::numeric_limits<T>::quiet_NaN() : Op::native(a, b);
+  }
   static double odd(double a, double b) { return native(a, b); }
 };
 
 enum Mode : std::uint8_t { relu = 1 };
 
-float flush(const Instruction& i, float value) { return i.ftz && std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value; }
+float flush(const Instruction& i, float value) {
+  return i.ftz && std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
+}
 
 template <class T>
 T limit(const Instruction& i, T value) {
@@ -207,7 +242,9 @@ void execute_test(Warp& w, const Instruction& i, Lanes lanes) {
   fast(lanes, [&](unsigned lane) {
     const double value = i.type == Type::f32 ? double(unpack<float>(a[lane])) : unpack<double>(a[lane]);
     const int kind = i.type == Type::f32 ? std::fpclassify(unpack<float>(a[lane])) : std::fpclassify(value);
-    const bool is[] = {std::isfinite(value), std::isinf(value), !std::isnan(value), std::isnan(value), kind == FP_NORMAL || kind == FP_ZERO, kind == FP_SUBNORMAL};
+    const bool is[] = {
+        std::isfinite(value), std::isinf(value), !std::isnan(value), std::isnan(value), kind == FP_NORMAL || kind == FP_ZERO,
+        kind == FP_SUBNORMAL};
     result |= Lanes(is[i.mode]) << lane;
   });
   w.set_predicate(i, 0, lanes, result);
@@ -234,7 +271,9 @@ void add_floats(Decoders& decoders) {
   decoders["sin"] = decode_approximate<SinOp>;
   decoders["cos"] = decode_approximate<CosOp>;
   decoders["tanh"] = decode_approximate<TanhOp>;
-  decoders["copysign"] = [](Spelling& s, Instruction& i) { i.width = std::uint8_t(bytes(s.type())), i.execute = execute_copysign; };
+  decoders["copysign"] = [](Spelling& s, Instruction& i) {
+    i.width = std::uint8_t(bytes(s.type())), i.execute = execute_copysign;
+  };
   decoders["testp"] = [](Spelling& s, Instruction& i) {
     i.mode = std::uint8_t(s.one_of({"finite", "infinite", "number", "notanumber", "normal", "subnormal"}));
     i.type = s.type();

@@ -13,53 +13,88 @@ using Wider = std::conditional_t<sizeof(T) == 8, std::conditional_t<std::is_sign
                                  std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>>;
 
 struct Add {
-  template <class T> T operator()(const Instruction& i, T a, T b) const {
+  template <class T>
+  T operator()(const Instruction& i, T a, T b) const {
     const Wider<T> sum = Wider<T>(a) + Wider<T>(b);
     if (i.saturate) return T(std::clamp<Wider<T>>(sum, std::numeric_limits<T>::min(), std::numeric_limits<T>::max()));
     return T(sum);
   }
 };
 struct Sub {
-  template <class T> T operator()(const Instruction& i, T a, T b) const {
+  template <class T>
+  T operator()(const Instruction& i, T a, T b) const {
     const Wider<T> difference = Wider<T>(a) - Wider<T>(b);
     if (i.saturate) return T(std::clamp<Wider<T>>(difference, std::numeric_limits<T>::min(), std::numeric_limits<T>::max()));
     return T(difference);
   }
 };
 struct Low {
-  template <class T> T operator()(const Instruction&, T a, T b) const { return T(Wider<T>(a) * Wider<T>(b)); }
+  template <class T>
+  T operator()(const Instruction&, T a, T b) const {
+    return T(Wider<T>(a) * Wider<T>(b));
+  }
 };
 struct High {
-  template <class T> T operator()(const Instruction&, T a, T b) const { return T((Wider<T>(a) * Wider<T>(b)) >> (8 * sizeof(T))); }
+  template <class T>
+  T operator()(const Instruction&, T a, T b) const {
+    return T((Wider<T>(a) * Wider<T>(b)) >> (8 * sizeof(T)));
+  }
 };
 struct Wide {
-  template <class T> std::int64_t operator()(const Instruction&, T a, T b) const { return std::int64_t(a) * std::int64_t(b); }
+  template <class T>
+  std::int64_t operator()(const Instruction&, T a, T b) const {
+    return std::int64_t(a) * std::int64_t(b);
+  }
 };
 template <class Product>
 struct PlusProduct {
-  template <class T, class C> C operator()(const Instruction& i, T a, T b, C c) const { return C(std::uint64_t(Product()(i, a, b)) + std::uint64_t(c)); }
+  template <class T, class C>
+  C operator()(const Instruction& i, T a, T b, C c) const {
+    return C(std::uint64_t(Product()(i, a, b)) + std::uint64_t(c));
+  }
 };
 // Division by zero is undefined in PTX; the hardware gives all ones, and the dividend as remainder.
 struct Div {
-  template <class T> T operator()(const Instruction&, T a, T b) const { return b == 0 ? T(-1) : T(Wider<T>(a) / Wider<T>(b)); }
+  template <class T>
+  T operator()(const Instruction&, T a, T b) const {
+    return b == 0 ? T(-1) : T(Wider<T>(a) / Wider<T>(b));
+  }
 };
 struct Rem {
-  template <class T> T operator()(const Instruction&, T a, T b) const { return b == 0 ? a : T(Wider<T>(a) % Wider<T>(b)); }
+  template <class T>
+  T operator()(const Instruction&, T a, T b) const {
+    return b == 0 ? a : T(Wider<T>(a) % Wider<T>(b));
+  }
 };
 struct Min {
-  template <class T> T operator()(const Instruction& i, T a, T b) const { return i.mode ? std::max(std::min(a, b), T(0)) : std::min(a, b); }
+  template <class T>
+  T operator()(const Instruction& i, T a, T b) const {
+    return i.mode ? std::max(std::min(a, b), T(0)) : std::min(a, b);
+  }
 };
 struct Max {
-  template <class T> T operator()(const Instruction& i, T a, T b) const { return i.mode ? std::max({a, b, T(0)}) : std::max(a, b); }
+  template <class T>
+  T operator()(const Instruction& i, T a, T b) const {
+    return i.mode ? std::max({a, b, T(0)}) : std::max(a, b);
+  }
 };
 struct Abs {
-  template <class T> T operator()(const Instruction&, T a) const { return a < 0 ? T(0 - std::make_unsigned_t<T>(a)) : a; }
+  template <class T>
+  T operator()(const Instruction&, T a) const {
+    return a < 0 ? T(0 - std::make_unsigned_t<T>(a)) : a;
+  }
 };
 struct Neg {
-  template <class T> T operator()(const Instruction&, T a) const { return T(0 - std::make_unsigned_t<T>(a)); }
+  template <class T>
+  T operator()(const Instruction&, T a) const {
+    return T(0 - std::make_unsigned_t<T>(a));
+  }
 };
 struct Sad {
-  template <class T> T operator()(const Instruction&, T a, T b, T c) const { return T(c + (a < b ? T(b - a) : T(a - b))); }
+  template <class T>
+  T operator()(const Instruction&, T a, T b, T c) const {
+    return T(c + (a < b ? T(b - a) : T(a - b)));
+  }
 };
 struct And {
   std::uint64_t operator()(const Instruction&, std::uint64_t a, std::uint64_t b) const { return a & b; }
@@ -71,19 +106,32 @@ struct Xor {
   std::uint64_t operator()(const Instruction&, std::uint64_t a, std::uint64_t b) const { return a ^ b; }
 };
 struct Not {
-  template <class T> T operator()(const Instruction&, T a) const { return T(~a); }
+  template <class T>
+  T operator()(const Instruction&, T a) const {
+    return T(~a);
+  }
 };
 struct Cnot {
-  template <class T> T operator()(const Instruction&, T a) const { return a == 0; }
+  template <class T>
+  T operator()(const Instruction&, T a) const {
+    return a == 0;
+  }
 };
 struct Shl {
-  template <class T> T operator()(const Instruction&, T a, std::uint32_t b) const { return b >= 8 * sizeof(T) ? T(0) : T(std::make_unsigned_t<T>(a) << b); }
+  template <class T>
+  T operator()(const Instruction&, T a, std::uint32_t b) const {
+    return b >= 8 * sizeof(T) ? T(0) : T(std::make_unsigned_t<T>(a) << b);
+  }
 };
 struct Shr {
-  template <class T> T operator()(const Instruction&, T a, std::uint32_t b) const { return T(a >> std::min<std::uint32_t>(b, 8 * sizeof(T) - 1) >> (b >= 8 * sizeof(T))); }
+  template <class T>
+  T operator()(const Instruction&, T a, std::uint32_t b) const {
+    return T(a >> std::min<std::uint32_t>(b, 8 * sizeof(T) - 1) >> (b >= 8 * sizeof(T)));
+  }
 };
 struct ExtractField {
-  template <class T> T operator()(const Instruction&, T a, std::uint32_t position, std::uint32_t length) const {
+  template <class T>
+  T operator()(const Instruction&, T a, std::uint32_t position, std::uint32_t length) const {
     constexpr unsigned width = 8 * sizeof(T);
     position &= 0xff, length &= 0xff;
     const bool sign = std::is_signed_v<T> && length > 0 && a >> std::min(position + length - 1, width - 1) & 1;
@@ -105,7 +153,8 @@ void execute_insert(Warp& w, const Instruction& i, Lanes lanes) {
   });
 }
 struct FindTop {
-  template <class T> std::uint32_t operator()(const Instruction& i, T a) const {
+  template <class T>
+  std::uint32_t operator()(const Instruction& i, T a) const {
     using U = std::make_unsigned_t<T>;
     const U bits = a < 0 ? U(~U(a)) : U(a);
     if (!bits) return ~0u;
@@ -114,13 +163,20 @@ struct FindTop {
   }
 };
 struct Count {
-  template <class T> std::uint32_t operator()(const Instruction&, T a) const { return std::uint32_t(std::popcount(std::make_unsigned_t<T>(a))); }
+  template <class T>
+  std::uint32_t operator()(const Instruction&, T a) const {
+    return std::uint32_t(std::popcount(std::make_unsigned_t<T>(a)));
+  }
 };
 struct LeadingZeros {
-  template <class T> std::uint32_t operator()(const Instruction&, T a) const { return std::uint32_t(std::countl_zero(std::make_unsigned_t<T>(a))); }
+  template <class T>
+  std::uint32_t operator()(const Instruction&, T a) const {
+    return std::uint32_t(std::countl_zero(std::make_unsigned_t<T>(a)));
+  }
 };
 struct Reverse {
-  template <class T> T operator()(const Instruction&, T a) const {
+  template <class T>
+  T operator()(const Instruction&, T a) const {
     T d = 0;
     for (unsigned bit = 0; bit < 8 * sizeof(T); ++bit) d = T(d << 1 | (a >> bit & 1));
     return d;
@@ -138,7 +194,8 @@ struct Funnel {
 struct Dot4 {
   std::uint32_t operator()(const Instruction& i, std::uint32_t a, std::uint32_t b, std::uint32_t c) const {
     for (unsigned at = 0; at < 32; at += 8) {
-      const std::int32_t x = i.mode & 1 ? std::int8_t(a >> at) : std::uint8_t(a >> at), y = i.mode & 2 ? std::int8_t(b >> at) : std::uint8_t(b >> at);
+      const std::int32_t x = i.mode & 1 ? std::int8_t(a >> at) : std::uint8_t(a >> at),
+                         y = i.mode & 2 ? std::int8_t(b >> at) : std::uint8_t(b >> at);
       c += std::uint32_t(x * y);
     }
     return c;
@@ -153,7 +210,8 @@ void execute_lop3(Warp& w, const Instruction& i, Lanes lanes) {
   fast(lanes, [&](unsigned lane) {
     std::uint64_t bits = 0;
     for (unsigned row = 0; row < 8; ++row)
-      if (table >> row & 1) bits |= (row & 4 ? a[lane] : ~a[lane]) & (row & 2 ? b[lane] : ~b[lane]) & (row & 1 ? c[lane] : ~c[lane]);
+      if (table >> row & 1)
+        bits |= (row & 4 ? a[lane] : ~a[lane]) & (row & 2 ? b[lane] : ~b[lane]) & (row & 1 ? c[lane] : ~c[lane]);
     d[lane] = std::uint32_t(bits);
   });
 }
@@ -183,7 +241,8 @@ void execute_multiply_carry(Warp& w, const Instruction& i, Lanes lanes) {
   fast(lanes, [&](unsigned lane) {
     const bool in = i.mode & 1 && w.carry >> lane & 1;
     const T product = i.mode & 8 ? High()(i, T(a[lane]), T(b[lane])) : Low()(i, T(a[lane]), T(b[lane]));
-    const unsigned __int128 sum = static_cast<unsigned __int128>(std::make_unsigned_t<T>(product)) + std::make_unsigned_t<T>(c[lane]) + in;
+    const unsigned __int128 sum =
+        static_cast<unsigned __int128>(std::make_unsigned_t<T>(product)) + std::make_unsigned_t<T>(c[lane]) + in;
     d[lane] = pack(T(sum));
     carry = (carry & ~(Lanes(1) << lane)) | Lanes(sum >> (8 * sizeof(T)) & 1) << lane;
   });
@@ -192,19 +251,31 @@ void execute_multiply_carry(Warp& w, const Instruction& i, Lanes lanes) {
 
 template <class F>
 Execute same_binary(Type type) {
-  return with_integer(type, [](auto* t) -> Execute { using T = std::remove_pointer_t<decltype(t)>; return binary<T, T, T, F>; });
+  return with_integer(type, [](auto* t) -> Execute {
+    using T = std::remove_pointer_t<decltype(t)>;
+    return binary<T, T, T, F>;
+  });
 }
 template <class F>
 Execute same_unary(Type type) {
-  return with_integer(type, [](auto* t) -> Execute { using T = std::remove_pointer_t<decltype(t)>; return unary<T, T, F>; });
+  return with_integer(type, [](auto* t) -> Execute {
+    using T = std::remove_pointer_t<decltype(t)>;
+    return unary<T, T, F>;
+  });
 }
 template <class F>
 Execute shift(Type type) {
-  return with_integer(type, [](auto* t) -> Execute { using T = std::remove_pointer_t<decltype(t)>; return binary<T, T, std::uint32_t, F>; });
+  return with_integer(type, [](auto* t) -> Execute {
+    using T = std::remove_pointer_t<decltype(t)>;
+    return binary<T, T, std::uint32_t, F>;
+  });
 }
 template <class F>
 Execute count(Type type) {
-  return with_integer(type, [](auto* t) -> Execute { using T = std::remove_pointer_t<decltype(t)>; return unary<std::uint32_t, T, F>; });
+  return with_integer(type, [](auto* t) -> Execute {
+    using T = std::remove_pointer_t<decltype(t)>;
+    return unary<std::uint32_t, T, F>;
+  });
 }
 
 using Decode = void (*)(Spelling&, Instruction&);
@@ -240,10 +311,11 @@ void decode_multiply(Spelling& s, Instruction& i) {
   switch (s.one_of({"lo", "hi", "wide"})) {
     case 0: i.execute = same_binary<Low>(i.type); break;
     case 1: i.execute = same_binary<High>(i.type); break;
-    default: i.execute = with_integer(i.type, [](auto* t) -> Execute {
-      using T = std::remove_pointer_t<decltype(t)>;
-      return binary<std::int64_t, T, T, Wide>;
-    });
+    default:
+      i.execute = with_integer(i.type, [](auto* t) -> Execute {
+        using T = std::remove_pointer_t<decltype(t)>;
+        return binary<std::int64_t, T, T, Wide>;
+      });
   }
 }
 
@@ -256,7 +328,8 @@ void decode_multiply_add(Spelling& s, Instruction& i) {
   if (takes || gives) {
     if (part == 2 || bytes(i.type) < 4) s.unknown();
     i.mode = std::uint8_t(takes | gives << 1 | part << 3);
-    i.execute = with_integer(i.type, [](auto* t) -> Execute { return execute_multiply_carry<std::remove_pointer_t<decltype(t)>>; });
+    i.execute =
+        with_integer(i.type, [](auto* t) -> Execute { return execute_multiply_carry<std::remove_pointer_t<decltype(t)>>; });
     return;
   }
   i.execute = with_integer(i.type, [&](auto* t) -> Execute {
@@ -307,7 +380,10 @@ void add_integers(Decoders& decoders) {
   decoders["abs"] = decode_sign<Abs, decode_float_abs>;
   decoders["neg"] = decode_sign<Neg, decode_float_neg>;
   decoders["sad"] = [](Spelling& s, Instruction& i) {
-    i.execute = with_integer(s.type(), [](auto* t) -> Execute { using T = std::remove_pointer_t<decltype(t)>; return ternary<T, T, T, T, Sad>; });
+    i.execute = with_integer(s.type(), [](auto* t) -> Execute {
+      using T = std::remove_pointer_t<decltype(t)>;
+      return ternary<T, T, T, T, Sad>;
+    });
   };
   decoders["and"] = decode_logic<Logic::and_, And>;
   decoders["or"] = decode_logic<Logic::or_, Or>;
@@ -323,7 +399,9 @@ void add_integers(Decoders& decoders) {
       return ternary<T, T, std::uint32_t, std::uint32_t, ExtractField>;
     });
   };
-  decoders["bfi"] = [](Spelling& s, Instruction& i) { i.execute = bytes(s.type()) == 8 ? execute_insert<std::uint64_t> : execute_insert<std::uint32_t>; };
+  decoders["bfi"] = [](Spelling& s, Instruction& i) {
+    i.execute = bytes(s.type()) == 8 ? execute_insert<std::uint64_t> : execute_insert<std::uint32_t>;
+  };
   decoders["bfind"] = [](Spelling& s, Instruction& i) { i.mode = s.take("shiftamt"), i.execute = count<FindTop>(s.type()); };
   decoders["popc"] = [](Spelling& s, Instruction& i) { i.execute = count<Count>(s.type()); };
   decoders["clz"] = [](Spelling& s, Instruction& i) { i.execute = count<LeadingZeros>(s.type()); };

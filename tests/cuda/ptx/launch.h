@@ -81,7 +81,8 @@ class Memory {
   /// are const may not be written.
   template <class T>
   T* global(std::span<T> host, std::string name) {
-    return reinterpret_cast<T*>(add(const_cast<void*>(static_cast<const void*>(host.data())), host.size_bytes(), std::move(name), !std::is_const_v<T>, true));
+    return reinterpret_cast<T*>(add(const_cast<void*>(static_cast<const void*>(host.data())), host.size_bytes(), std::move(name),
+                                    !std::is_const_v<T>, true));
   }
   /// The same for a buffer whose contents mean nothing yet: reading a byte of it that no kernel wrote is a fault.
   template <class T>
@@ -122,7 +123,8 @@ struct Argument {
   std::size_t bytes;
 };
 
-Report run(const Module& module, std::string_view kernel, const Launch& launch, Memory& memory, std::span<const Argument> arguments);
+Report run(const Module& module, std::string_view kernel, const Launch& launch, Memory& memory,
+           std::span<const Argument> arguments);
 
 /// Runs a kernel to its end. `kernel` is its name in the text, or the part of a mangled name that is the function's own, if that is
 /// unambiguous. Arguments are laid out as the text's parameters say; each must have the parameter's very size, so that pass 1u or

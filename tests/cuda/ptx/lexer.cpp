@@ -7,7 +7,9 @@
 namespace graft::ptx {
 namespace {
 
-bool is_word_character(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.'; }
+bool is_word_character(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.';
+}
 
 }  // namespace
 
@@ -79,8 +81,8 @@ std::uint64_t number(const Token& token) {
   std::string_view text = token.text;
   if (text.ends_with('U')) text.remove_suffix(1);
   int base = 10;
-  if (text.starts_with("0x") || text.starts_with("0X") || text.starts_with("0f") || text.starts_with("0F") || text.starts_with("0d") ||
-      text.starts_with("0D")) {
+  if (text.starts_with("0x") || text.starts_with("0X") || text.starts_with("0f") || text.starts_with("0F") ||
+      text.starts_with("0d") || text.starts_with("0D")) {
     base = 16, text.remove_prefix(2);
   } else if (text.starts_with("0b") || text.starts_with("0B")) {
     base = 2, text.remove_prefix(2);

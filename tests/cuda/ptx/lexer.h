@@ -21,7 +21,10 @@ struct Token {
 /// Reads tokens one by one, over comments.
 class Lexer {
  public:
-  Lexer(std::string_view text, std::size_t begin, std::size_t end, std::size_t line) : text_(text), at_(begin), end_(end), line_(line) { advance(); }
+  Lexer(std::string_view text, std::size_t begin, std::size_t end, std::size_t line)
+      : text_(text), at_(begin), end_(end), line_(line) {
+    advance();
+  }
 
   const Token& peek() const { return next_; }
   Token take();

@@ -22,7 +22,8 @@ const std::byte* Allocation::read(std::int64_t offset, std::size_t bytes) const 
   if (!written.empty()) {
     const auto begin = written.begin() + std::ptrdiff_t(offset);
     const auto hole = std::find(begin, begin + std::ptrdiff_t(bytes), 0);
-    if (hole != begin + std::ptrdiff_t(bytes)) refuse("reads byte {} of '{}', which nobody has written", hole - written.begin(), name);
+    if (hole != begin + std::ptrdiff_t(bytes))
+      refuse("reads byte {} of '{}', which nobody has written", hole - written.begin(), name);
   }
   return data + offset;
 }
@@ -39,7 +40,8 @@ std::pair<Allocation*, std::int64_t> GlobalMemory::at(std::uint64_t address) {
   const std::int64_t offset = std::int64_t(address % address::slot_size) - std::int64_t(address::middle);
   constexpr std::uint64_t first = address::buffers / address::slot_size, first_variable = address::variables / address::slot_size;
   if (slot >= first && slot - first < buffers.size()) return {&buffers[slot - first], offset};
-  if (variables && slot >= first_variable && slot - first_variable < variables->size() && (*variables)[slot - first_variable].data)
+  if (variables && slot >= first_variable && slot - first_variable < variables->size() &&
+      (*variables)[slot - first_variable].data)
     return {&(*variables)[slot - first_variable], offset};
   refuse("out of bounds: no buffer at address {:#x}", address);
 }
@@ -52,10 +54,12 @@ void GlobalMemory::bind(const std::shared_ptr<Program>& program) {
   for (const Variable& variable : program->variables) {
     module.bytes.push_back(variable.initial);
     const bool shared = variable.space == Space::shared;
-    module.allocations.push_back({variable.name, shared ? nullptr : module.bytes.back().data(), variable.size, variable.space == Space::global, {}});
+    module.allocations.push_back(
+        {variable.name, shared ? nullptr : module.bytes.back().data(), variable.size, variable.space == Space::global, {}});
     for (const auto& [offset, name] : variable.relocations) {
       const auto target = program->variable_named.find(name);
-      if (target == program->variable_named.end()) fail<SyntaxError>("'{}' holds the address of '{}', which is not a variable", variable.name, name);
+      if (target == program->variable_named.end())
+        fail<SyntaxError>("'{}' holds the address of '{}', which is not a variable", variable.name, name);
       std::uint64_t bits = 0;
       std::memcpy(&bits, module.bytes.back().data() + offset, sizeof bits);
       bits += address::variables + target->second * address::slot_size;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "graft/core/error.h"
+
 #include "launch.h"
 #include "program.h"
 
@@ -41,7 +42,7 @@ struct GlobalMemory {
   /// Makes the variables of a module those that addresses mean. They keep their values from launch to launch.
   void bind(const std::shared_ptr<Program>& program);
 
-  std::vector<Allocation> buffers;    // the i-th at address::buffers + i * address::slot_size
+  std::vector<Allocation> buffers;               // the i-th at address::buffers + i * address::slot_size
   std::vector<Allocation>* variables = nullptr;  // of the module that runs
 
  private:

@@ -70,7 +70,10 @@ void execute_select(Warp& w, const Instruction& i, Lanes lanes) {
 }
 
 std::uint64_t space_base(Space space) {
-  return space == Space::shared ? address::shared : space == Space::local ? address::local : space == Space::param ? address::param : 0;
+  return space == Space::shared  ? address::shared
+         : space == Space::local ? address::local
+         : space == Space::param ? address::param
+                                 : 0;
 }
 
 /// Between generic addresses and those of a space; i.mode: towards the space.

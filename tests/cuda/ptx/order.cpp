@@ -37,7 +37,8 @@ bool Order::knows(unsigned warp, unsigned lane, Event event) const {
 
 bool Order::knows_fenced(unsigned warp, unsigned lane, Event event) const {
   const Past& past = warps_[warp];
-  return past.common.fenced[event.actor] > event.clock || (past.additional[lane] && past.additional[lane]->fenced[event.actor] > event.clock);
+  return past.common.fenced[event.actor] > event.clock ||
+         (past.additional[lane] && past.additional[lane]->fenced[event.actor] > event.clock);
 }
 
 Knowledge Order::release(unsigned warp, Lanes lanes) {
@@ -82,7 +83,8 @@ void Order::proxy_fence(unsigned warp, Lanes lanes, Lanes live) {
   maximum(warps_[warp].common.fenced, warps_[warp].common.seen);
   for (unsigned lane = 0; lane < warp_size; ++lane) {
     if (lanes >> lane & 1) warps_[warp].common.fenced[warp * warp_size + lane] = warps_[warp].clock;
-    if (auto& additional = warps_[warp].additional[lane]; additional && lanes >> lane & 1) maximum(additional->fenced, additional->seen);
+    if (auto& additional = warps_[warp].additional[lane]; additional && lanes >> lane & 1)
+      maximum(additional->fenced, additional->seen);
   }
 }
 

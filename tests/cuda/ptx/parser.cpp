@@ -100,7 +100,8 @@ std::vector<Parameter> parse_parameters(Lexer& lexer) {
 Function parse_function(Lexer& lexer, bool kernel) {
   Function function;
   function.kernel = kernel;
-  while (lexer.peek() == ".attribute") while (!lexer.accept(")")) lexer.take();
+  while (lexer.peek() == ".attribute")
+    while (!lexer.accept(")")) lexer.take();
   if (!kernel) function.results = parse_parameters(lexer);
   function.name = lexer.take().text;
   function.parameters = parse_parameters(lexer);

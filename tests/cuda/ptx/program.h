@@ -22,18 +22,18 @@ constexpr std::uint64_t variables = 0x4000 * slot_size + middle;  // of modules
 constexpr std::uint64_t shared = 0x7f01 * slot_size;
 constexpr std::uint64_t local = 0x7f02 * slot_size;
 constexpr std::uint64_t param = 0x7f03 * slot_size;
-constexpr std::uint32_t shared_begin = 1024;       // the system's own, as on sm_90
-constexpr std::uint32_t frame_param = 0x10000;     // parameters of functions, behind those of the kernel
-constexpr std::size_t shared_limit = 227 * 1024;   // bytes of a block
+constexpr std::uint32_t shared_begin = 1024;      // the system's own, as on sm_90
+constexpr std::uint32_t frame_param = 0x10000;    // parameters of functions, behind those of the kernel
+constexpr std::size_t shared_limit = 227 * 1024;  // bytes of a block
 }  // namespace address
 
 struct Variable {
   std::string name;
   Space space = Space::global;
   Type type = Type::none;
-  std::size_t align = 1, size = 0;      // bytes
-  bool external = false;                // `.extern .shared x[]`: the launch's dynamic memory
-  std::vector<std::byte> initial;       // padded with zeros to `size`
+  std::size_t align = 1, size = 0;                               // bytes
+  bool external = false;                                         // `.extern .shared x[]`: the launch's dynamic memory
+  std::vector<std::byte> initial;                                // padded with zeros to `size`
   std::vector<std::pair<std::size_t, std::string>> relocations;  // offsets that hold the address of another variable
 };
 
@@ -54,15 +54,17 @@ struct Function {
 /// A kernel with all functions that it calls, ready to run.
 struct Kernel {
   struct Call {
-    std::uint32_t target = 0;                                            // the function's first instruction
-    struct Copy { std::uint32_t from, to, size; };                       // between parameters of the frames
+    std::uint32_t target = 0;  // the function's first instruction
+    struct Copy {
+      std::uint32_t from, to, size;
+    };  // between parameters of the frames
     std::vector<Copy> arguments;
     std::vector<Copy> results;
   };
   std::string name;
   std::vector<Instruction> code;
   std::vector<Operand> operands;
-  std::vector<std::uint64_t> constants;           // warp_size of each
+  std::vector<std::uint64_t> constants;  // warp_size of each
   std::vector<std::string> register_names;
   std::vector<std::vector<std::uint32_t>> branches;  // of brx.idx
   std::vector<Call> calls;
@@ -72,7 +74,8 @@ struct Kernel {
   std::size_t frame_bytes = 0;        // of a thread: parameters of functions
   std::size_t static_shared = 0;      // bytes
   std::size_t dynamic_shared_at = 0;  // from the beginning of the block's shared memory
-  std::vector<std::pair<std::string, std::int32_t>> specials;  // special registers that are used, and the registers that hold them
+  std::vector<std::pair<std::string, std::int32_t>>
+      specials;  // special registers that are used, and the registers that hold them
 };
 
 struct Program {

@@ -29,7 +29,8 @@ bool SharedMemory::knows(const Toucher& who, std::uint16_t group, const Reader& 
 }
 
 void SharedMemory::check_writer(const Toucher& who, const Cell& cell, std::size_t at, const char* what) const {
-  if (cell.state == copying) refuse("byte {} of shared memory is the destination of a cp.async of {} that was not waited for", at, named(cell.writer));
+  if (cell.state == copying)
+    refuse("byte {} of shared memory is the destination of a cp.async of {} that was not waited for", at, named(cell.writer));
   if (cell.state == bulk_copying) refuse("byte {} of shared memory is the destination of a bulk copy that has not arrived", at);
   if (cell.state == barrier) refuse("byte {} of shared memory belongs to an mbarrier", at);
   if (cell.writer == nobody || cell.writer == who.as.actor || (cell.strong && who.strong)) return;
@@ -46,7 +47,8 @@ void SharedMemory::check_readers(const Toucher& who, Cell& cell, std::size_t at)
     known = knows(who, cell.reader, cell.readers, unknown);
   } else {
     auto& all = readers_[cell.readers.clock];
-    for (std::size_t group = 0; known && group < all.size(); ++group) known = knows(who, std::uint16_t(group), all[group], unknown);
+    for (std::size_t group = 0; known && group < all.size(); ++group)
+      known = knows(who, std::uint16_t(group), all[group], unknown);
     if (known) free_readers_.push_back(cell.readers.clock);
   }
   if (!known) refuse("race: writes byte {} of shared memory, which {} reads, and nothing orders the two", at, named(unknown));
@@ -93,7 +95,8 @@ const std::byte* SharedMemory::read(const Toucher& who, std::uint32_t address, s
     if (cell.writer == nobody) refuse("reads byte {} of shared memory, which nobody has written", at);
     check_writer(who, cell, at, "reads");
     if (who.asynchronous && !cell.asynchronous && !order_.knows_fenced(who.warp, who.lane, {cell.writer, cell.write_clock}))
-      refuse("the async proxy reads byte {} of shared memory, which {} wrote, without a fence.proxy.async between", at, named(cell.writer));
+      refuse("the async proxy reads byte {} of shared memory, which {} wrote, without a fence.proxy.async between", at,
+             named(cell.writer));
     if (!who.strong) remember_reader(who, cell);
   }
   return data_.data() + begin;
@@ -113,7 +116,8 @@ void SharedMemory::write(const Toucher& who, std::uint32_t address, std::size_t 
   for (std::size_t at = begin; at < begin + bytes; ++at) {
     const std::byte value = values[at - begin];
     const Cell& cell = cells_[at];
-    const bool again = cell.state == plain && data_[at] == value && cell.writer / warp_size == who.warp && cell.write_clock == who.as.clock;
+    const bool again =
+        cell.state == plain && data_[at] == value && cell.writer / warp_size == who.warp && cell.write_clock == who.as.clock;
     if (!again) write(who, at, plain);
     data_[at] = value;
   }
@@ -143,10 +147,13 @@ void SharedMemory::check_marked(const Toucher& who, std::uint32_t address, std::
   const Cell& cell = cells_[at];
   const Event event{cell.writer, cell.write_clock};
   if (cell.writer != who.as.actor && !order_.knows(who.warp, who.lane, event))
-    refuse("race: uses the mbarrier at byte {} of shared memory, which {} initialised, and nothing orders the two", at, named(cell.writer));
+    refuse("race: uses the mbarrier at byte {} of shared memory, which {} initialised, and nothing orders the two", at,
+           named(cell.writer));
   if (who.asynchronous && !order_.knows_fenced(who.warp, who.lane, event))
-    refuse("the async proxy uses the mbarrier at byte {} of shared memory, which {} initialised, without a fence.proxy.async or fence.mbarrier_init between",
-           at, named(cell.writer));
+    refuse(
+        "the async proxy uses the mbarrier at byte {} of shared memory, which {} initialised, without a fence.proxy.async or "
+        "fence.mbarrier_init between",
+        at, named(cell.writer));
 }
 
 }  // namespace graft::ptx

@@ -14,7 +14,7 @@ struct Toucher {
   unsigned warp, lane;
   /// As whom it is remembered: the thread itself, or an agent that works for it.
   Event as;
-  bool strong = false;       // volatile, relaxed, acquire, release or atomic: may meet others of its kind
+  bool strong = false;        // volatile, relaxed, acquire, release or atomic: may meet others of its kind
   bool asynchronous = false;  // through the async proxy: wgmma and bulk copies
 };
 
@@ -55,7 +55,9 @@ class SharedMemory {
   static constexpr std::uint16_t nobody = 0xffff, many = 0xfffe;
 
   std::size_t check(std::uint32_t address, std::size_t bytes) const;
-  std::uint16_t group(Actor actor) const { return actor < order_.threads() ? actor / warp_size : Actor(actor - order_.threads() + order_.threads() / warp_size); }
+  std::uint16_t group(Actor actor) const {
+    return actor < order_.threads() ? actor / warp_size : Actor(actor - order_.threads() + order_.threads() / warp_size);
+  }
   Actor actor(std::uint16_t group, unsigned lane) const {
     const unsigned warps = order_.threads() / warp_size;
     return Actor(group < warps ? group * warp_size + lane : group - warps + order_.threads());

@@ -26,19 +26,23 @@ struct Special {
 };
 constexpr std::array specials{
     Special{"%tid", true, [](const Warp& w, unsigned lane, char axis) -> std::uint64_t { return part(thread(w, lane), axis); }},
-    Special{"%ntid", true, [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().grid.launch.block, axis); }},
+    Special{"%ntid", true,
+            [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().grid.launch.block, axis); }},
     Special{"%ctaid", true, [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().index, axis); }},
-    Special{"%nctaid", true, [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().grid.launch.grid, axis); }},
+    Special{"%nctaid", true,
+            [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().grid.launch.grid, axis); }},
     // A cluster is one block.
     Special{"%clusterid", true, [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().index, axis); }},
-    Special{"%nclusterid", true, [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().grid.launch.grid, axis); }},
+    Special{"%nclusterid", true,
+            [](const Warp& w, unsigned, char axis) -> std::uint64_t { return part(w.block().grid.launch.grid, axis); }},
     Special{"%cluster_ctaid", true, [](const Warp&, unsigned, char) -> std::uint64_t { return 0; }},
     Special{"%cluster_nctaid", true, [](const Warp&, unsigned, char) -> std::uint64_t { return 1; }},
     Special{"%cluster_ctarank", false, [](const Warp&, unsigned, char) -> std::uint64_t { return 0; }},
     Special{"%cluster_nctarank", false, [](const Warp&, unsigned, char) -> std::uint64_t { return 1; }},
     Special{"%laneid", false, [](const Warp&, unsigned lane, char) -> std::uint64_t { return lane; }},
     Special{"%warpid", false, [](const Warp& w, unsigned, char) -> std::uint64_t { return w.index(); }},
-    Special{"%nwarpid", false, [](const Warp& w, unsigned, char) -> std::uint64_t { return w.block().order.threads() / warp_size; }},
+    Special{"%nwarpid", false,
+            [](const Warp& w, unsigned, char) -> std::uint64_t { return w.block().order.threads() / warp_size; }},
     Special{"%lanemask_eq", false, [](const Warp&, unsigned lane, char) -> std::uint64_t { return 1u << lane; }},
     Special{"%lanemask_lt", false, [](const Warp&, unsigned lane, char) -> std::uint64_t { return (1u << lane) - 1; }},
     Special{"%lanemask_le", false, [](const Warp&, unsigned lane, char) -> std::uint64_t { return (2u << lane) - 1; }},
@@ -47,7 +51,8 @@ constexpr std::array specials{
     Special{"%smid", false, [](const Warp&, unsigned, char) -> std::uint64_t { return 0; }},
     Special{"%nsmid", false, [](const Warp&, unsigned, char) -> std::uint64_t { return 1; }},
     Special{"%gridid", false, [](const Warp&, unsigned, char) -> std::uint64_t { return 0; }},
-    Special{"%dynamic_smem_size", false, [](const Warp& w, unsigned, char) -> std::uint64_t { return w.block().grid.launch.dynamic_shared; }},
+    Special{"%dynamic_smem_size", false,
+            [](const Warp& w, unsigned, char) -> std::uint64_t { return w.block().grid.launch.dynamic_shared; }},
     Special{"%total_smem_size", false, [](const Warp& w, unsigned, char) -> std::uint64_t { return shared_bytes(w); }},
     Special{"%aggr_smem_size", false, [](const Warp& w, unsigned, char) -> std::uint64_t { return shared_bytes(w); }},
     Special{"%clock", false, nullptr},
@@ -62,7 +67,8 @@ const Special* find(std::string_view name, char& axis) {
   const bool vector = name.size() > 2 && name[name.size() - 2] == '.' && name.back() >= 'x' && name.back() <= 'z';
   axis = vector ? name.back() : 'x';
   const std::string_view bare = vector ? name.substr(0, name.size() - 2) : name;
-  const auto at = std::find_if(specials.begin(), specials.end(), [&](const Special& special) { return special.name == bare && special.vector == vector; });
+  const auto at = std::find_if(specials.begin(), specials.end(),
+                               [&](const Special& special) { return special.name == bare && special.vector == vector; });
   return at == specials.end() ? nullptr : &*at;
 }
 

@@ -12,10 +12,11 @@ struct Named {
   unsigned bytes;
 };
 constexpr std::array types{
-    Named{"pred", Type::pred, 1},   Named{"b8", Type::b8, 1},     Named{"b16", Type::b16, 2},     Named{"b32", Type::b32, 4}, Named{"b64", Type::b64, 8},
-    Named{"b128", Type::b128, 16},  Named{"u8", Type::u8, 1},     Named{"u16", Type::u16, 2},     Named{"u32", Type::u32, 4}, Named{"u64", Type::u64, 8},
-    Named{"s8", Type::s8, 1},       Named{"s16", Type::s16, 2},   Named{"s32", Type::s32, 4},     Named{"s64", Type::s64, 8}, Named{"f16", Type::f16, 2},
-    Named{"f16x2", Type::f16x2, 4}, Named{"bf16", Type::bf16, 2}, Named{"bf16x2", Type::bf16x2, 4}, Named{"f32", Type::f32, 4}, Named{"tf32", Type::tf32, 4},
+    Named{"pred", Type::pred, 1}, Named{"b8", Type::b8, 1},         Named{"b16", Type::b16, 2}, Named{"b32", Type::b32, 4},
+    Named{"b64", Type::b64, 8},   Named{"b128", Type::b128, 16},    Named{"u8", Type::u8, 1},   Named{"u16", Type::u16, 2},
+    Named{"u32", Type::u32, 4},   Named{"u64", Type::u64, 8},       Named{"s8", Type::s8, 1},   Named{"s16", Type::s16, 2},
+    Named{"s32", Type::s32, 4},   Named{"s64", Type::s64, 8},       Named{"f16", Type::f16, 2}, Named{"f16x2", Type::f16x2, 4},
+    Named{"bf16", Type::bf16, 2}, Named{"bf16x2", Type::bf16x2, 4}, Named{"f32", Type::f32, 4}, Named{"tf32", Type::tf32, 4},
     Named{"f64", Type::f64, 8},
 };
 
@@ -69,7 +70,8 @@ bool Spelling::has_type() const {
 }
 
 Type Spelling::type() {
-  const auto at = std::find_if(modifiers_.begin(), modifiers_.end(), [](std::string_view name) { return type_named(name) != Type::none; });
+  const auto at =
+      std::find_if(modifiers_.begin(), modifiers_.end(), [](std::string_view name) { return type_named(name) != Type::none; });
   if (at == modifiers_.end()) unknown();
   const Type type = type_named(*at);
   modifiers_.erase(at);
@@ -90,7 +92,8 @@ void Spelling::unknown(std::string_view reason) const { syntax_error(word_.line,
 const Decoders& decoders() {
   static const Decoders all = [] {
     Decoders decoders;
-    for (const auto add : {add_moves, add_integers, add_comparisons, add_floats, add_conversions, add_control, add_accesses, add_atomics, add_exchanges})
+    for (const auto add : {add_moves, add_integers, add_comparisons, add_floats, add_conversions, add_control, add_accesses,
+                           add_atomics, add_exchanges})
       add(decoders);
     return decoders;
   }();

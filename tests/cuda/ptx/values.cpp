@@ -18,7 +18,9 @@ double round_integer(double value, Rounding rounding) {
 
 double decode_half(std::uint16_t bits) {
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const double magnitude = exponent == 31 ? (mantissa ? std::nan("") : HUGE_VAL) : exponent ? std::ldexp(1024 + mantissa, exponent - 25) : std::ldexp(mantissa, -24);
+  const double magnitude = exponent == 31 ? (mantissa ? std::nan("") : HUGE_VAL)
+                           : exponent     ? std::ldexp(1024 + mantissa, exponent - 25)
+                                          : std::ldexp(mantissa, -24);
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 
@@ -37,7 +39,8 @@ std::uint32_t encode(Format format, double value, Rounding rounding) {
   double digits = std::fabs(round_integer(std::ldexp(value, format.precision - 1 - exponent), rounding));
   if (digits == std::ldexp(1.0, format.precision)) digits /= 2, ++exponent;
   if (exponent > format.max_exponent) {
-    const bool away = rounding == Rounding::nearest || rounding == Rounding::nearest_away || rounding == (std::signbit(value) ? Rounding::down : Rounding::up);
+    const bool away = rounding == Rounding::nearest || rounding == Rounding::nearest_away ||
+                      rounding == (std::signbit(value) ? Rounding::down : Rounding::up);
     return sign | (away ? infinity : infinity - (std::uint32_t(1) << (stored - format.precision + 1)));
   }
   // The hidden bit, where there is one, adds one to the exponent.

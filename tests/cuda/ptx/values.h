@@ -59,13 +59,17 @@ inline std::uint64_t pack(T value) {
 template <class F>
 auto with_integer(Type type, F f) {
   switch (type) {
-    case Type::b8: case Type::u8: return f(static_cast<std::uint8_t*>(nullptr));
+    case Type::b8:
+    case Type::u8: return f(static_cast<std::uint8_t*>(nullptr));
     case Type::s8: return f(static_cast<std::int8_t*>(nullptr));
-    case Type::b16: case Type::u16: return f(static_cast<std::uint16_t*>(nullptr));
+    case Type::b16:
+    case Type::u16: return f(static_cast<std::uint16_t*>(nullptr));
     case Type::s16: return f(static_cast<std::int16_t*>(nullptr));
-    case Type::b32: case Type::u32: return f(static_cast<std::uint32_t*>(nullptr));
+    case Type::b32:
+    case Type::u32: return f(static_cast<std::uint32_t*>(nullptr));
     case Type::s32: return f(static_cast<std::int32_t*>(nullptr));
-    case Type::b64: case Type::u64: return f(static_cast<std::uint64_t*>(nullptr));
+    case Type::b64:
+    case Type::u64: return f(static_cast<std::uint64_t*>(nullptr));
     case Type::s64: return f(static_cast<std::int64_t*>(nullptr));
     default: return decltype(f(static_cast<std::uint8_t*>(nullptr)))();
   }

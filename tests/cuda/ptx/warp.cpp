@@ -23,9 +23,18 @@ std::string list(Lanes lanes) {
 }  // namespace
 
 Warp::Warp(Block& block, unsigned index, Lanes lanes)
-    : block_(&block), kernel_(&block.grid.kernel), index_(index), live_(lanes), groups_(1), operands_(kernel_->operands.data()),
-      constants_(kernel_->constants.data()), registers_(kernel_->register_names.size() * warp_size), defined_(kernel_->register_names.size()),
-      locals_(kernel_->local_bytes * warp_size), frames_(kernel_->frame_bytes * warp_size), locals_written_(locals_.size()),
+    : block_(&block),
+      kernel_(&block.grid.kernel),
+      index_(index),
+      live_(lanes),
+      groups_(1),
+      operands_(kernel_->operands.data()),
+      constants_(kernel_->constants.data()),
+      registers_(kernel_->register_names.size() * warp_size),
+      defined_(kernel_->register_names.size()),
+      locals_(kernel_->local_bytes * warp_size),
+      frames_(kernel_->frame_bytes * warp_size),
+      locals_written_(locals_.size()),
       frames_written_(frames_.size()) {
   groups_[0].lanes = lanes;
   for (const auto& [name, slot] : kernel_->specials) {
@@ -36,7 +45,9 @@ Warp::Warp(Block& block, unsigned index, Lanes lanes)
 
 Lanes Warp::predicate(const Instruction& i, unsigned k) const {
   const Operand& o = operand(i, k);
-  const Lanes value = o.slot >= 0 ? Lanes(registers_[std::size_t(o.slot) * warp_size]) : constants_[std::size_t(~o.slot) * warp_size] ? ~Lanes(0) : 0;
+  const Lanes value = o.slot >= 0                                    ? Lanes(registers_[std::size_t(o.slot) * warp_size])
+                      : constants_[std::size_t(~o.slot) * warp_size] ? ~Lanes(0)
+                                                                     : 0;
   return o.negated ? ~value : value;
 }
 
@@ -45,9 +56,7 @@ void Warp::set_predicate(const Instruction& i, unsigned k, Lanes lanes, Lanes va
   word = (Lanes(word) & ~lanes) | (value & lanes);
 }
 
-const Instruction* Warp::current_instruction() const {
-  return groups_.empty() ? &nowhere : &kernel_->code[groups_[current_].pc];
-}
+const Instruction* Warp::current_instruction() const { return groups_.empty() ? &nowhere : &kernel_->code[groups_[current_].pc]; }
 
 std::string Warp::where() const {
   if (groups_.empty()) return fmt::format("warp {} has ended", index_);
@@ -74,7 +83,9 @@ void Warp::choose() {
     refuse("lanes {} wait here for lanes that never come; the warp's others are at: {}", list(chosen.lanes), [&] {
       std::string others;
       for (std::size_t at = 0; at < groups_.size(); ++at)
-        if (at != current_) others += fmt::format("{}line {} (lanes {})", others.empty() ? "" : ", ", kernel_->code[groups_[at].pc].line, list(groups_[at].lanes));
+        if (at != current_)
+          others += fmt::format("{}line {} (lanes {})", others.empty() ? "" : ", ", kernel_->code[groups_[at].pc].line,
+                                list(groups_[at].lanes));
       return others.empty() ? std::string("none, they have exited") : others;
     }());
   }
@@ -91,7 +102,8 @@ void Warp::find_limit() {
   limit_ = ~0u;
   const Group& chosen = groups_[current_];
   for (std::size_t at = 0; at < groups_.size(); ++at)
-    if (at != current_ && groups_[at].calls.size() == chosen.calls.size() && groups_[at].pc > chosen.pc) limit_ = std::min(limit_, groups_[at].pc);
+    if (at != current_ && groups_[at].calls.size() == chosen.calls.size() && groups_[at].pc > chosen.pc)
+      limit_ = std::min(limit_, groups_[at].pc);
 }
 
 void Warp::run() {
@@ -159,7 +171,8 @@ bool Warp::gather(Lanes wanted) {
 }
 
 bool Warp::gather_all(const Instruction& i) {
-  const Lanes all = block_->threads - index_ * warp_size >= warp_size ? ~Lanes(0) : (Lanes(1) << (block_->threads - index_ * warp_size)) - 1;
+  const Lanes all =
+      block_->threads - index_ * warp_size >= warp_size ? ~Lanes(0) : (Lanes(1) << (block_->threads - index_ * warp_size)) - 1;
   if (const Lanes gone = all & ~live_) refuse("all lanes of a warp must come here, and lanes {} have exited", list(gone));
   if (!gather(live_)) return false;
   if (i.guard >= 0) {
@@ -195,15 +208,30 @@ void Warp::scatter(Lanes taken, std::uint32_t target, Lanes staying) {
   choose();
 }
 
-void Warp::call(const Instruction& i, Lanes lanes) {
-  const Kernel::Call& call = kernel_->calls[i.target];
-  for (Lanes left = lanes; left; left &= left - 1) {
-    const unsigned at = unsigned(__builtin_ctz(left));
-    for (const auto& copy : call.arguments) {
-      std::memcpy(frame(at) + copy.to, frame(at) + copy.from, copy.size);
-      std::memcpy(frames_written_.data() + at * kernel_->frame_bytes + copy.to, frames_written_.data() + at * kernel_->frame_bytes + copy.from, copy.size);
+void Warp::copy_parameters(Lanes lanes, const std::vector<Kernel::Call::Copy>& copies) {
+  for (; lanes; lanes &= lanes - 1) {
+    const std::size_t frame = std::size_t(__builtin_ctz(lanes)) * kernel_->frame_bytes;
+    for (const auto& copy : copies) {
+      std::memcpy(frames_.data() + frame + copy.to, frames_.data() + frame + copy.from, copy.size);
+      std::memcpy(frames_written_.data() + frame + copy.to, frames_written_.data() + frame + copy.from, copy.size);
     }
   }
+}
+
+void Warp::skip_call(const Instruction& i, Lanes lanes) {
+  for (; lanes; lanes &= lanes - 1) {
+    for (const auto& copy : kernel_->calls[i.target].results) {
+      const std::size_t at = std::size_t(__builtin_ctz(lanes)) * kernel_->frame_bytes + copy.to;
+      std::memset(frames_.data() + at, 0, copy.size);
+      std::memset(frames_written_.data() + at, 1, copy.size);
+    }
+  }
+  ++groups_[current_].pc;
+}
+
+void Warp::call(const Instruction& i, Lanes lanes) {
+  const Kernel::Call& call = kernel_->calls[i.target];
+  copy_parameters(lanes, call.arguments);
   Group& group = groups_[current_];
   Group inner = group;
   inner.lanes = lanes, inner.pc = call.target;
@@ -216,14 +244,7 @@ void Warp::call(const Instruction& i, Lanes lanes) {
 void Warp::leave(Lanes lanes) {
   Group& group = groups_[current_];
   if (group.calls.empty()) return exit(lanes);
-  const Kernel::Call& call = kernel_->calls[kernel_->code[group.calls.back()].target];
-  for (Lanes left = lanes; left; left &= left - 1) {
-    const unsigned at = unsigned(__builtin_ctz(left));
-    for (const auto& copy : call.results) {
-      std::memcpy(frame(at) + copy.to, frame(at) + copy.from, copy.size);
-      std::memcpy(frames_written_.data() + at * kernel_->frame_bytes + copy.to, frames_written_.data() + at * kernel_->frame_bytes + copy.from, copy.size);
-    }
-  }
+  copy_parameters(lanes, kernel_->calls[kernel_->code[group.calls.back()].target].results);
   Group outer = group;
   outer.lanes = lanes, outer.pc = group.calls.back() + 1;
   outer.calls.pop_back();
@@ -272,7 +293,8 @@ std::uint64_t Warp::address(const Instruction& i, unsigned k, unsigned at) const
 
 std::uint32_t Warp::shared_address(const Instruction& i, unsigned k, unsigned at) const {
   const std::uint64_t value = in(i, k)[at] + std::uint64_t(std::int64_t(operand(i, k).offset));
-  if (i.space == Space::generic && value / address::slot_size != address::shared / address::slot_size) refuse("not an address of shared memory: {:#x}", value);
+  if (i.space == Space::generic && value / address::slot_size != address::shared / address::slot_size)
+    refuse("not an address of shared memory: {:#x}", value);
   return std::uint32_t(value);
 }
 
@@ -280,10 +302,13 @@ std::byte* Warp::private_bytes(unsigned at, std::uint64_t address, std::size_t b
   const bool local = address / address::slot_size == address::local / address::slot_size;
   const std::size_t size = local ? kernel_->local_bytes : kernel_->frame_bytes;
   const std::int64_t offset = std::int64_t(std::int32_t(address)) - (local ? 0 : std::int64_t(address::frame_param));
-  if (offset < 0 || std::size_t(offset) + bytes > size) refuse("out of bounds: {} bytes at offset {} of local memory, which has {} bytes", bytes, offset, size);
+  if (offset < 0 || std::size_t(offset) + bytes > size)
+    refuse("out of bounds: {} bytes at offset {} of local memory, which has {} bytes", bytes, offset, size);
   auto* written = (local ? locals_written_ : frames_written_).data() + at * size + offset;
   if (writes) std::memset(written, 1, bytes);
-  else if (std::memchr(written, 0, bytes)) refuse("reads byte {} of local memory, which nobody has written", offset + static_cast<const std::uint8_t*>(std::memchr(written, 0, bytes)) - written);
+  else if (std::memchr(written, 0, bytes))
+    refuse("reads byte {} of local memory, which nobody has written",
+           offset + static_cast<const std::uint8_t*>(std::memchr(written, 0, bytes)) - written);
   return (local ? locals_ : frames_).data() + at * size + offset;
 }
 
@@ -302,7 +327,8 @@ void Warp::load(unsigned at, const Instruction& i, std::uint64_t address, void* 
         return;
       }
       const auto& parameters = block_->grid.parameters;
-      if (offset + bytes > parameters.size()) refuse("out of bounds: {} bytes at offset {} of the kernel's {} bytes of parameters", bytes, offset, parameters.size());
+      if (offset + bytes > parameters.size())
+        refuse("out of bounds: {} bytes at offset {} of the kernel's {} bytes of parameters", bytes, offset, parameters.size());
       std::memcpy(to, parameters.data() + offset, bytes);
       return;
     }

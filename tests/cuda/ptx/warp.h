@@ -17,7 +17,7 @@ struct Group {
   std::uint32_t pc = 0;
   Lanes lanes = 0;
   std::vector<std::uint32_t> calls;  // the call instructions that it will return behind
-  bool waiting = false;               // for other lanes, at pc
+  bool waiting = false;              // for other lanes, at pc
 };
 
 class Warp {
@@ -65,12 +65,13 @@ class Warp {
   void scatter(Lanes taken, std::uint32_t target, Lanes staying);
   void call(const Instruction& i, Lanes lanes);
   void leave(Lanes lanes);  // the function
+  /// A call of a function that the driver provides: its results are 0.
+  void skip_call(const Instruction& i, Lanes lanes);
   void exit(Lanes lanes);
   void stop_at_barrier() { state_ = State::at_barrier; }
   /// Others should have their turn: this one waits for something that they do.
   void yield() { turn_ = 0, yielded_ = true; }
   Group& group() { return groups_[current_]; }
-  std::byte* frame(unsigned lane) { return frames_.data() + lane * kernel_->frame_bytes; }
 
   const Kernel& kernel() const { return *kernel_; }
   Block& block() const { return *block_; }
@@ -96,6 +97,7 @@ class Warp {
   void choose();
   void rotate();  // to a group that had to wait: the one that ran may be waiting for it
   void find_limit();
+  void copy_parameters(Lanes lanes, const std::vector<Kernel::Call::Copy>& copies);
   void check_inputs(const Instruction& i, Lanes lanes);
   std::byte* private_bytes(unsigned lane, std::uint64_t address, std::size_t bytes, bool writes);
 
