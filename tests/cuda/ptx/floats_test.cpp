@@ -37,9 +37,10 @@ U directed(int mode, F f) {
   return bits(float(result));
 }
 float flushed(float value) { return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value; }
-volatile float one = 1;
+/// The one that is a number where the other is NaN; -0 below +0.
+float lesser(float x, float y) { return std::isnan(x) ? y : std::isnan(y) ? x : x == y ? (std::signbit(x) ? x : y) : x < y ? x : y; }
 
-template <class H, U infinity>
+template <class H>
 U pair(U a, U b, float (*apply)(float, float)) {
   return raw<H>(apply(half<H>(a), half<H>(b))) | raw<H>(apply(half<H>(a >> 16), half<H>(b >> 16))) << 16;
 }
@@ -72,7 +73,7 @@ const Row rows[] = {
     {"rcp.rn.f32 %d, %a;", {32, 32}, 8, [](U a, U, U) { return bits(1 / f(a)); }},
     {"sqrt.rn.f32 %d, %a;", {32, 32}, 8, [](U a, U, U) { return bits(std::sqrt(f(a))); }},
     {"sqrt.rz.f32 %d, %a;", {32, 32}, 8, [](U a, U, U) { volatile float x = f(a); return directed(FE_TOWARDZERO, [&] { return std::sqrt(float(x)); }); }},
-    {"min.f32 %d, %a, %b;", {32, 32, 32}, 8, [](U a, U b, U) { return f(a) == f(b) ? a | (b & 0x80000000) : bits(std::fmin(f(a), f(b))); }},
+    {"min.f32 %d, %a, %b;", {32, 32, 32}, 8, [](U a, U b, U) { return bits(lesser(f(a), f(b))); }},
     {"max.NaN.f32 %d, %a, %b;", {32, 32, 32}, 8, [](U a, U b, U) {
        return std::isnan(f(a)) || std::isnan(f(b)) ? 0x7fffffff : f(a) == f(b) ? a & (b | 0x7fffffff) : bits(std::fmax(f(a), f(b)));
      }},
@@ -90,11 +91,9 @@ const Row rows[] = {
     {"div.rn.f64 %d, %a, %b;", {64, 64, 64}, 11, [](U a, U b, U) { return bits(g(a) / g(b)); }},
     {"neg.f64 %d, %a;", {64, 64}, 11, [](U a, U, U) { return a ^ U(1) << 63; }},
     {"add.rn.f16 %d, %a, %b;", {16, 16, 16}, 5, [](U a, U b, U) { return raw<f16>(half<f16>(a) + half<f16>(b)); }},
-    {"mul.f16x2 %d, %a, %b;", {32, 32, 32}, 5, [](U a, U b, U) { return pair<f16, 0>(a, b, [](float x, float y) { return x * y; }); }},
-    {"sub.f16x2 %d, %a, %b;", {32, 32, 32}, 5, [](U a, U b, U) { return pair<f16, 0>(a, b, [](float x, float y) { return x - y; }); }},
-    {"min.bf16x2 %d, %a, %b;", {32, 32, 32}, 8, [](U a, U b, U) {
-       return pair<bf16, 0>(a, b, [](float x, float y) { return x == y ? (std::signbit(x) ? x : y) : std::fmin(x, y); });
-     }},
+    {"mul.f16x2 %d, %a, %b;", {32, 32, 32}, 5, [](U a, U b, U) { return pair<f16>(a, b, [](float x, float y) { return x * y; }); }},
+    {"sub.f16x2 %d, %a, %b;", {32, 32, 32}, 5, [](U a, U b, U) { return pair<f16>(a, b, [](float x, float y) { return x - y; }); }},
+    {"min.bf16x2 %d, %a, %b;", {32, 32, 32}, 8, [](U a, U b, U) { return pair<bf16>(a, b, lesser); }},
     {"max.NaN.f16 %d, %a, %b;", {16, 16, 16}, 5, [](U a, U b, U) {
        const float x = half<f16>(a), y = half<f16>(b);
        return raw<f16>(std::isnan(x) || std::isnan(y) ? NAN : x == y ? (std::signbit(x) ? y : x) : std::fmax(x, y));
@@ -117,7 +116,7 @@ const Row rows[] = {
        return std::isnan(f(a)) ? 0x7fffffff : std::isinf(f(a)) ? a : (a + 0x1000) & ~U(0x1fff);
      }},
     {"cvt.rn.f32.f64 %d, %a;", {32, 64}, 11, [](U a, U, U) { return bits(float(g(a))); }},
-    {"cvt.f64.f32 %d, %a;", {64, 32}, 8, [](U a, U, U) { return std::isnan(f(a)) ? bits(double(f(a))) : bits(double(f(a))); }},
+    {"cvt.f64.f32 %d, %a;", {64, 32}, 8, [](U a, U, U) { return bits(double(f(a))); }},
     {"cvt.rn.f32.s32 %d, %a;", {32, 32}, 8, [](U a, U, U) { return bits(float(std::int32_t(a))); }},
     {"cvt.rn.f32.u64 %d, %a;", {32, 64}, 11, [](U a, U, U) { return bits(float(a)); }},
     {"cvt.rz.f32.s64 %d, %a;", {32, 64}, 11, [](U a, U, U) { volatile auto x = std::int64_t(a); return directed(FE_TOWARDZERO, [&] { return float(x); }); }},
@@ -146,8 +145,7 @@ class Floats : public testing::TestWithParam<Row> {};
 
 TEST_P(Floats, AreTheHosts) {
   const Row& row = GetParam();
-  const auto values = float_values(row.widths.a == 32 && std::string(row.code).find("16x2 %d, %a, %b;") != std::string::npos && row.exponent_bits != 8 ? 32 : row.widths.a,
-                                   row.exponent_bits);
+  const auto values = float_values(row.widths.a, row.exponent_bits);
   const auto got = probe(row.code, row.widths, values);
   for (std::size_t at = 0; at < values.size(); ++at) {
     const auto [a, b, c] = values[at];
@@ -163,10 +161,9 @@ INSTANTIATE_TEST_SUITE_P(Ptx, Floats, testing::ValuesIn(rows), [](const auto& in
   return name;
 });
 
-// Sums of halves that an f32 does not hold: one rounding, not two. 128-bit integers are the judge.
+// Sums of products that an f32 does not hold: one rounding, not two. The judge is the host's long double, where that holds them.
 template <class H>
 void expect_one_rounding(const std::string& code, int exponent_bits) {
-  const int stored = 15 - exponent_bits;
   const auto values = float_values(16, exponent_bits);
   const auto got = probe(code, {16, 16, 16, 16}, values);
   for (std::size_t at = 0; at < values.size(); ++at) {
@@ -174,7 +171,7 @@ void expect_one_rounding(const std::string& code, int exponent_bits) {
     const long double a = exact(values[at][0]), b = exact(values[at][1]), c = exact(values[at][2]);
     const long double product = a * b, wanted = product + c;  // 64 bits hold what exponents this near need
     const long double scale = std::max(std::fabs(product), std::fabs(c)), small = std::min(std::fabs(product), std::fabs(c));
-    if (!(scale < 1e4L) || (small > 0 && small < scale * 0x1p-30L) || small == 0) continue;
+    if (!(scale < 1e4L) || std::isnan(small) || (small > 0 && small < scale * 0x1p-30L) || small == 0) continue;
     H low, high;
     low.bits = high.bits = std::uint16_t(got[at]);
     const long double error = std::fabs(static_cast<long double>(float(low)) - wanted);
@@ -182,7 +179,7 @@ void expect_one_rounding(const std::string& code, int exponent_bits) {
       H next;
       next.bits = std::uint16_t(got[at] + U(step));
       const long double other = std::fabs(static_cast<long double>(float(next)) - wanted);
-      ASSERT_TRUE(error < other || (error == other && got[at] % 2 == 0)) << code << std::hex << " " << values[at][0] << " " << values[at][1] << " " << values[at][2] << " stored " << stored;
+      ASSERT_TRUE(error < other || (error == other && got[at] % 2 == 0)) << code << std::hex << " " << values[at][0] << " " << values[at][1] << " " << values[at][2];
     }
   }
 }
