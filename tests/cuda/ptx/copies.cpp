@@ -156,12 +156,12 @@ void decode_copy(Spelling& s, Instruction& i) {
     i.execute = execute_copy_arrival;
   } else {
     const bool policy = s.take("L2::cache_hint");
-    const bool by_l2 = s.one_of({"ca", "cg"}) == 1;
+    s.one_of({"ca", "cg"});
     take_hints(s);
     s.one_of({"shared", "shared::cta"});
     s.one_of({"global"});
     i.mode = i.parts == 4 + policy;
-    if (i.parts < 3 + policy || by_l2 < 0) s.unknown();
+    if (i.parts < 3 + policy) s.unknown();
     i.execute = execute_copy;
   }
 }

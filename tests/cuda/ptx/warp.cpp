@@ -109,7 +109,7 @@ void Warp::find_limit() {
 void Warp::run() {
   auto& report = block_->grid.report;
   const Instruction* code = kernel_->code.data();
-  if (groups_.size() > 1 && !yielded_ && turn_ == 0) rotate();
+  if (groups_.size() > 1 && turn_ == 0) rotate();
   turn_ = turn, yielded_ = false;
   const Instruction* i = &nowhere;
   try {
