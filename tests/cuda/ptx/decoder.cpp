@@ -375,8 +375,8 @@ class Builder {
   bool reaches(std::size_t from, std::size_t to, std::size_t depth) const {
     if (from == to) return true;
     return depth <= functions_.size() && std::any_of(calls_.begin(), calls_.end(), [&](const Call& call) {
-      return call.function && call.caller == from && reaches(call.function, to, depth + 1);
-    });
+             return call.function && call.caller == from && reaches(call.function, to, depth + 1);
+           });
   }
 
   void resolve(const Jump& jump) {

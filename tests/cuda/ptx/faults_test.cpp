@@ -34,9 +34,7 @@ TEST_F(Faults, MissingBarrier) {
 
 TEST_F(Faults, MissingWarpBarrier) { fault("missing_warp_barrier", {32}, {"race: reads byte"}); }
 
-TEST_F(Faults, StageOverwrittenTooEarly) {
-  fault("overwritten_too_early", {64}, {"race: ", "and nothing orders the two"});
-}
+TEST_F(Faults, StageOverwrittenTooEarly) { fault("overwritten_too_early", {64}, {"race: ", "and nothing orders the two"}); }
 
 TEST_F(Faults, OutOfBoundsByOneElement) {
   const auto* device = memory.undefined(std::span(y.data(), 100), "the result");
