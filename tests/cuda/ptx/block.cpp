@@ -9,7 +9,8 @@ Block::Block(Grid& in, Dim at)
       index(at),
       threads(unsigned(in.launch.block.size())),
       order((threads + warp_size - 1) / warp_size),
-      shared(in.kernel.dynamic_shared_at + in.launch.dynamic_shared, order) {
+      shared(in.kernel.dynamic_shared_at + in.launch.dynamic_shared, order),
+      mbarriers(shared, order) {
   const unsigned count = (threads + warp_size - 1) / warp_size;
   released_.resize(count);
   acquired_.resize(count);
@@ -23,6 +24,8 @@ Block::Block(Grid& in, Dim at)
 void Block::run() {
   for (Warp& warp : warps)
     if (warp.state() == Warp::State::running) warp.run();
+  // One copy arrives when all warps had a turn: later than any of them may count on.
+  moved_ |= mbarriers.deliver();
 }
 
 bool Block::ended() const {

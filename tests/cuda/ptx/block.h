@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "launch.h"
+#include "mbarrier.h"
 #include "memory.h"
 #include "order.h"
 #include "shared.h"
@@ -54,6 +55,7 @@ class Block {
   const unsigned threads;
   Order order;
   SharedMemory shared;
+  Mbarriers mbarriers;
   std::vector<Warp> warps;
 
  private:

@@ -60,7 +60,7 @@ std::uint64_t float_of(const Instruction& i, double value) {
   const bool integral = i.rounding >= Rounding::integer_nearest;
   if (integral) value = std::copysign(to_integer(value, i.rounding), value);
   if (i.saturate) value = value > 0 ? std::min(value, 1.0) : 0;  // of NaN too
-  if (i.mode && value < 0) value = 0;  // relu
+  if (i.mode && value < 0) value = 0;                            // relu
   const Rounding rounding = integral ? Rounding::nearest : i.rounding;
   switch (i.type) {
     case Type::f64: return pack(value);

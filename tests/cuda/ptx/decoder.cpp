@@ -230,6 +230,7 @@ class Builder {
       while (lexer.accept(","));
       lexer.expect("}");
     } else if (lexer.accept("[")) {
+      instruction.addresses |= std::uint16_t(1 << (instruction.parts - 1));
       Operand operand = element(lexer, word);
       while (lexer.peek() == "+" || lexer.peek() == "-") {
         const bool minus = lexer.take() == "-";
@@ -372,10 +373,10 @@ class Builder {
   }
 
   bool reaches(std::size_t from, std::size_t to, std::size_t depth) const {
-    if (from == to || depth > functions_.size()) return true;
-    return std::any_of(calls_.begin(), calls_.end(), [&](const Call& call) {
-      return call.function && call.caller == from && reaches(call.function, to, depth + 1);
-    });
+    if (from == to) return true;
+    return depth <= functions_.size() && std::any_of(calls_.begin(), calls_.end(), [&](const Call& call) {
+             return call.function && call.caller == from && reaches(call.function, to, depth + 1);
+           });
   }
 
   void resolve(const Jump& jump) {

@@ -74,6 +74,7 @@ struct Instruction {
   std::uint16_t outputs = 0;    // how many of them, from the first, are written and not read
   std::uint16_t part[10] = {};  // where each operand of the text begins among them; the next one's is its end
   std::uint8_t parts = 0;       // operands of the text
+  std::uint16_t addresses = 0;  // which of them stand in brackets
   std::int32_t guard = -1;      // the predicate's register, if any
   bool guard_negated = false;
   bool control = false;  // moves its group's pc itself

@@ -43,7 +43,7 @@ struct High {
 struct Wide {
   template <class T>
   std::int64_t operator()(const Instruction&, T a, T b) const {
-    return std::int64_t(a) * std::int64_t(b);
+    return std::int64_t(std::uint64_t(a) * std::uint64_t(b));  // of signed numbers extended, so that the bits are right for both
   }
 };
 template <class Product>
@@ -93,7 +93,7 @@ struct Neg {
 struct Sad {
   template <class T>
   T operator()(const Instruction&, T a, T b, T c) const {
-    return T(c + (a < b ? T(b - a) : T(a - b)));
+    return T(std::uint64_t(c) + (a < b ? std::uint64_t(b) - std::uint64_t(a) : std::uint64_t(a) - std::uint64_t(b)));
   }
 };
 struct And {

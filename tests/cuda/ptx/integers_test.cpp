@@ -126,7 +126,8 @@ TEST_P(Integers, AreTheHosts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ptx, Integers, testing::ValuesIn(rows), [](const auto& info) {
-  std::string name = std::string(info.param.code).substr(0, std::string(info.param.code).find(' ')) + "_" + std::to_string(info.index);
+  std::string name =
+      std::string(info.param.code).substr(0, std::string(info.param.code).find(' ')) + "_" + std::to_string(info.index);
   std::replace(name.begin(), name.end(), '.', '_');
   return name;
 });

@@ -102,7 +102,7 @@ class Memory {
 };
 
 struct Launch {
-  Dim grid, block;
+  Dim grid = {}, block = {};
   std::size_t dynamic_shared = 0;  // bytes
   /// How many blocks run side by side, taking turns; the next starts when one ends. Kernels whose blocks wait for each other need
   /// as many as wait.

@@ -30,12 +30,11 @@ class Order {
  public:
   explicit Order(unsigned warps);
 
-  /// The actor of copies that complete at the `index`-th mbarrier.
-  Actor copies(unsigned index) const { return Actor(threads_ + index % barrier_agents); }
-  /// The actor of a warp's wgmma, and of its bulk copies out of shared memory.
-  Actor products(unsigned warp) const { return Actor(threads_ + barrier_agents + warp); }
-  Actor stores(unsigned warp) const { return Actor(threads_ + barrier_agents + warps_.size() + warp); }
-  unsigned actors() const { return threads_ + barrier_agents + 2 * unsigned(warps_.size()); }
+  // Agents: a warp's wgmma, its bulk copies out of shared memory, and the copies that complete at the `index`-th mbarrier.
+  Actor products(unsigned warp) const { return Actor(threads_ + warp); }
+  Actor stores(unsigned warp) const { return Actor(threads_ + warps_.size() + warp); }
+  Actor copies(unsigned index) const { return Actor(threads_ + 2 * warps_.size() + index % barrier_agents); }
+  unsigned actors() const { return threads_ + 2 * unsigned(warps_.size()) + barrier_agents; }
   unsigned threads() const { return threads_; }
 
   std::uint32_t clock(unsigned warp) const { return warps_[warp].clock; }

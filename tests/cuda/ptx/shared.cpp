@@ -80,7 +80,7 @@ void SharedMemory::remember_reader(const Toucher& who, Cell& cell) {
     const std::uint32_t index = free_readers_.back();
     free_readers_.pop_back();
     auto& all = readers_[index];
-    all.assign(group(Actor(order_.actors() - 1)) + 1u, {});
+    all.assign(3 * (order_.threads() / warp_size), {});  // those that read: warps, their wgmma, their copies
     all[cell.reader] = cell.readers;
     add(all[mine]);
     cell.reader = many;
@@ -129,12 +129,13 @@ std::byte* SharedMemory::write_pending(const Toucher& who, std::uint32_t address
   return data_.data() + begin;
 }
 
-void SharedMemory::settle(Event as, std::uint32_t address, std::size_t bytes) {
+std::byte* SharedMemory::settle(Event as, std::uint32_t address, std::size_t bytes) {
   const std::size_t begin = check(address, bytes);
   for (std::size_t at = begin; at < begin + bytes; ++at) {
     cells_[at].state = plain;
     cells_[at].writer = as.actor, cells_[at].write_clock = as.clock;
   }
+  return data_.data() + begin;
 }
 
 void SharedMemory::mark(std::uint32_t address, std::size_t bytes, State state) {

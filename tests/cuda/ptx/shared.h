@@ -32,8 +32,8 @@ class SharedMemory {
   enum State : std::uint8_t { plain, copying, bulk_copying, barrier };
   /// write(), into bytes that nobody may touch until settle().
   std::byte* write_pending(const Toucher& who, std::uint32_t address, std::size_t bytes, State state);
-  /// The copy has arrived: its bytes were written by `as`.
-  void settle(Event as, std::uint32_t address, std::size_t bytes);
+  /// The copy has arrived: its bytes, which were written by `as`.
+  std::byte* settle(Event as, std::uint32_t address, std::size_t bytes);
   /// An mbarrier's 8 bytes: written by `who`, and refused to ordinary accesses until plain again.
   void mark(std::uint32_t address, std::size_t bytes, State state);
   /// Whether the one who marked them did so in the past of `who`.

@@ -93,7 +93,7 @@ const Decoders& decoders() {
   static const Decoders all = [] {
     Decoders decoders;
     for (const auto add : {add_moves, add_integers, add_comparisons, add_floats, add_conversions, add_control, add_accesses,
-                           add_atomics, add_exchanges})
+                           add_atomics, add_exchanges, add_copies, add_mbarriers, add_matrices, add_products, add_group_products})
       add(decoders);
     return decoders;
   }();

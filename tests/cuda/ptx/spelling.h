@@ -53,5 +53,10 @@ void add_control(Decoders&);
 void add_accesses(Decoders&);
 void add_atomics(Decoders&);
 void add_exchanges(Decoders&);
+void add_copies(Decoders&);
+void add_mbarriers(Decoders&);
+void add_matrices(Decoders&);
+void add_products(Decoders&);
+void add_group_products(Decoders&);
 
 }  // namespace graft::ptx

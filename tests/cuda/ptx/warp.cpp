@@ -109,7 +109,7 @@ void Warp::find_limit() {
 void Warp::run() {
   auto& report = block_->grid.report;
   const Instruction* code = kernel_->code.data();
-  if (groups_.size() > 1 && !yielded_ && turn_ == 0) rotate();
+  if (groups_.size() > 1 && turn_ == 0) rotate();
   turn_ = turn, yielded_ = false;
   const Instruction* i = &nowhere;
   try {
@@ -135,11 +135,13 @@ void Warp::run() {
       }
       lane = unsigned(__builtin_ctz(lanes));
       if (!i->lenient) check_inputs(*i, lanes);
+      if (!held_.empty()) check_outputs(*i);
       if (i->control) {
         i->execute(*this, *i, lanes);
         continue;
       }
       i->execute(*this, *i, lanes);
+      if (!held_.empty()) pass_hold(*i);
       if (!i->lenient)
         for (unsigned k = 0; k < i->outputs; ++k) defined_[std::size_t(operands_[i->operand + k].slot)] |= lanes;
       ++group.pc;
@@ -156,9 +158,57 @@ void Warp::check_inputs(const Instruction& i, Lanes lanes) {
     if (slot < 0) continue;
     if (const Lanes missing = lanes & ~defined_[std::size_t(slot)]) {
       lane = unsigned(__builtin_ctz(missing));
-      refuse("reads {}, which nobody has written", kernel_->register_names[std::size_t(slot)]);
+      const bool accumulator = !held_.empty() && held_[std::size_t(slot)].group;
+      refuse("reads {}, {}", kernel_->register_names[std::size_t(slot)],
+             accumulator ? "to which a wgmma accumulates whose group was not waited for" : "which nobody has written");
     }
   }
+}
+
+void Warp::check_outputs(const Instruction& i) {
+  for (unsigned k = 0; k < i.outputs; ++k) {
+    const auto slot = std::size_t(operands_[i.operand + k].slot);
+    if (held_[slot].group == 0) continue;
+    refuse("writes {}, which a wgmma {} whose group was not waited for", kernel_->register_names[slot],
+           held_[slot].how == Hold::operand ? "reads" : "accumulates to");
+  }
+}
+
+// A compiler may rename accumulators under way: the copy is as little there as they are.
+void Warp::pass_hold(const Instruction& i) {
+  if (!i.lenient || i.outputs != 1 || i.count != 2) return;
+  const std::int32_t from = operands_[i.operand + 1].slot;
+  if (from >= 0 && held_[std::size_t(from)].group && held_[std::size_t(from)].how == Hold::accumulator)
+    held_[std::size_t(operands_[i.operand].slot)] = held_[std::size_t(from)];
+}
+
+void Warp::hold(const Operand& operand, Hold how) {
+  if (held_.empty()) held_.resize(defined_.size());
+  if (operand.slot < 0) return;
+  held_[std::size_t(operand.slot)] = {product_groups + 1, how};
+  if (how == Hold::accumulator) defined_[std::size_t(operand.slot)] = 0;
+}
+
+bool Warp::holds_accumulator(const Operand& operand) const {
+  return operand.slot >= 0 && !held_.empty() && held_[std::size_t(operand.slot)].group &&
+         held_[std::size_t(operand.slot)].how == Hold::accumulator;
+}
+
+void Warp::release_groups(std::uint32_t end) {
+  bool left = false;
+  for (std::size_t slot = 0; slot < held_.size(); ++slot) {
+    if (held_[slot].group == 0) continue;
+    if (held_[slot].group > end) {
+      left = true;
+      continue;
+    }
+    if (held_[slot].how == Hold::accumulator) defined_[slot] = ~Lanes(0);
+    held_[slot] = {};
+  }
+  if (!left) held_.clear(), product_fence = false;
+  Knowledge knowledge;
+  if (end) knowledge.add({block_->order.products(index_), end - 1});
+  block_->order.acquire(index_, live_, live_, knowledge);
 }
 
 bool Warp::gather(Lanes wanted) {

@@ -92,6 +92,16 @@ class Warp {
   std::vector<Copy> copies;
   std::array<std::uint32_t, warp_size> copy_groups{};  // committed, by lane
 
+  /// Groups of wgmma, and of bulk copies out of shared memory: how many were committed.
+  std::uint32_t product_groups = 0, store_groups = 0;
+  bool product_fence = false;  // wgmma.fence since the last wait
+  /// Registers that a wgmma in flight accumulates to, or reads.
+  enum class Hold : std::uint8_t { accumulator, operand };
+  void hold(const Operand& operand, Hold how);
+  bool holds_accumulator(const Operand& operand) const;
+  /// Groups before this one are over: their accumulators hold values again.
+  void release_groups(std::uint32_t end);
+
  private:
   void step(const Instruction& i, Lanes lanes);
   void choose();
@@ -99,6 +109,8 @@ class Warp {
   void find_limit();
   void copy_parameters(Lanes lanes, const std::vector<Kernel::Call::Copy>& copies);
   void check_inputs(const Instruction& i, Lanes lanes);
+  void check_outputs(const Instruction& i);
+  void pass_hold(const Instruction& i);
   std::byte* private_bytes(unsigned lane, std::uint64_t address, std::size_t bytes, bool writes);
 
   Block* block_;
@@ -115,6 +127,11 @@ class Warp {
   const std::uint64_t* constants_;
   std::vector<std::uint64_t> registers_;
   std::vector<Lanes> defined_;
+  struct Held {
+    std::uint32_t group = 0;  // counted from 1; 0: not held
+    Hold how = Hold::accumulator;
+  };
+  std::vector<Held> held_;  // by register; empty unless a wgmma is in flight
   std::vector<std::byte> locals_, frames_;
   std::vector<std::uint8_t> locals_written_, frames_written_;
 };

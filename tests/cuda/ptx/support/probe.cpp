@@ -29,8 +29,10 @@ std::string give(int bits) {
 
 }  // namespace
 
-std::vector<std::uint64_t> probe(const std::string& code, Widths widths, const std::vector<Values>& values, const std::string& target) {
-  const std::string text = fmt::format(R"(
+std::vector<std::uint64_t> probe(const std::string& code, Widths widths, const std::vector<Values>& values,
+                                 const std::string& target) {
+  const std::string text =
+      fmt::format(R"(
 .version 9.0
 .target {}
 .address_size 64
@@ -59,19 +61,44 @@ std::vector<std::uint64_t> probe(const std::string& code, Widths widths, const s
   ret;
 }}
 )",
-                                       target, declare('d', widths.d), declare('a', widths.a), declare('b', widths.b), declare('c', widths.c),
-                                       take('a', widths.a, 0), take('b', widths.b, 1), take('c', widths.c, 2), code, give(widths.d));
+                  target, declare('d', widths.d), declare('a', widths.a), declare('b', widths.b), declare('c', widths.c),
+                  take('a', widths.a, 0), take('b', widths.b, 1), take('c', widths.c, 2), code, give(widths.d));
   std::vector<std::uint64_t> results(values.size());
   Memory memory;
   const auto* rows = memory.global(std::span(values), "rows");
   auto* out = memory.undefined(std::span(results), "results");
-  run(Module::parse(text), "probe", {.grid = {unsigned(values.size() + 127) / 128}, .block = {128}}, memory, rows, out, std::uint32_t(values.size()));
+  run(Module::parse(text), "probe", {.grid = {unsigned(values.size() + 127) / 128}, .block = {128}}, memory, rows, out,
+      std::uint32_t(values.size()));
   return results;
 }
 
 std::vector<Values> integer_values() {
-  std::vector<std::uint64_t> edges = {0, 1, 2, 3, 7, 31, 32, 33, 63, 64, 100, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff,
-                                      0x7fffffffffffffff, 0x8000000000000000, ~std::uint64_t(0), 0xfffffffffffffffe, 0x5555555555555555, 0x00010203040506f7};
+  std::vector<std::uint64_t> edges = {0,
+                                      1,
+                                      2,
+                                      3,
+                                      7,
+                                      31,
+                                      32,
+                                      33,
+                                      63,
+                                      64,
+                                      100,
+                                      0x7f,
+                                      0x80,
+                                      0xff,
+                                      0x7fff,
+                                      0x8000,
+                                      0xffff,
+                                      0x7fffffff,
+                                      0x80000000,
+                                      0xffffffff,
+                                      0x7fffffffffffffff,
+                                      0x8000000000000000,
+                                      ~std::uint64_t(0),
+                                      0xfffffffffffffffe,
+                                      0x5555555555555555,
+                                      0x00010203040506f7};
   std::vector<Values> rows;
   std::mt19937_64 random(1);
   for (const auto a : edges)
@@ -83,9 +110,22 @@ std::vector<Values> integer_values() {
 std::vector<Values> float_values(int width, int exponent_bits) {
   std::mt19937_64 random(2);
   const int stored = width - 1 - exponent_bits;
-  const std::uint64_t mask = width == 64 ? ~std::uint64_t(0) : (std::uint64_t(1) << width) - 1, mantissa = (std::uint64_t(1) << stored) - 1;
-  const std::uint64_t bias = (std::uint64_t(1) << (exponent_bits - 1)) - 1, infinity = (2 * bias + 1) << stored, sign = std::uint64_t(1) << (width - 1);
-  const std::uint64_t edges[] = {0, sign, 1, mantissa, mantissa + 1, bias << stored, (bias << stored) + 1, sign | bias << stored, infinity - 1, infinity, sign | infinity, infinity | 1};
+  const std::uint64_t mask = width == 64 ? ~std::uint64_t(0) : (std::uint64_t(1) << width) - 1,
+                      mantissa = (std::uint64_t(1) << stored) - 1;
+  const std::uint64_t bias = (std::uint64_t(1) << (exponent_bits - 1)) - 1, infinity = (2 * bias + 1) << stored,
+                      sign = std::uint64_t(1) << (width - 1);
+  const std::uint64_t edges[] = {0,
+                                 sign,
+                                 1,
+                                 mantissa,
+                                 mantissa + 1,
+                                 bias << stored,
+                                 (bias << stored) + 1,
+                                 sign | bias << stored,
+                                 infinity - 1,
+                                 infinity,
+                                 sign | infinity,
+                                 infinity | 1};
   std::vector<Values> rows;
   for (const auto a : edges)
     for (const auto b : edges) rows.push_back({a, b, edges[random() % std::size(edges)]});

@@ -18,7 +18,8 @@ struct Widths {
 };
 
 /// The code, which reads %a, %b, %c and writes %d (and may use %t0 to %t7, 32-bit registers, and %q0 to %q3, predicates), for every row of values.
-std::vector<std::uint64_t> probe(const std::string& code, Widths widths, const std::vector<Values>& values, const std::string& target = "sm_80");
+std::vector<std::uint64_t> probe(const std::string& code, Widths widths, const std::vector<Values>& values,
+                                 const std::string& target = "sm_80");
 
 /// Rows of values that are often wrong (0, 1, extremes, signs), and arbitrary ones.
 std::vector<Values> integer_values();
