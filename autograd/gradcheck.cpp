@@ -68,7 +68,7 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
     double scale = 0;
     for (const double value : values) scale = std::max(scale, std::abs(value));
     if (scale == 0) scale = 1;
-    double size = 0;  // of f, whose rounding is all that differences see of a derivative that is smaller than `noise`
+    double size = 0;  // of f: of derivatives smaller than what its rounding does to differences, these say nothing
     const auto numeric_at = [&](std::size_t entry, double share) {
       const auto moved_by = [&](double distance) {
         std::vector<double> moved = values;
@@ -88,9 +88,10 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
       largest = std::max({largest, std::abs(numeric[entry]), std::abs(found[entry])});
     }
     const double noise = 8 * std::numeric_limits<double>::epsilon() * size / (step * scale);
+    largest = std::max(largest, noise / tolerance);
     const auto error_of = [&](std::size_t entry, double difference) {
       const double distance = std::abs(found[entry] - difference);
-      return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance <= noise ? 0 : distance / largest;
+      return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance == 0 ? 0 : distance / largest;
     };
     for (std::size_t entry = 0; entry < values.size(); ++entry) {
       double error = error_of(entry, numeric[entry]);
