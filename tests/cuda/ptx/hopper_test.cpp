@@ -182,7 +182,7 @@ TEST(GroupProducts, Faults) {
   fault_of([&] { go("without_wait"); }, {"to which a wgmma accumulates whose group was not waited for"});
   fault_of([&] { go("without_fence"); }, {"no wgmma.fence stands before this wgmma"});
   fault_of([&] { go("written_too_early"); },
-           {"race: writes byte 0 of shared memory, which a wgmma of warp 0", "reads, and nothing orders the two"});
+           {"race: writes byte", "of shared memory, which a wgmma of warp", "reads, and nothing orders the two"});
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 extern "C" __global__ void missing_barrier(const float* x, float* y) {
   __shared__ float tile[64];
   tile[threadIdx.x] = x[threadIdx.x];
-  y[threadIdx.x] = tile[63 - threadIdx.x];
+  if (threadIdx.x >= 32) y[threadIdx.x] = tile[63 - threadIdx.x];
 }
 
 extern "C" __global__ void missing_warp_barrier(const float* x, float* y) {
