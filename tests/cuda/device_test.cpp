@@ -6,6 +6,7 @@
 #include "graft/adapters/inject.h"
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
+#include "graft/core/kernels.h"
 #include "graft/quant/kernels.h"
 #include "graft/tests/adapters/layers.h"
 #include "graft/tests/support/errors.h"
