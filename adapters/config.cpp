@@ -135,7 +135,7 @@ constexpr const char* qalora_scales[] = {"peft", "paper", "authors"};
 // ---- C++ values from JSON; every mismatch is an error that names the key ----
 
 /// Whether a double stands for an integer, and one that it can tell from its neighbours.
-bool is_whole(double x) { return std::abs(x) <= 0x1p53 && x == std::floor(x); }
+bool is_whole(double x) { return std::abs(x) < 0x1p53 && x == std::floor(x); }
 
 struct Reader {
   const Json& object;
