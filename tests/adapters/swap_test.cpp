@@ -225,7 +225,8 @@ struct Tower final : Module {
 TEST(Swap, ReachesEveryLayerOfALargeModel) {
   Tower model(test::make_base("gptq", 32, 32));
   const LoraConfig config{.r = 2, .target_modules = {"linear"}, .init_lora_weights = false};
-  for (const char* name : {"a", "b"}) adapters::inject(model, config, {.adapter_name = name});
+  adapters::inject(model, config, {.adapter_name = "a", .seed = 1});
+  adapters::inject(model, config, {.adapter_name = "b", .seed = 2});
   const auto active = [&](const Names& names) {
     for (auto& slot : model.layers) EXPECT_EQ(dynamic_cast<AdapterLayer&>(*slot).active_adapters(), names);
   };
