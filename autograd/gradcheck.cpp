@@ -50,9 +50,15 @@ std::vector<Tensor> derivatives(const Tensor& y, std::span<const Tensor> inputs,
   return found;
 }
 
-// f'(0) of a function of one number from four values: off by h⁴ f⁽⁵⁾/30 and by the rounding of f over h.
-double difference(const std::function<double(double)>& f, double h) {
-  return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
+struct Slope {
+  double value, rounding;  // the second is how much of the first may be the rounding of f
+};
+
+// f'(0) of a function of one number from four values: off by h⁴ f⁽⁵⁾/30 and by the rounding of f, a few units in the last place, over h.
+Slope difference(const std::function<double(double)>& f, double h) {
+  const double near[] = {f(h), f(-h)}, far[] = {f(2 * h), f(-2 * h)};
+  return {(8 * (near[0] - near[1]) - (far[0] - far[1])) / (12 * h),
+          8 * std::numeric_limits<double>::epsilon() * std::max(std::abs(near[0]), std::abs(far[0])) / h};
 }
 
 // Compares the derivatives of the scalar function f with differences, entry by entry, into `result`.
@@ -68,44 +74,42 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
     double scale = 0;
     for (const double value : values) scale = std::max(scale, std::abs(value));
     if (scale == 0) scale = 1;
-    double size = 0;  // of f: of derivatives smaller than what its rounding does to differences, these say nothing
     const auto numeric_at = [&](std::size_t entry, double share) {
       const auto moved_by = [&](double distance) {
         std::vector<double> moved = values;
         moved[entry] += distance;
         std::vector<Tensor> there = leaves(inputs);
         there[i].copy_(Tensor::from(moved, inputs[i].shape()));
-        const double y = f(there).item();
-        size = std::max(size, std::abs(y));
-        return y;
+        return f(there).item();
       };
       return difference(moved_by, step * scale * share);
     };
-    std::vector<double> numeric(values.size());
+    std::vector<Slope> numeric(values.size());
     double largest = 0;
     for (std::size_t entry = 0; entry < values.size(); ++entry) {
       numeric[entry] = numeric_at(entry, 1);
-      largest = std::max({largest, std::abs(numeric[entry]), std::abs(found[entry])});
+      largest = std::max({largest, std::abs(numeric[entry].value), std::abs(found[entry])});
     }
-    const double noise = 8 * std::numeric_limits<double>::epsilon() * size / (step * scale);
-    largest = std::max(largest, noise / tolerance);
-    const auto error_of = [&](std::size_t entry, double difference) {
-      const double distance = std::abs(found[entry] - difference);
-      return std::isnan(distance) ? std::numeric_limits<double>::infinity() : distance == 0 ? 0 : distance / largest;
+    const auto error_of = [&](std::size_t entry, const Slope& slope) {
+      const double distance = std::abs(found[entry] - slope.value);
+      if (std::isnan(distance)) return std::numeric_limits<double>::infinity();
+      return distance <= slope.rounding ? 0 : distance / largest;
     };
     for (std::size_t entry = 0; entry < values.size(); ++entry) {
       double error = error_of(entry, numeric[entry]);
       // A kink within reach of the stencil, or a fifth derivative that is large: the same from nearer by. What is wrong stays wrong.
       for (const double share : {0.1, 0.01, 0.001}) {
         if (error <= tolerance) break;
-        const double nearer = numeric_at(entry, share), its_error = error_of(entry, nearer);
-        if (its_error < error) error = its_error, numeric[entry] = nearer;
+        const Slope nearer = numeric_at(entry, share);
+        const double its_error = error_of(entry, nearer);
+        // From so near that its rounding hides the gradient, it says nothing.
+        if (nearer.rounding <= tolerance * largest && its_error < error) error = its_error, numeric[entry] = nearer;
       }
       worst = std::max(worst, error);
       if (error > tolerance && message.empty())
         message =
             fmt::format("{} derivative for input {}, entry {}: {} where differences give {} (off by {} of the largest entry, {})",
-                        order, i, entry, found[entry], numeric[entry], error, largest);
+                        order, i, entry, found[entry], numeric[entry].value, error, largest);
     }
   }
 }
