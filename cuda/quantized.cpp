@@ -124,8 +124,8 @@ void backward(const Packed& w, const View& dy, const View& dx) {
 }
 
 void product(const Problem& problem) {
-  check<NotImplementedError>(problem.compute == quant::Compute::exact, "quantized product: int8 activations are not available on device {}",
-                             problem.weight.device());
+  check<NotImplementedError>(problem.compute == quant::Compute::exact,
+                             "quantized product: int8 activations are not available on device {}", problem.weight.device());
   const auto multiply = problem.transposed ? backward : forward;
   if (!problem.bias && problem.terms.empty()) return multiply(problem.weight, problem.x, problem.y);
   // Bias and terms are added before the result is rounded.

@@ -98,8 +98,8 @@ struct Operands {
   }
   void run() const {
     tested_kernels().attention(q.view(), k.view(), v.view(), shape, y.view(), lse.view());
-    tested_kernels().attention_backward(q.view(), k.view(), v.view(), shape, y.view(), lse.view(), dy.view(), dq.view(), dk.view(),
-                                     dv.view());
+    tested_kernels().attention_backward(q.view(), k.view(), v.view(), shape, y.view(), lse.view(), dy.view(), dq.view(),
+                                        dk.view(), dv.view());
   }
   std::vector<double> all() const {
     std::vector<double> values;

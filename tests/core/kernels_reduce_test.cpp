@@ -100,7 +100,8 @@ TEST(KernelsReduce, NothingSumsToZeroAndHasNoMaximum) {
   const Tensor x = Tensor::empty({3, 0}), y = Tensor::full({3, 1}, 9);
   tested_kernels().reduce(ReduceOp::sum, x.view(), y.view());
   EXPECT_EQ(y.to_vector<float>(), (std::vector<float>{0, 0, 0}));
-  expect_error<ValueError>([&] { tested_kernels().reduce(ReduceOp::max, x.view(), y.view()); }, "max: no elements to choose from");
+  expect_error<ValueError>([&] { tested_kernels().reduce(ReduceOp::max, x.view(), y.view()); },
+                           "max: no elements to choose from");
   const Tensor index = Tensor::empty({3}, DType::i64);
   expect_error<ValueError>([&] { tested_kernels().argmax(x.view(), index.view()); }, "argmax: no elements to choose from");
 }

@@ -196,8 +196,8 @@ TEST(KernelsRows, CrossEntropyRefusesLabelsOutsideTheClasses) {
   for (std::int64_t label : {std::int64_t{3}, std::int64_t{-1}}) {
     const Tensor labels = Tensor::from<std::int64_t>({0, label}, {2});
     const auto words = fmt::format("label {} is neither one of 3 classes nor the ignored label -100", label);
-    expect_error<ValueError>([&] { tested_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view()); },
-                             words);
+    expect_error<ValueError>(
+        [&] { tested_kernels().cross_entropy(logits.view(), labels.view(), -100, losses.view(), lse.view()); }, words);
     expect_error<ValueError>(
         [&] {
           tested_kernels().cross_entropy_backward(logits.view(), labels.view(), -100, lse.view(), losses.view(), logits.view());
@@ -208,7 +208,8 @@ TEST(KernelsRows, CrossEntropyRefusesLabelsOutsideTheClasses) {
 
 TEST(KernelsRows, RefuseIntegers) {
   const Tensor x = Tensor::zeros({2, 3}, DType::i32);
-  expect_error<TypeError>([&] { tested_kernels().softmax(x.view(), x.view(), false); }, "softmax: needs floating elements, not i32");
+  expect_error<TypeError>([&] { tested_kernels().softmax(x.view(), x.view(), false); },
+                          "softmax: needs floating elements, not i32");
 }
 
 TEST(KernelsRowsThreads, SameBitsForAnyThreadsAndIsa) {

@@ -6,14 +6,19 @@ namespace {
 constexpr int stages = 2, width = 64;  // floats to a stage
 
 __device__ unsigned shared_address(const void* pointer) { return unsigned(__cvta_generic_to_shared(pointer)); }
-__device__ void init(std::uint64_t* barrier, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory"); }
+__device__ void init(std::uint64_t* barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+}
 __device__ void wait(std::uint64_t* barrier, int parity) {
   asm volatile(
-      "{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra AGAIN;\nDONE:\n}" ::"r"(shared_address(barrier)),
+      "{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra AGAIN;\nDONE:\n}" ::"r"(
+          shared_address(barrier)),
       "r"(parity)
       : "memory");
 }
-__device__ void arrive(std::uint64_t* barrier) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory"); }
+__device__ void arrive(std::uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
 
 enum Fault { none, init_without_fence, full_for_empty, full_not_waited, too_few_bytes, arrival_missing, arrival_before_the_warp };
 
@@ -35,8 +40,10 @@ __device__ void pipeline(const float* x, float* y, int steps) {
       // The fault: the last copy has arrived, and nobody asks whether it was read.
       wait(fault == full_for_empty ? &full[stage] : &empty[stage], (round & 1) ^ 1);
       const unsigned bytes = fault == too_few_bytes ? width * 4 + 16 : width * 4;
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&full[stage])), "r"(bytes) : "memory");
-      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(tile[stage])),
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&full[stage])), "r"(bytes)
+                   : "memory");
+      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                       shared_address(tile[stage])),
                    "l"(x + step * width), "r"(width * 4), "r"(shared_address(&full[stage]))
                    : "memory");
     }
@@ -73,7 +80,9 @@ __device__ void store(float* y) {
     if (fence) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncthreads();
     if (threadIdx.x == 0) {
-      asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(y + round * width), "r"(shared_address(tile)), "r"(width * 4) : "memory");
+      asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(y + round * width),
+                   "r"(shared_address(tile)), "r"(width * 4)
+                   : "memory");
       asm volatile("cp.async.bulk.commit_group;" ::: "memory");
       if (waits) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
     }

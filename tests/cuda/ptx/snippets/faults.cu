@@ -30,7 +30,9 @@ extern "C" __global__ void one_past_the_end(float* y, int n) {
 
 extern "C" __global__ void one_before_the_beginning(const float* x, float* y) { y[threadIdx.x] = x[int(threadIdx.x) - 1]; }
 
-extern "C" __global__ void misaligned_vector(const float* x, float4* y) { y[threadIdx.x] = *reinterpret_cast<const float4*>(x + 4 * threadIdx.x + 1); }
+extern "C" __global__ void misaligned_vector(const float* x, float4* y) {
+  y[threadIdx.x] = *reinterpret_cast<const float4*>(x + 4 * threadIdx.x + 1);
+}
 
 extern "C" __global__ void unwritten_shared(float* y) {
   __shared__ float tile[64];
@@ -86,7 +88,9 @@ template <int wait>
 __device__ void copy(const float4* x, float4* y) {
   __shared__ float4 tile[2][32];
   for (int stage = 0; stage < 2; ++stage) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(&tile[stage][threadIdx.x])), "l"(x + stage * 32 + threadIdx.x) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(&tile[stage][threadIdx.x])),
+                 "l"(x + stage * 32 + threadIdx.x)
+                 : "memory");
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
   if (wait >= 0) asm volatile("cp.async.wait_group %0;" ::"n"(wait >= 0 ? wait : 0) : "memory");
@@ -100,7 +104,8 @@ extern "C" __global__ void last_copy_not_waited_for(const float4* x, float4* y) 
 // Waited for by the lane that copied, but no barrier tells the others.
 extern "C" __global__ void copies_without_barrier(const float4* x, float4* y) {
   __shared__ float4 tile[64];
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(&tile[threadIdx.x])), "l"(x + threadIdx.x) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(&tile[threadIdx.x])), "l"(x + threadIdx.x)
+               : "memory");
   asm volatile("cp.async.wait_all;" ::: "memory");
   if (threadIdx.x >= 32) y[threadIdx.x] = tile[63 - threadIdx.x];
 }

@@ -17,7 +17,8 @@ __device__ unsigned launches = 40;
 
 // A grid that does not divide n, a struct by value, constants.
 extern "C" __global__ void scale(Job job) {
-  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < job.n; i += gridDim.x * blockDim.x) job.y[i] = job.x[i] * job.scale + table[i % 8] + job.shift[i % 5];
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < job.n; i += gridDim.x * blockDim.x)
+    job.y[i] = job.x[i] * job.scale + table[i % 8] + job.shift[i % 5];
   if (blockIdx.x == 0 && threadIdx.x == 0) ++launches;
 }
 
@@ -42,10 +43,12 @@ template <class T>
 __device__ void transpose_tile(const T* x, T* y, int rows, int columns, T (*tile)[33]) {
   const int row = blockIdx.y * 32, column = blockIdx.x * 32;
   for (int i = threadIdx.y; i < 32; i += blockDim.y)
-    if (row + i < rows && column + threadIdx.x < columns) tile[i][threadIdx.x] = x[std::int64_t(row + i) * columns + column + threadIdx.x];
+    if (row + i < rows && column + threadIdx.x < columns)
+      tile[i][threadIdx.x] = x[std::int64_t(row + i) * columns + column + threadIdx.x];
   __syncthreads();
   for (int i = threadIdx.y; i < 32; i += blockDim.y)
-    if (column + i < columns && row + threadIdx.x < rows) y[std::int64_t(column + i) * rows + row + threadIdx.x] = tile[threadIdx.x][i];
+    if (column + i < columns && row + threadIdx.x < rows)
+      y[std::int64_t(column + i) * rows + row + threadIdx.x] = tile[threadIdx.x][i];
 }
 extern "C" __global__ void transpose(const std::uint8_t* x, std::uint8_t* y, int rows, int columns) {
   __shared__ std::uint8_t tile[32][33];
@@ -82,7 +85,8 @@ extern "C" __global__ void mathematics(const float* x, float* y, double* z, int 
   if (i >= n) return;
   const float v = x[i];
   float* out = y + 10 * i;
-  out[0] = sinf(v), out[1] = expf(-fabsf(v)), out[2] = logf(fabsf(v) + 1), out[3] = tanhf(v), out[4] = powf(fabsf(v), 0.3f), out[5] = sqrtf(fabsf(v)) / 3;
+  out[0] = sinf(v), out[1] = expf(-fabsf(v)), out[2] = logf(fabsf(v) + 1), out[3] = tanhf(v), out[4] = powf(fabsf(v), 0.3f),
+  out[5] = sqrtf(fabsf(v)) / 3;
   out[6] = erff(v), out[7] = fmodf(v, 1.7f), out[8] = __half2float(__hfma(__float2half(v), __float2half(0.5f), __float2half(1)));
   out[9] = __bfloat162float(__hadd(__float2bfloat16(v), __float2bfloat16(1)));
   z[i] = exp(double(-fabsf(v))) / (sqrt(double(fabsf(v))) + 3);

@@ -7,7 +7,8 @@ namespace {
 
 __device__ std::uint64_t descriptor(const void* tile, unsigned leading, unsigned stride, unsigned swizzle) {
   const auto address = static_cast<std::uint64_t>(__cvta_generic_to_shared(tile));
-  return (address & 0x3ffff) >> 4 | std::uint64_t(leading >> 4) << 16 | std::uint64_t(stride >> 4) << 32 | std::uint64_t(swizzle) << 62;
+  return (address & 0x3ffff) >> 4 | std::uint64_t(leading >> 4) << 16 | std::uint64_t(stride >> 4) << 32 |
+         std::uint64_t(swizzle) << 62;
 }
 
 // Accumulators one by one, so that the asm text can name them.
@@ -18,16 +19,17 @@ __device__ std::uint64_t descriptor(const void* tile, unsigned leading, unsigned
 
 template <int transpose_a, int transpose_b>
 __device__ void multiply(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES ", %32, %33, p, 1, 1, %35, %36;\n}\n"
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES
+               ", %32, %33, p, 1, 1, %35, %36;\n}\n"
                : ALL
                : "l"(a), "l"(b), "r"(accumulate), "n"(transpose_a), "n"(transpose_b));
 }
 template <int transpose_b>
 __device__ void multiply(float (&d)[32], const unsigned (&a)[4], std::uint64_t b, int accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
-      : ALL
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(transpose_b));
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES
+               ", {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
+               : ALL
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(transpose_b));
 }
 
 // Where the operands lie: bytes of each, and the fields of their descriptors.
@@ -58,13 +60,15 @@ __device__ void product(const uint4* a, const uint4* b, int k, Layout layout, fl
     if (registers) {
       // Rows of a lie one behind the other here.
       unsigned x[4];
-      for (int r = 0; r < 4; ++r) x[r] = reinterpret_cast<const unsigned*>(a)[((row + r % 2 * 8) * k + step * 16 + r / 2 * 8 + column) / 2];
+      for (int r = 0; r < 4; ++r)
+        x[r] = reinterpret_cast<const unsigned*>(a)[((row + r % 2 * 8) * k + step * 16 + r / 2 * 8 + column) / 2];
       multiply<transpose_b>(d, x, by, step > 0);
       asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
       asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
       asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
     } else {
-      multiply<transpose_a, transpose_b>(d, descriptor(tiles + step * layout.step_a, layout.leading_a, layout.stride_a, layout.swizzle), by, step > 0);
+      multiply<transpose_a, transpose_b>(
+          d, descriptor(tiles + step * layout.step_a, layout.leading_a, layout.stride_a, layout.swizzle), by, step > 0);
     }
   }
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
@@ -75,9 +79,9 @@ __device__ void product(const uint4* a, const uint4* b, int k, Layout layout, fl
 
 }  // namespace
 
-#define KERNEL(name, transpose_a, transpose_b, fault, registers)                                                    \
-  extern "C" __global__ void name(const uint4* a, const uint4* b, int k, Layout layout, float* c) {                  \
-    product<transpose_a, transpose_b, fault, registers>(a, b, k, layout, c);                                         \
+#define KERNEL(name, transpose_a, transpose_b, fault, registers)                                    \
+  extern "C" __global__ void name(const uint4* a, const uint4* b, int k, Layout layout, float* c) { \
+    product<transpose_a, transpose_b, fault, registers>(a, b, k, layout, c);                        \
   }
 KERNEL(k_k, 0, 0, none, false)
 KERNEL(k_mn, 0, 1, none, false)
