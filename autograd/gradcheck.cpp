@@ -93,7 +93,8 @@ void compare(const Function& f, std::span<const Tensor> inputs, double step, dou
     const auto error_of = [&](std::size_t entry, const Slope& slope) {
       const double distance = std::abs(found[entry] - slope.value);
       if (std::isnan(distance)) return std::numeric_limits<double>::infinity();
-      return distance <= slope.rounding ? 0 : distance / largest;
+      const double error = distance == 0 ? 0 : distance / largest;
+      return error > tolerance && distance <= slope.rounding ? 0 : error;  // more cannot be told from such a difference
     };
     for (std::size_t entry = 0; entry < values.size(); ++entry) {
       double error = error_of(entry, numeric[entry]);
