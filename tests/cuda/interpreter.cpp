@@ -53,7 +53,9 @@ class Interpreter {
   }
   bool knows(const void* data) const {
     const auto above = live_.upper_bound(const_cast<void*>(data));
-    return above != live_.begin();
+    if (above == live_.begin()) return false;
+    const auto& [begin, bytes] = *std::prev(above);
+    return data <= static_cast<const std::byte*>(begin) + bytes;
   }
   void run(const Kernel& kernel, Grid grid, int threads, std::size_t shared, const void* argument, std::size_t bytes) {
     const auto found = modules_.try_emplace(kernel.image);

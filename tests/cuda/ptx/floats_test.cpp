@@ -5,6 +5,7 @@
 #include <bit>
 #include <cfenv>
 #include <cmath>
+#include <ostream>
 
 #include "graft/core/dtype.h"
 
@@ -56,6 +57,7 @@ struct Row {
   int exponent_bits;  // of a
   U (*wanted)(U a, U b, U c);
 };
+void PrintTo(const Row& row, std::ostream* out) { *out << row.code; }
 
 const Row rows[] = {
     {"add.f32 %d, %a, %b;", {32, 32, 32}, 8, [](U a, U b, U) { return bits(f(a) + f(b)); }},

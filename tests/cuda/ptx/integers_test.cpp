@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <ostream>
 
 #include "support/probe.h"
 
@@ -21,6 +22,7 @@ struct Row {
   Widths widths;
   U (*wanted)(U a, U b, U c);
 };
+void PrintTo(const Row& row, std::ostream* out) { *out << row.code; }
 
 u32 permute(u32 a, u32 b, u32 selector) {
   u32 d = 0;
