@@ -15,7 +15,7 @@ namespace {
 
 // How long a thread looks for work, or for the end of it, before it sleeps: longer than the gap between two kernels of a
 // training step, shorter than anybody would notice on an idle machine.
-constexpr int spins = 4000;
+constexpr int spins = 20000;
 
 void relax() {
 #if defined(__x86_64__)

@@ -20,6 +20,8 @@ constexpr std::int64_t column_block = 256;
 constexpr std::int64_t left_bytes = std::int64_t{8} << 20;
 // Tasks worth having when the columns alone do not give them.
 constexpr std::int64_t wanted_tasks = 16;
+// Multiply-adds below which a task costs more to hand over, and its result to fetch from another core's cache, than to do.
+constexpr std::int64_t task_work = std::int64_t{1} << 21;
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -42,24 +44,30 @@ class Round {
     height_ = divide_up(m, left_panels_);
     left_panels_ = divide_up(m, height_);
     depth_blocks_ = divide_up(depth, depth_block);
-    column_tasks_ = divide_up(n, column_block);
-    const std::int64_t least = divide_up(row_block, height_), row_tasks = divide_up(wanted_tasks, column_tasks_);
+    // Products of little depth take several blocks of columns at once, within the space of one.
+    const std::int64_t blocks =
+        std::min(divide_up(task_work, m * depth * column_block), depth_block / std::min(depth, depth_block));
+    columns_ = column_block * std::max<std::int64_t>(1, blocks);
+    column_tasks_ = divide_up(n, columns_);
+    const std::int64_t row_tasks = divide_up(wanted_tasks, column_tasks_);
+    const std::int64_t least = std::max(divide_up(row_block, height_), task_work / (height_ * std::min(n, columns_) * depth));
     task_panels_ = std::min(left_panels_, std::max(least, divide_up(left_panels_, row_tasks)));
   }
 
   void run() {
     Scratch<T> packed(left_panels_ * kernels_.rows * entries(depth_));
     packed_ = packed.get();
-    // Pieces of about the same work as a task, so that small products stay on the calling thread.
-    const std::int64_t panels_per_piece = std::max<std::int64_t>(1, 16 / depth_blocks_);
+    // Pieces of about the same work as a task; what one task multiplies is packed on its thread, in whose caches it then lies.
+    const std::int64_t tasks = column_tasks_ * divide_up(left_panels_, task_panels_);
+    const std::int64_t panels_per_piece = tasks == 1 ? left_panels_ : std::max<std::int64_t>(1, 16 / depth_blocks_);
     parallel_ranges(left_panels_, panels_per_piece, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t block = 0; block < depth_blocks_; ++block)
         for (std::int64_t panel = begin; panel < end; ++panel)
           left_.fill(block * depth_block, depth_of(block), row_ + panel * height_, kernels_.rows, left_panel(block, panel));
     });
-    parallel_for(column_tasks_ * divide_up(left_panels_, task_panels_), [&](std::int64_t task) {
-      const std::int64_t panel = task / column_tasks_ * task_panels_, column = task % column_tasks_ * column_block;
-      this->task(panel, std::min(panel + task_panels_, left_panels_), column, std::min(column_block, n_ - column));
+    parallel_for(tasks, [&](std::int64_t task) {
+      const std::int64_t panel = task / column_tasks_ * task_panels_, column = task % column_tasks_ * columns_;
+      this->task(panel, std::min(panel + task_panels_, left_panels_), column, std::min(columns_, n_ - column));
     });
   }
 
@@ -108,7 +116,7 @@ class Round {
   const Panels<T>&left_, &right_;
   const Target<Sum<T>>& target_;
   std::int64_t row_, m_, n_, depth_;
-  std::int64_t left_panels_, height_, depth_blocks_, column_tasks_, task_panels_;
+  std::int64_t left_panels_, height_, depth_blocks_, columns_, column_tasks_, task_panels_;
   T* packed_ = nullptr;
 };
 

@@ -237,10 +237,10 @@ void axpy_narrow(const typename V::Element* x, std::int64_t ldx, std::int64_t de
 }
 
 template <class V, int Rows = max_skinny>
-void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype,
-          std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
+void axpy_rows(const typename V::Element* x, std::int64_t ldx, std::int64_t rows, std::int64_t depth, const void* b, DType dtype,
+               std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return axpy<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
+    if (rows < Rows) return axpy_rows<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
     constexpr int width = V::width;
     if (columns == width) return axpy_narrow<V, Rows, 1>(x, ldx, depth, from, ldb, y, ldy, accumulate);
@@ -249,6 +249,13 @@ void axpy(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t
     for (; d + 4 <= depth; d += 4) axpy_of<V, Rows, 4>(x + d, ldx, from + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
     for (; d < depth; ++d) axpy_of<V, Rows, 1>(x + d, ldx, from + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
   });
+}
+
+template <class V>
+void axpy(const typename V::Element* x, std::int64_t ldx, std::int64_t rows, std::int64_t depth, const void* b, DType dtype,
+          std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
+  for (; rows > 0; rows -= max_skinny, x += max_skinny * ldx, y += max_skinny * ldy)
+    axpy_rows<V>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
 }
 
 // ---- the table ----

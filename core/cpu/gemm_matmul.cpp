@@ -80,28 +80,27 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
   const std::int64_t depth = a.columns;
   const int rows = static_cast<int>(a.rows);
   const bool by_columns = b.row_stride == 1;
-  // As many columns as make a task of some 10⁴ elements of b; whole vectors, and long rows where rows are what is contiguous.
+  // As many columns as make a task of some 10⁵ elements of b; whole vectors, and long rows where rows are what is contiguous.
   const std::int64_t least = by_columns ? 8 : 256;
-  const std::int64_t grain = std::max(least, divide_up(std::int64_t{1} << 15, std::max<std::int64_t>(1, depth)) / 16 * 16);
+  const std::int64_t grain = std::max(least, divide_up(std::int64_t{1} << 17, std::max<std::int64_t>(1, depth)) / 16 * 16);
   parallel_ranges(b.columns, grain, [&](std::int64_t begin, std::int64_t end) {
     Scratch<T> sums(rows * (end - begin));
     const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
-    (by_columns ? kernels.dot : kernels.axpy)(x[0], x.stride(), rows, depth, from, b.dtype,
-                                              by_columns ? b.column_stride : b.row_stride, end - begin, sums.get(), end - begin,
-                                              false);
+    const std::int64_t width = end - begin;
+    if (by_columns) kernels.dot(x[0], x.stride(), rows, depth, from, b.dtype, b.column_stride, width, sums.get(), width, false);
+    else kernels.axpy(x[0], x.stride(), rows, depth, from, b.dtype, b.row_stride, width, sums.get(), width, false);
     write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
   });
 }
 
-// y = a b for a depth of at most max_skinny: a few rows of y at a time are written once, from rows of b that stay near.
+// y = a b for a depth of at most max_skinny: y is written once, from rows of b that stay near.
 template <class T>
 void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   const Rows<T> x(kernels, a);
-  const std::int64_t few = max_skinny, grain = std::max(few, divide_up(std::int64_t{1} << 15, b.columns) / few * few);
+  const std::int64_t few = max_skinny, grain = std::max(few, divide_up(std::int64_t{1} << 17, b.columns) / few * few);
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; i += few)
-      kernels.axpy(x[i], x.stride(), static_cast<int>(std::min(few, end - i)), a.columns, b.data, b.dtype, b.row_stride,
-                   b.columns, reinterpret_cast<T*>(y.data) + i * y.row_stride, y.row_stride, false);
+    kernels.axpy(x[begin], x.stride(), end - begin, a.columns, b.data, b.dtype, b.row_stride, b.columns,
+                 reinterpret_cast<T*>(y.data) + begin * y.row_stride, y.row_stride, false);
   });
 }
 
