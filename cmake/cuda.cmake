@@ -1,4 +1,4 @@
-# The GPU half of the library. Each cuda/<name>.cu is compiled to PTX once. From that very text come the machine code and the PTX that the
+# The GPU half of the library. Each cuda/<name>.cu is compiled to PTX once, for sm_80 and later, or cuda/<name>_sm90a.cu for sm_90a alone. From that very text come the machine code and the PTX that the
 # library carries (<name>.fatbin) and what the tests interpret; the sources hold kernels alone, and everything else is plain C++.
 set(GRAFT_CUDA AUTO CACHE STRING "Build for NVIDIA GPUs: ON, OFF, or AUTO, which is ON where the CUDA Toolkit is found and nothing is cross compiled")
 set_property(CACHE GRAFT_CUDA PROPERTY STRINGS AUTO ON OFF)
@@ -34,10 +34,11 @@ foreach(folder ${fmt_include})
     list(APPEND nvcc_flags -I$<FILTER:${folder},EXCLUDE,^$>)
   endif()
 endforeach()
-set(machine_code -gencode arch=compute_80,code=compute_80)
+set(machine_code_80 -gencode arch=compute_80,code=compute_80)
 foreach(architecture ${GRAFT_CUDA_ARCHITECTURES})
-  list(APPEND machine_code -gencode arch=compute_${architecture},code=sm_${architecture})
+  list(APPEND machine_code_80 -gencode arch=compute_${architecture},code=sm_${architecture})
 endforeach()
+set(machine_code_90a -gencode arch=compute_90a,code=sm_90a)
 
 set(GRAFT_CUDA_DIR ${PROJECT_BINARY_DIR}/cuda)
 file(MAKE_DIRECTORY ${GRAFT_CUDA_DIR})
@@ -46,12 +47,16 @@ set(image_declarations "")
 set(image_rows "")
 foreach(source ${kernel_sources})
   get_filename_component(name ${source} NAME_WE)
+  set(architecture 80)
+  if(name MATCHES "_sm(90a)$")
+    set(architecture ${CMAKE_MATCH_1})
+  endif()
   set(ptx ${GRAFT_CUDA_DIR}/${name}.ptx)
   set(fatbin ${GRAFT_CUDA_DIR}/${name}.fatbin)
   add_custom_command(OUTPUT ${ptx} DEPENDS ${source} DEPFILE ${ptx}.d COMMENT "PTX of cuda/${name}.cu" VERBATIM
-                     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${nvcc_flags} -arch=compute_80 -ptx -MD -MF ${ptx}.d -o ${ptx} ${source})
+                     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${nvcc_flags} -arch=compute_${architecture} -ptx -MD -MF ${ptx}.d -o ${ptx} ${source})
   add_custom_command(OUTPUT ${fatbin} DEPENDS ${ptx} COMMENT "Machine code of cuda/${name}.cu" VERBATIM
-                     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${machine_code} -fatbin -o ${fatbin} ${ptx})
+                     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${machine_code_${architecture}} -fatbin -o ${fatbin} ${ptx})
   list(APPEND GRAFT_PTX ${ptx})
   list(APPEND fatbins ${fatbin})
   string(APPEND image_declarations "GRAFT_IMAGE(${name}, \"${fatbin}\")\n")

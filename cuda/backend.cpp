@@ -38,6 +38,8 @@ class Loaded {
 
 }  // namespace
 
+Properties properties() { return current_gpu().properties(); }
+
 void* allocate(std::size_t bytes) { return current_gpu().allocate(bytes); }
 
 void release(void* data) noexcept {
@@ -63,8 +65,12 @@ void launch_bytes(const Kernel& kernel, Grid grid, int threads, std::size_t shar
   const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
   check<NotImplementedError>(grid.x < (std::int64_t{1} << 31) && grid.y < (1 << 16), "{}: a grid of {} by {} blocks is too large",
                              kernel.name, grid.x, grid.y);
-  require(cudaLaunchKernel(reinterpret_cast<const void*>(loaded->find(kernel)), blocks, dim3(static_cast<unsigned>(threads)),
-                           arguments, shared, current_gpu().stream()),
+  Gpu& gpu = current_gpu();
+  const void* function = loaded->find(kernel);
+  if (shared > most_shared)
+    require(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+            kernel.name.c_str());
+  require(cudaLaunchKernel(function, blocks, dim3(static_cast<unsigned>(threads)), arguments, shared, gpu.stream()),
           kernel.name.c_str());
 }
 

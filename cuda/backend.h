@@ -45,7 +45,15 @@ void launch_bytes(const Kernel& kernel, Grid grid, int threads, std::size_t shar
 /// Dynamic shared memory that any kernel may have on any GPU.
 inline constexpr std::size_t most_shared = 48 << 10;
 
-/// Kernels take one argument, plain data by value. `shared` are bytes of dynamic shared memory. Nothing runs when the grid is empty.
+/// What kernels are chosen by, of the current device.
+struct Properties {
+  int capability;  // 80 for sm_80, 90 for sm_90
+  int multiprocessors;
+  std::size_t most_shared;  // that a block may be given
+};
+Properties properties();
+
+/// Kernels take one argument, plain data by value. `shared` are bytes of dynamic shared memory, at most properties().most_shared. Nothing runs when the grid is empty.
 template <class Argument>
 void launch(const Kernel& kernel, Grid grid, int threads, const Argument& argument, std::size_t shared = 0) {
   static_assert(std::is_trivially_copyable_v<Argument> && sizeof(Argument) <= 4096);

@@ -2,7 +2,6 @@
 
 #include <limits>
 
-#include "graft/cuda/backend.h"
 #include "graft/cuda/cublaslt.h"
 #include "graft/cuda/table.h"
 
@@ -16,6 +15,14 @@ void require(cudaError_t result, const char* what) {
 
 Gpu::Gpu(int index) : index_(index) {
   const Current here(index);
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    require(cudaDeviceGetAttribute(&value, which, index), "asking what a GPU is");
+    return value;
+  };
+  properties_ = {10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+                 attribute(cudaDevAttrMultiProcessorCount),
+                 static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
   require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   cudaMemPoolProps properties{};
   properties.allocType = cudaMemAllocationTypePinned;

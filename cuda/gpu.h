@@ -9,6 +9,7 @@
 #include <string>
 
 #include "graft/core/device.h"
+#include "graft/cuda/backend.h"
 
 namespace graft::cuda {
 
@@ -30,6 +31,7 @@ class Gpu final : public DeviceRuntime {
   const Kernels& kernels() const override;
 
   cudaStream_t stream() const { return stream_; }
+  const Properties& properties() const { return properties_; }
   /// Waits until everything before is done; CudaError if something in it failed.
   void wait();
 
@@ -39,6 +41,7 @@ class Gpu final : public DeviceRuntime {
 
  private:
   int index_;
+  Properties properties_{};
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   std::mutex mutex_;

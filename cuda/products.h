@@ -1,0 +1,23 @@
+// The ways in which a GPU multiplies with a packed weight, as quant/kernels.h has them for the CPU.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "graft/quant/kernels.h"
+
+namespace graft::cuda {
+
+/// Runs on the current device. Problems have been checked; bias and terms are the row's to add, before the result is rounded.
+struct Product {
+  std::string_view name;
+  bool (*supports)(const quant::Problem& problem);
+  void (*run)(const quant::Problem& problem);
+};
+
+/// Preferred first; the last one takes every problem.
+std::span<const Product> products();
+
+void chunked_product(const quant::Problem& problem);
+
+}  // namespace graft::cuda
