@@ -50,9 +50,14 @@ GRAFT_HD constexpr int read_from(int bits, int lane) {
   return bits == 3 ? lane % 4 * 32 * 3 + lane / 4 * 4 * 3 : copied_to(lane);
 }
 
-/// Loads under way for each warp: 64 KB and more on a multiprocessor that has two blocks. One slot is being read.
-GRAFT_HD constexpr int slots(int bits) { return bits == 3 ? 12 : 10; }
-static_assert(2 * warps * (slots(4) - 1) * load_bytes(4) >= 64 << 10 && 2 * warps * (slots(3) - 1) * load_bytes(3) >= 64 << 10);
+/// Loads are copied, waited for and read by batches. Of a ring's slots one is being read, and the others are under way: together 64 KB and
+/// more on a multiprocessor that has two blocks.
+GRAFT_HD constexpr int batch_loads(int bits) { return loads_per_unit(bits) < 2 ? 1 : 2; }
+GRAFT_HD constexpr int batch_bytes(int bits) { return batch_loads(bits) * load_bytes(bits); }
+GRAFT_HD constexpr int batches_per_unit(int bits) { return loads_per_unit(bits) / batch_loads(bits); }
+GRAFT_HD constexpr int batches_per_tile(int bits) { return loads_per_tile(bits) / batch_loads(bits); }
+GRAFT_HD constexpr int slots(int bits) { return bits == 2 ? 10 : bits == 3 ? 7 : 5; }
+GRAFT_HD constexpr int ring_bytes(int bits) { return slots(bits) * batch_bytes(bits); }
 
 // ---- fragments ----
 
@@ -80,6 +85,9 @@ GRAFT_HD constexpr unsigned parts_of(int bits, int step) {
 GRAFT_HD constexpr int column_of(int tile, int upper) { return 2 * tile + upper; }
 
 // ---- codes as halves ----
+
+template <class T>
+inline constexpr bool is_bf16 = std::is_same_v<T, bf16>;
 
 /// A code becomes 2^bits + code by being put right below the leading bit of a half: exact, without arithmetic, and the least that
 /// has to be taken off the sum again. bf16 has no room for 8 bits there: it gets code − 128, as the sum of two.
@@ -121,6 +129,8 @@ GRAFT_HD constexpr int staged_at(int row_tiles, int u, int tile, int step, int l
 }
 /// Their sums in f32, [unit][part, and all parts together][row].
 GRAFT_HD constexpr int sum_at(int row_tiles, int u, int part, int row) { return (u * (parts + 1) + part) * 8 * row_tiles + row; }
+/// Groups of a unit's parts, −1 behind the last row, and the one of all parts, or −1.
+GRAFT_HD constexpr int group_at(int u, int part) { return u * (parts + 1) + part; }
 /// So many ranks of a low-rank term are staged at once, in x's place: v [rank][slab], then u [rank][most_rows].
 inline constexpr int staged_ranks = 8;
 /// Four tiles of rows have their totals in shared memory: 16 bytes for each lane, tile of columns and tile of rows.
@@ -133,10 +143,10 @@ GRAFT_HD constexpr Shared shared_layout(int bits, int row_tiles) {
   Shared s{};
   s.sums = staged_at(row_tiles, staged_units(row_tiles), 0, 0, 0);
   s.groups = s.sums + 4 * sum_at(row_tiles, staged_units(row_tiles), 0, 0);
-  s.last = s.groups + 4 * parts * staged_units(row_tiles);
+  s.last = s.groups + 4 * group_at(staged_units(row_tiles), 0);
   s.totals = s.last + 16;
   s.ring = s.totals + (totals_are_shared(row_tiles) ? threads * 2 * row_tiles * 16 : 0);
-  s.bytes = s.ring + warps * slots(bits) * load_bytes(bits);
+  s.bytes = s.ring + warps * ring_bytes(bits);
   return s;
 }
 

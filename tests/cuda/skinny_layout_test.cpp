@@ -164,6 +164,7 @@ TEST(SkinnyLayout, WholeSectorsAreRead) {
     EXPECT_EQ(load_stride(bits) % 32, 0);
     EXPECT_EQ(32 * bytes_per_word(bits) % 32, 0);
     EXPECT_EQ(load_stride(bits) * loads_per_tile(bits), Packed::tile_bytes(bits));
+    EXPECT_GE(2 * warps * (slots(bits) - 1) * batch_bytes(bits), 64 << 10) << "under way on a multiprocessor";
   }
 }
 
