@@ -23,6 +23,12 @@ __device__ float narrow_element(const void* data, DType dtype, std::int64_t i) {
   return dtype == DType::f16 ? number<f16>(bits) : __uint_as_float(dtype == DType::bf16 ? bits << 16 : bits);
 }
 
+/// store_same<float> for the same types.
+__device__ void store_narrow(void* data, DType dtype, std::int64_t i, float value) {
+  if (dtype == DType::f32) static_cast<float*>(data)[i] = value;
+  else static_cast<std::uint16_t*>(data)[i] = dtype == DType::f16 ? narrow(value).bits : bf16(value).bits;
+}
+
 /// The block's share of the low-rank terms, as large as its share of the slab's units: all blocks have equal work, and it is done while
 /// the first weights are under way.
 template <class Sums>
@@ -54,19 +60,33 @@ __device__ void add_terms(const Skinny& p, const Walk& walk, Sums& sums, char* s
   }
 }
 
-/// The sums of all blocks that meet in a slab, in their order, and the bias.
+/// The sums of all blocks that meet in a slab, in their order, and the bias. A thread has a column; one block does this while others have
+/// ended, so that what counts is how many loads are under way.
 __device__ void add_up(const Skinny& p, int slab_index, int first, int last) {
+  constexpr int rows = 4, blocks = 8;  // at once
   const int column = slab_index * slab + static_cast<int>(threadIdx.x);
   if (column >= p.out) return;
   const float bias = p.bias ? load<float>(p.bias, p.bias_dtype, column * p.bias_stride) : 0.0f;
   const std::int64_t size = static_cast<std::int64_t>(p.m) * slab;
 #pragma unroll 1
-  for (int m = 0; m < p.m; ++m) {
-    const float* from = p.sums + meeting(first, slab_index) * size + m * slab + threadIdx.x;
-    float sum = bias;
-#pragma unroll 4
-    for (int block = first; block <= last; ++block, from += size) sum += __ldcg(from);
-    store_same<float>(p.y, p.y_dtype, m * p.y_strides[0] + column * p.y_strides[1], sum);
+  for (int row = 0; row < p.m; row += rows) {
+    const float* from = p.sums + meeting(first, slab_index) * size + row * slab + threadIdx.x;
+    float sum[rows] = {};
+#pragma unroll 1
+    for (int block = first; block <= last; block += blocks, from += blocks * size) {
+      float part[blocks][rows];  // the last block's and row's again where there are no more
+#pragma unroll
+      for (int i = 0; i < blocks; ++i)
+#pragma unroll
+        for (int j = 0; j < rows; ++j) part[i][j] = __ldcg(from + min(i, last - block) * size + min(j, p.m - 1 - row) * slab);
+#pragma unroll
+      for (int i = 0; i < blocks; ++i)
+#pragma unroll
+        for (int j = 0; j < rows; ++j) sum[j] += block + i <= last ? part[i][j] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < rows; ++j)
+      if (row + j < p.m) store_narrow(p.y, p.y_dtype, (row + j) * p.y_strides[0] + column * p.y_strides[1], sum[j] + bias);
   }
 }
 
