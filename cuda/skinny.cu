@@ -62,8 +62,8 @@ __device__ void add_terms(const Skinny& p, const Walk& walk, Sums& sums, char* s
 
 /// The sums of all blocks that meet in a slab, in their order, and the bias. A thread has a column; one block does this while others have
 /// ended, so that what counts is how many loads are under way.
+template <int rows, int blocks>  // at once
 __device__ void add_up(const Skinny& p, int slab_index, int first, int last) {
-  constexpr int rows = 4, blocks = 8;  // at once
   const int column = slab_index * slab + static_cast<int>(threadIdx.x);
   if (column >= p.out) return;
   const float bias = p.bias ? load<float>(p.bias, p.bias_dtype, column * p.bias_stride) : 0.0f;
@@ -127,7 +127,7 @@ __device__ void product(const Skinny& p) {
     __syncthreads();
     if (!*last_one) continue;
     __threadfence();
-    add_up(p, walk.slab_index, first, last);
+    add_up<row_tiles == 1 ? 2 : 4, row_tiles == 1 ? 16 : 8>(p, walk.slab_index, first, last);
   }
 }
 

@@ -103,7 +103,7 @@ void multiply(const Packed& weight, const Tensor& x, const Tensor& y, const Adde
 }
 
 Added everything(const Case& c, std::int64_t m, DType dtype) {
-  return {numbers({c.out}, 3, DType::f32),
+  return {numbers({c.out}, 3, dtype == DType::bf16 ? DType::f32 : DType::f64),
           {{numbers({m, 3}, 4, dtype), numbers({3, c.out}, 5, dtype)},
            {numbers({m, 19}, 6, DType::f32), numbers({19, c.out}, 7, DType::f16)}}};
 }
@@ -187,15 +187,20 @@ TEST(GpuSkinny, LargeMeansAreTakenOff) {
 TEST(GpuSkinny, OtherProblemsAreNotItsOwn) {
   const Case c{64, 64, 4, 32};
   const auto there = move_to(pack(layer(c)), gpu);
-  const auto row = [&](std::int64_t m, DType dtype, bool transposed) {
+  const auto is_its = [&](std::int64_t m, DType dtype, bool transposed = false, std::size_t terms = 0) {
     const Tensor x = Tensor::empty({m, 64}, dtype, gpu), y = Tensor::empty({m, 64}, dtype, gpu);
     const View in = x.view(), out = y.view();
-    return row_of({.weight = *there, .transposed = transposed, .x = in, .y = out});
+    const std::vector<LowRank> shares(terms, {in, out});
+    return row_of({.weight = *there, .transposed = transposed, .x = in, .y = out, .terms = shares}) ==
+           "few rows, weights streamed";
   };
-  EXPECT_EQ(row(32, DType::bf16, false), "few rows, weights streamed");
-  for (const auto& [m, dtype, transposed] :
-       {std::tuple{33, DType::bf16, false}, {4, DType::f32, false}, {4, DType::f64, false}, {4, DType::f16, true}})
-    EXPECT_NE(row(m, dtype, transposed), "few rows, weights streamed");
+  EXPECT_TRUE(is_its(32, DType::bf16));
+  EXPECT_TRUE(is_its(1, DType::f16, false, 8));
+  EXPECT_FALSE(is_its(33, DType::bf16));
+  EXPECT_FALSE(is_its(4, DType::f32));
+  EXPECT_FALSE(is_its(4, DType::f64));
+  EXPECT_FALSE(is_its(4, DType::f16, true));
+  EXPECT_FALSE(is_its(4, DType::bf16, false, 9)) << "more terms than the kernel's argument holds";
 }
 
 }  // namespace
