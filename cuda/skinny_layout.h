@@ -61,7 +61,7 @@ GRAFT_HD constexpr int ring_bytes(int bits) { return slots(bits) * batch_bytes(b
 
 // ---- fragments ----
 
-/// Pair p of a word are its codes p and p + rows_per_word / 2. A step takes two pairs of each word: 2 · pair_base … + 1.
+/// Pair p of a word are its codes p and p + rows_per_word / 2. A step takes two pairs of each word, first_pair and the next.
 GRAFT_HD constexpr int steps_per_load(int bits) { return steps / loads_per_unit(bits); }
 GRAFT_HD constexpr int load_of(int bits, int step) { return step / steps_per_load(bits); }
 GRAFT_HD constexpr int first_pair(int bits, int step) { return 2 * (step % steps_per_load(bits)); }
