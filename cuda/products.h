@@ -18,6 +18,10 @@ struct Product {
 /// Preferred first; the last one takes every problem.
 std::span<const Product> products();
 
+/// Up to 32 rows of bf16 or f16, forward.
+bool is_skinny(const quant::Problem& problem);
+void skinny_product(const quant::Problem& problem);
+
 void chunked_product(const quant::Problem& problem);
 
 }  // namespace graft::cuda

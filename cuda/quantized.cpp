@@ -6,6 +6,7 @@ namespace graft::cuda {
 
 std::span<const Product> products() {
   static constexpr Product all[] = {
+      {"few rows, weights streamed", is_skinny, skinny_product},
       {"dequantized pieces and cuBLASLt", [](const quant::Problem&) { return true; }, chunked_product},
   };
   return all;

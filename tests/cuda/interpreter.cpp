@@ -1,5 +1,9 @@
 // The backend of the CUDA half where no GPU is: the library's PTX is interpreted, and memory is the host's, behind addresses that only
 // the interpreter understands. Whatever a kernel reads before somebody wrote it is a fault, from the moment of its allocation on.
+#include "interpreter.h"
+
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -59,13 +63,15 @@ class Interpreter {
   }
   void run(const Kernel& kernel, Grid grid, int threads, std::size_t shared, const void* argument, std::size_t bytes) {
     const auto found = modules_.try_emplace(kernel.image);
-    if (found.second) found.first->second = ptx::Module::read(fmt::format("{}/{}.ptx", GRAFT_PTX_DIR, kernel.image));
+    if (found.second) found.first->second = ptx::Module::read(path_of(kernel.image));
     const ptx::Argument arguments[] = {{argument, bytes}};
     const ptx::Launch launch{.grid = {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y)},
                              .block = {static_cast<unsigned>(threads)},
                              .dynamic_shared = shared};
     ptx::run(found.first->second, kernel.name, launch, memory_, std::span<const ptx::Argument>(arguments));
   }
+  static std::string path_of(std::string_view image) { return fmt::format("{}/{}.ptx", GRAFT_PTX_DIR, image); }
+  void replace(const std::string& image, ptx::Module module) { modules_.insert_or_assign(image, std::move(module)); }
 
  private:
   std::pair<ptx::Allocation*, std::int64_t> at(const void* data) try {
@@ -150,6 +156,20 @@ void multiply(const Gemm& gemm) {
                    "cuBLASLt has no product of {} and {} to {}", gemm.a.dtype, gemm.b.dtype, gemm.y.dtype);
   cpu_kernels().matmul(view(gemm.a, gemm.rows, gemm.depth, false), view(gemm.b, gemm.depth, gemm.columns, false),
                        view(gemm.y, gemm.rows, gemm.columns, true));
+}
+
+Edited::Edited(std::string image, std::string_view from, std::string_view to) : image_(std::move(image)) {
+  std::ifstream file(Interpreter::path_of(image_));
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size(), ++count) text.replace(at, from.size(), to);
+  check(count > 0, "there is no '{}' in {}", from, image_);
+  const std::lock_guard lock(mutex);
+  interpreter().replace(image_, ptx::Module::parse(std::move(text)));
+}
+Edited::~Edited() {
+  const std::lock_guard lock(mutex);
+  interpreter().replace(image_, ptx::Module::read(Interpreter::path_of(image_)));
 }
 
 DeviceRuntime& runtime(int index) {
