@@ -11,7 +11,7 @@ wrong=0
 
 # A folder with those of the system's programs that the script needs, and nothing of CUDA.
 mkdir -p "$folder/bin"
-for tool in bash cat cmake date dirname env git grep head ln mkdir mktemp printf rm sed sleep tail tee timeout; do
+for tool in bash cat cmake cp date dirname env git grep head ln mkdir mktemp printf rm sed sleep tail tee timeout; do
   path=$(command -v $tool) && [ -x "$path" ] && ln -s "$path" "$folder/bin/$tool"
 done
 act() {  # <program> <lines…>
@@ -87,5 +87,23 @@ check 1 'failed   with 3: 0 rows measured' "${with[@]}" -- "$folder/report"
 act "$folder/build/bench/cuda_bench" "${measured[@]}"
 act "$folder/build/tests/cuda/gpu_tests" "${passing[@]}" 'exec sleep 60'
 check 4 'cut      after' "${with[@]}" GRAFT_CHECK_SECONDS=6 -- "$folder/report"
+
+# It builds by itself, in its own tree, and uses what is there where it cannot.
+act "$folder/build/tests/cuda/gpu_tests" "${passing[@]}"
+mkdir -p "$folder/tree/cuda"
+cp "$script" "$folder/tree/cuda/"
+script=$folder/tree/cuda/check_on_gpu.sh
+check 4 'missing: ninja nvcc c++; they are needed to build' GRAFT_COMMIT=abc123 -- "$folder/report"
+for tool in ninja nvcc c++; do act "$folder/bin/$tool" ''; done
+rm "$folder/bin/cmake"
+act "$folder/bin/cmake" 'echo "cmake $*"; [ "$1" != --build ] || { echo "no such header"; exit 1; }'
+check 1 'there is nothing to run' GRAFT_COMMIT=abc123 -- "$folder/report"
+tables build.log '-DGRAFT_CUDA_ARCHITECTURES=90a'
+tables build.log 'no such header'
+act "$folder/bin/cmake" "[ \"\$1\" != --build ] || { mkdir -p '$folder/tree/build' && cp -r '$folder/build' '$folder/tree/build/gpu'; }"
+check 4 'passed   sm_90a' GRAFT_COMMIT=abc123 -- "$folder/report"
+tables tests.txt '2 passed, 0 failed, 1 skipped'
+rm "$folder/bin/ninja"
+check 4 'missing  ninja; what was built before is used as it is' GRAFT_COMMIT=abc123
 
 exit $wrong
