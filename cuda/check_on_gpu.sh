@@ -102,7 +102,7 @@ build_all() {
     -DGRAFT_CUDA_ARCHITECTURES=$architecture && cmake --build "$build" --target gpu_tests cuda_bench
 }
 if [ -n "${GRAFT_BUILD:-}" ]; then
-  note build passed "before, by somebody else"
+  note build passed "earlier"
 elif [ ${#missing[@]} -gt 0 ]; then
   note build missing "${missing[*]}; what was built before is used as it is"
 else
