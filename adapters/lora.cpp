@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "graft/adapters/warning.h"
+#include "graft/adapters/wrappers.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
 
@@ -37,6 +38,9 @@ Placement placement(LinearBase& base, bool autocast_adapter_dtype) {
   const Tensor weight = dense_weight(base);
   DType dtype = weight.defined() ? weight.dtype() : DType::f32;
   if (autocast_adapter_dtype && is_half(dtype)) dtype = DType::f32;
+  // A quantized layer may have no tensor to be seen.
+  if (const auto* quantized = dynamic_cast<const quant::QuantLinear*>(&adapters::innermost(base)))
+    return {quantized->device(), dtype};
   return {weight.defined() ? weight.device() : first.tensor.defined() ? first.tensor.device() : Device::cpu(), dtype};
 }
 

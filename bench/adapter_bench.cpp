@@ -18,6 +18,7 @@
 #include "graft/adapters/routing.h"
 #include "graft/adapters/rules.h"
 #include "graft/autograd/ops.h"
+#include "graft/bench/random_layer.h"
 #include "graft/core/isa.h"
 #include "graft/quant/pack.h"
 #include "graft/quant/quant_linear.h"
@@ -54,25 +55,12 @@ const std::vector<Method>& methods() {
 std::shared_ptr<LinearBase> make_base(const Format& format, DType dtype) {
   Generator random{.seed = 1};
   if (format.method == std::string_view()) return std::make_shared<Linear>(normal({features, features}, 0, 0.02, random, dtype));
-  quant::Decoded d;
-  d.in = d.out = features;
-  d.bits = format.bits;
-  const std::int64_t groups = features / format.group_size;
-  for (std::int64_t k = 0; k < features; ++k) d.groups.push_back(static_cast<std::int32_t>(k / format.group_size));
-  d.group_size = format.group_size;
-  d.scales = uniform({groups, features}, 0.001, 0.01, random);
-  d.zeros = Tensor::full({groups, features}, std::exp2(format.bits - 1));
-  d.codes = [mask = (1u << format.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1,
-                                             std::uint8_t* codes) {
-    for (std::int64_t i = 0; i < (k1 - k0) * (n1 - n0); ++i)
-      codes[i] =
-          static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
-  };
   quant::Description description;
   description.method = format.method;
   description.bits = format.bits;
   description.group_size = format.group_size;
-  return std::make_shared<quant::QuantLinear>(description, quant::pack(d));
+  return std::make_shared<quant::QuantLinear>(description,
+                                              quant::pack(random_layer({features, features, format.bits, format.group_size})));
 }
 
 /// The base of a row; the last one is kept, since rows of one layer follow each other.

@@ -13,6 +13,7 @@
 
 #include "graft/bench/eigen.h"
 #include "graft/bench/openblas.h"
+#include "graft/bench/random_layer.h"
 #include "graft/bench/roofline.h"
 #include "graft/core/cpu/gemm.h"
 #include "graft/core/parallel.h"
@@ -45,31 +46,6 @@ constexpr Kind kinds[] = {f32,
                           {"bf16", DType::bf16, quant::Compute::exact, &Roofline::bf16_per_second},
                           {"int8", DType::f32, quant::Compute::int8_activations, &Roofline::int8_per_second}};
 
-std::shared_ptr<const quant::Packed> make_weight(const Layer& layer) {
-  quant::Decoded d;
-  d.in = d.out = features;
-  d.bits = layer.bits;
-  const std::int64_t groups = features / layer.group_size;
-  d.groups.resize(features);
-  for (std::int64_t k = 0; k < features; ++k)
-    d.groups[static_cast<std::size_t>(k)] = static_cast<std::int32_t>(k / layer.group_size);
-  std::vector<float> scales(static_cast<std::size_t>(groups * features)), zeros(scales.size());
-  for (std::size_t i = 0; i < scales.size(); ++i) {
-    const auto words = random_block(1, 0, i);
-    scales[i] = to_uniform(words[0]) * 0.01f;
-    zeros[i] = static_cast<float>(words[1] & ((1u << layer.bits) - 1));
-  }
-  d.scales = Tensor::from(scales, {groups, features});
-  d.zeros = Tensor::from(zeros, {groups, features});
-  d.codes = [mask = (1u << layer.bits) - 1](std::int64_t k0, std::int64_t k1, std::int64_t n0, std::int64_t n1,
-                                            std::uint8_t* codes) {
-    for (std::int64_t i = 0; i < (k1 - k0) * (n1 - n0); ++i)
-      codes[i] =
-          static_cast<std::uint8_t>((static_cast<std::uint64_t>(k0 * features + n0 + i) * 0x9e3779b97f4a7c15u >> 40) & mask);
-  };
-  return quant::pack(d);
-}
-
 std::shared_ptr<Storage> copy(const Storage& from) {
   auto to = Storage::allocate(from.bytes());
   std::memcpy(to->data(), from.data(), static_cast<std::size_t>(from.bytes()));
@@ -83,7 +59,7 @@ const std::vector<quant::Packed>& weights(const Layer& layer, std::int64_t copie
   if (all.empty()) {
     for (auto& [name, other] : kept)
       if (name != layer.name) other.clear();
-    all.push_back(*make_weight(layer));
+    all.push_back(*quant::pack(random_layer({features, features, layer.bits, layer.group_size})));
   }
   while (static_cast<std::int64_t>(all.size()) < copies) {
     quant::Packed next = all.front();

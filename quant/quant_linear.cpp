@@ -141,6 +141,8 @@ void QuantLinear::visit(Visitor& visitor) {
 
 void QuantLinear::move_to(Device device) { packed_ = quant::move_to(packed_, device); }
 
+Device QuantLinear::device() const { return packed_->device(); }
+
 std::int64_t QuantLinear::in_features() const { return packed_->in; }
 std::int64_t QuantLinear::out_features() const { return packed_->out; }
 

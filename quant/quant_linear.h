@@ -42,6 +42,8 @@ class QuantLinear final : public LinearBase {
   void visit(Visitor& visitor) override;
   /// Moves the packed weight; the stored tensors stay where they are.
   void move_to(Device device) override;
+  /// Where the packed weight lies.
+  Device device() const;
 
   const Description& format() const { return description_; }
   const Packed& packed() const { return *packed_; }

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include <charconv>
 #include <cstdio>
 
 #include "graft/core/error.h"
@@ -43,6 +44,21 @@ DType parse_model_dtype(const std::string& name) {
   const DType dtype = dtype_from_name(name);
   check(dtype == DType::f32 || is_half(dtype), "--dtype is {}, and f32, bf16 or f16 is wanted", name);
   return dtype;
+}
+
+Device parse_device(const std::string& name) {
+  Device device = Device::cpu();
+  if (name.starts_with("cuda")) {
+    device = Device::cuda();
+    if (name.size() > 4) {
+      const char *begin = name.data() + 5, *end = name.data() + name.size();
+      const auto [stopped, error] = std::from_chars(std::min(begin, end), end, device.index);
+      if (name[4] != ':' || error != std::errc() || stopped != end || device.index < 0) device = Device::cpu();
+    }
+  }
+  check(!device.is_cpu() || name == "cpu", "--device is {}, and cpu, cuda or cuda:<index> is wanted", name);
+  runtime(device);
+  return device;
 }
 
 int run_program(const char* name, const std::function<int()>& program) try {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "graft/core/device.h"
 #include "graft/core/dtype.h"
 
 namespace CLI {
@@ -33,6 +34,10 @@ void set_threads(int threads);
 
 /// f32, f16 or bf16; ValueError otherwise.
 DType parse_model_dtype(const std::string& name);
+
+/// cpu, cuda or cuda:<index>. ValueError for anything else, and CudaError if there is no such GPU.
+Device parse_device(const std::string& name);
+inline constexpr const char* device_description = "where to compute: cpu, cuda, or cuda:<index> for one of several GPUs";
 
 /// Runs a program: an exception becomes one message on stderr and exit code 1.
 int run_program(const char* name, const std::function<int()>& program);

@@ -107,12 +107,14 @@ int train(const FinetuneOptions& options) {
   const Tokenizer tokenizer = Tokenizer::load(options.model);
   heed_interrupts();
   CausalLM model = load(options.model, options.dtype);
+  to(model, options.device);
   heed_interrupts();
   const Text text = read_data(options, tokenizer);
   const Settings settings = settings_of(options, text.train, adapters::fingerprint(model));
 
-  fmt::print("model     {}: {} layers of width {}, vocabulary {}, {}\n", options.model.string(), model.config().num_hidden_layers,
-             model.config().hidden_size, model.config().vocab_size, options.dtype);
+  fmt::print("model     {}: {} layers of width {}, vocabulary {}, {} on {}\n", options.model.string(),
+             model.config().num_hidden_layers, model.config().hidden_size, model.config().vocab_size, options.dtype,
+             options.device);
   fmt::print("text      {} tokens to learn from, {} held out\n", text.train.size(), text.held.windows() * text.held.length());
   const adapters::InjectionReport report =
       adapters::inject(model, method.config(options.adapter),

@@ -11,7 +11,7 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
   options.model = default_model();
   TrainingOptions& training = options.training;
   AdapterOptions& adapter = options.adapter;
-  std::string dtype = "f32", schedule = training.schedule.name;
+  std::string dtype = "f32", device = "cpu", schedule = training.schedule.name;
 
   CLI::App app{"Trains an adapter on a quantized or dense model of the Llama architecture, and writes a folder that PEFT opens."};
   app.option_defaults()->always_capture_default();
@@ -22,6 +22,7 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
                  "folder to write the adapter and the training state to; a run that fails leaves what it saved last, from which "
                  "--resume goes on, and no folder if it saved nothing");
   app.add_option("--dtype", dtype, "of the dense weights and of the computation: f32, bf16 or f16");
+  app.add_option("--device", device, device_description);
   std::string names;
   for (const Method& method : methods()) names += fmt::format("\n  {}: {}", method.name, method.description);
   app.add_option("--method", options.method, "the kind of adapter:" + names);
@@ -50,6 +51,7 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
   if (!parse_command_line(app, argc, argv)) return {};
 
   options.dtype = parse_model_dtype(dtype);
+  options.device = parse_device(device);
   training.schedule = find_schedule(schedule);
   constexpr std::int64_t most = 1 << 16;
   if (adapter.r) check_range("--r", *adapter.r, 1, most);
@@ -76,25 +78,28 @@ Settings settings_of(const FinetuneOptions& options, std::span<const std::int64_
   const TrainingOptions& training = options.training;
   const AdapterOptions& adapter = options.adapter;
   const auto optional = [](const auto& value) { return value ? fmt::format("{}", *value) : std::string("default"); };
-  return {{"--dtype", std::string(name(options.dtype))},
-          {"--method", options.method},
-          {"--r", optional(adapter.r)},
-          {"--lora-alpha", optional(adapter.lora_alpha)},
-          {"--dropout", fmt::format("{}", adapter.dropout)},
-          {"--block-size", optional(adapter.block_size)},
-          {"--target-modules", fmt::format("{}", fmt::join(adapter.target_modules, ","))},
-          {"--steps", fmt::format("{}", training.steps)},
-          {"--batch", fmt::format("{}", training.batch)},
-          {"--seq", fmt::format("{}", options.sequence)},
-          {"--accumulate", fmt::format("{}", training.accumulate)},
-          {"--lr", fmt::format("{}", training.lr)},
-          {"--weight-decay", fmt::format("{}", training.weight_decay)},
-          {"--warmup", fmt::format("{}", training.warmup)},
-          {"--schedule", training.schedule.name},
-          {"--clip", fmt::format("{}", training.clip)},
-          {"--seed", fmt::format("{}", training.seed)},
-          {"the weights of --model", base},
-          {"the text of --data", fmt::format("{} tokens ({:016x})", text.size(), mark)}};
+  Settings settings{{"--dtype", std::string(name(options.dtype))},
+                    {"--method", options.method},
+                    {"--r", optional(adapter.r)},
+                    {"--lora-alpha", optional(adapter.lora_alpha)},
+                    {"--dropout", fmt::format("{}", adapter.dropout)},
+                    {"--block-size", optional(adapter.block_size)},
+                    {"--target-modules", fmt::format("{}", fmt::join(adapter.target_modules, ","))},
+                    {"--steps", fmt::format("{}", training.steps)},
+                    {"--batch", fmt::format("{}", training.batch)},
+                    {"--seq", fmt::format("{}", options.sequence)},
+                    {"--accumulate", fmt::format("{}", training.accumulate)},
+                    {"--lr", fmt::format("{}", training.lr)},
+                    {"--weight-decay", fmt::format("{}", training.weight_decay)},
+                    {"--warmup", fmt::format("{}", training.warmup)},
+                    {"--schedule", training.schedule.name},
+                    {"--clip", fmt::format("{}", training.clip)},
+                    {"--seed", fmt::format("{}", training.seed)},
+                    {"the weights of --model", base},
+                    {"the text of --data", fmt::format("{} tokens ({:016x})", text.size(), mark)}};
+  // Not which GPU; and states that were written before there was a choice are those of a CPU.
+  if (!options.device.is_cpu()) settings.emplace("--device", "cuda");
+  return settings;
 }
 
 }  // namespace graft::llama

@@ -14,6 +14,7 @@ namespace graft::llama {
 struct FinetuneOptions {
   std::filesystem::path model, data, held, out = "adapter";
   DType dtype = DType::f32;
+  Device device;
   std::string method = "lora";
   AdapterOptions adapter;
   TrainingOptions training;

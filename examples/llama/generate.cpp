@@ -16,7 +16,7 @@ namespace {
 struct Options {
   std::filesystem::path model = default_model(), adapter;
   std::string prompt = "In the beginning";
-  std::string dtype = "f32";
+  std::string dtype = "f32", device = "cpu";
   GenerationOptions generation;
   int threads = 0;
 };
@@ -34,6 +34,7 @@ bool parse(Options& options, int argc, const char* const* argv) {
   app.add_option("--top-p", sampling.top_p, "choose among the likeliest tokens that reach this probability together");
   add_seed(app, sampling.seed, "of the choice");
   app.add_option("--dtype", options.dtype, "of the dense weights and of the computation: f32, bf16 or f16");
+  app.add_option("--device", options.device, device_description);
   app.add_option("--threads", options.threads, "0 for one per core");
   if (!parse_command_line(app, argc, argv)) return false;
   check_range("--max-tokens", options.generation.max_tokens, 0);
@@ -71,9 +72,11 @@ class TextPrinter {
 int run(Options options) {
   set_threads(options.threads);
   const DType dtype = parse_model_dtype(options.dtype);
+  const Device device = parse_device(options.device);
   Sampler(options.generation.sampling);  // refuses what makes no sense before anything is loaded
   const Tokenizer tokenizer = Tokenizer::load(options.model);
   CausalLM model = load(options.model, dtype);
+  to(model, device);
   if (!options.adapter.empty()) adapters::load_pretrained(model, options.adapter, {.architecture = "llama"});
 
   const auto prompt = tokenizer.encode(options.prompt);

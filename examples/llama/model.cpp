@@ -136,8 +136,9 @@ Tensor CausalLM::hidden(const Tensor& ids, KeyValueCache* cache, const Tensor& k
   check(ids.rank() == 2 && ids.dim(1) > 0, "token ids [batch, length] are wanted, not {}", ids.shape());
   check(!cache || !grad_enabled(), "a key-value cache is for inference: call forward under NoGrad");
   const std::int64_t begin = cache ? cache->length() : 0, length = ids.dim(1);
+  const Tensor mask = key_mask.defined() ? to(key_mask, device()) : key_mask;
   const Tensor y =
-      model_->forward(ids, {rotary_table(config_.rope, config_.head_dim, begin, length, ids.device()), key_mask, cache});
+      model_->forward(to(ids, device()), {rotary_table(config_.rope, config_.head_dim, begin, length, device()), mask, cache});
   if (cache) cache->advance(length);
   return y;
 }

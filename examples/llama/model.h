@@ -113,7 +113,9 @@ class CausalLM final : public Module {
   void visit(Visitor& visitor) override;
   const Config& config() const { return config_; }
 
-  /// The last layer's output for ids, i64 [batch, length]: [batch, length, hidden_size] in the model's dtype. With a cache, ids
+  Device device() const { return model_->embedding().device(); }
+
+  /// The last layer's output for ids, i64 [batch, length], of any device: [batch, length, hidden_size] in the model's dtype. With a cache, ids
   /// follow the tokens in it and are appended to it; this needs NoGrad (ValueError otherwise). `key_mask`: bool [batch, keys,
   /// those in the cache included], false for padding. ValueError for ids outside the vocabulary or of another shape.
   Tensor hidden(const Tensor& ids, KeyValueCache* cache = nullptr, const Tensor& key_mask = {}) const;

@@ -30,7 +30,7 @@ std::vector<NamedTensor> trained(CausalLM& model) {
 // Half-precision logits are widened before the loss, as everywhere where many numbers are added.
 Tensor loss_of(const CausalLM& model, const Batch& batch) {
   const Tensor logits = model.forward(batch.inputs);
-  return cross_entropy(is_half(logits.dtype()) ? logits.to(DType::f32) : logits, batch.labels);
+  return cross_entropy(is_half(logits.dtype()) ? logits.to(DType::f32) : logits, to(batch.labels, logits.device()));
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ void randomise(AdapterLayer& layer, const std::string& name, std::uint64_t seed,
     std::uint64_t seed;
     double deviation;
     void parameter(std::string_view, Tensor& tensor) override {
-      tensor.copy_(tensor.detach() + random(tensor.shape(), seed++, tensor.dtype(), deviation));
+      tensor.copy_(tensor.detach() + to(random(tensor.shape(), seed++, tensor.dtype(), deviation), tensor.device()));
     }
   } filler;
   filler.seed = seed;

@@ -14,6 +14,7 @@ struct NeedsGpu final : testing::Environment {
 }  // namespace
 
 int main(int argc, char** argv) {
+  GTEST_FLAG_SET(filter, "-" GRAFT_HOST_ONLY);  // unless the command line has another
   testing::InitGoogleTest(&argc, argv);
   testing::AddGlobalTestEnvironment(new NeedsGpu);
   return RUN_ALL_TESTS();

@@ -236,6 +236,11 @@ TEST_F(Programs, RefusedInputEndsWithOneMessageAndNoFolder) {
       {{"--steps", "many"}, "--steps"},
       {{"--schedule", "step"}, "schedule = \"step\" is not one of constant, linear, cosine"},
       {{"--dtype", "i8"}, "--dtype is i8, and f32, bf16 or f16 is wanted"},
+      {{"--device", "gpu"}, "--device is gpu, and cpu, cuda or cuda:<index> is wanted"},
+      {{"--device", "cuda:first"}, "--device is cuda:first, and cpu, cuda or cuda:<index> is wanted"},
+      {{"--device", "cuda:"}, "--device is cuda:, and cpu, cuda or cuda:<index> is wanted"},
+      {{"--device", "cuda:-1"}, "--device is cuda:-1, and cpu, cuda or cuda:<index> is wanted"},
+      {{"--device", "cuda:99"}, "device cuda:99 was asked for, but"},
       {{"--lora-alpha", "nan"}, "lora_alpha is nan, not a finite number"},
       {{"--lora-alpha", "inf", "--method", "adalora"}, "lora_alpha is inf, not a finite number"},
       {{"--dropout", "nan"}, "lora_dropout is nan, not a finite number"},
@@ -337,6 +342,7 @@ TEST_F(Programs, GenerateRefusesWhatMakesNoSense) {
                                                  {{"--prompt", ""}, "--prompt is empty"},
                                                  {{"--max-tokens", "-3"}, "--max-tokens is -3, and a count from 0 to "},
                                                  {{"--top-k", "-1"}, "top_k = -1, and a count from 0 is wanted"},
+                                                 {{"--device", "cuda:99"}, "device cuda:99 was asked for, but"},
                                                  {{"--threads", "-1"}, "--threads is -1, and a count from 0 to 1024 is wanted"},
                                                  {{"--seed", "-7"}, "--seed: -7, and a whole number from 0 is wanted"}};
   for (const auto& [options, expected] : cases) {
