@@ -107,7 +107,7 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
 template <class T>
 void blocked(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   blocked_product(kernels, a.rows, b.columns, a.columns,
-                  StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride),
+                  StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride, a.columns),
                   StridedPanels<T>(kernels, b.data, b.dtype, b.columns, b.column_stride, b.row_stride), target<Sum<T>>(y));
 }
 
