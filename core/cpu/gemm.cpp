@@ -16,6 +16,8 @@ constexpr std::int64_t depth_block = 320;
 // second-level cache of 512 KB.
 constexpr std::int64_t row_block = 48;
 constexpr std::int64_t column_block = 256;
+// Four cache lines: what a task reads of every row at least.
+constexpr std::int64_t line_columns = 64;
 // Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds.
 constexpr std::int64_t left_bytes = std::int64_t{8} << 20;
 // Tasks worth having when the columns alone do not give them.
@@ -52,10 +54,14 @@ class Round {
     height_ = divide_up(m, left_panels_);
     left_panels_ = divide_up(m, height_);
     depth_blocks_ = divide_up(depth, depth_block);
-    // Products of little depth take several blocks of columns at once, within the space of one.
-    const std::int64_t blocks =
-        std::min(divide_up(task_work, m * depth * column_block), depth_block / std::min(depth, depth_block));
+    // Products of little depth take several blocks of columns at once, within the space of one. Those of few rows and not many
+    // columns (an adapter's gradients, whose depth is all tokens) are cut along the columns nevertheless.
+    const std::int64_t wanted = task_work / (m * depth),
+                       least_columns = divide_up(line_columns, kernels.columns) * kernels.columns;
+    const std::int64_t blocks = std::min(divide_up(wanted, column_block), depth_block / std::min(depth, depth_block));
     columns_ = column_block * std::max<std::int64_t>(1, blocks);
+    if (m <= row_block && n < wanted_tasks * column_block && wanted < column_block)
+      columns_ = std::min(column_block, std::max<std::int64_t>(1, divide_up(wanted, least_columns)) * least_columns);
     column_tasks_ = divide_up(n, columns_);
     const std::int64_t row_tasks = divide_up(wanted_tasks, column_tasks_);
     const std::int64_t least = std::max(divide_up(row_block, height_), task_work / (height_ * std::min(n, columns_) * depth));
