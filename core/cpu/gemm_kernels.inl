@@ -29,16 +29,22 @@ void tile_of(const Left<V>& left, const typename V::Element* b, SumOf<V>* c, std
       sums[i][j] = V::zero();
       __builtin_prefetch(c + i * ldc + j * V::width, 1);  // of a wide matrix; it will be there when the sums are
     }
+  constexpr std::int64_t line = 64 / sizeof(*left.rows);
   const typename V::Element* x = left.rows;
+  for (std::int64_t left_depth = left.row_depth; left_depth > 0; left_depth -= line, x += line) {
+    // Of the rows after these, which start streams of their own.
+    for (int i = 0; i < Rows; ++i) __builtin_prefetch(x + (Rows + i) * left.stride);
+    const std::int64_t steps = left_depth < line ? left_depth : line;
 #pragma GCC unroll 4
-  for (std::int64_t d = 0; d < left.row_depth; ++d) {
-    decltype(V::load(b)) w[Vectors];
-    for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
-    for (int i = 0; i < Rows; ++i) {
-      const auto x_i = V::set(x[i * left.stride + d]);
-      for (int j = 0; j < Vectors; ++j) sums[i][j] = V::fma(x_i, w[j], sums[i][j]);
+    for (std::int64_t d = 0; d < steps; ++d) {
+      decltype(V::load(b)) w[Vectors];
+      for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
+      for (int i = 0; i < Rows; ++i) {
+        const auto x_i = V::set(x[i * left.stride + d]);
+        for (int j = 0; j < Vectors; ++j) sums[i][j] = V::fma(x_i, w[j], sums[i][j]);
+      }
+      b += MaxVectors * V::width;
     }
-    b += MaxVectors * V::width;
   }
   const typename V::Element* a = left.panel;
 #pragma GCC unroll 4
