@@ -18,7 +18,7 @@ struct Halves {
 
 // cos and sin have x's dtype. The inverse turns by the opposite angles.
 Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, bool inverse) {
-  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor y = compute::empty_like(x);
   kernel(x.device(), &Kernels::rotary, "rotary")(x.view(), cos.view(), sin.view(), y.view(), inverse);
   const double sign = inverse ? -1 : 1;
   return record("rotary", y)
@@ -121,15 +121,14 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const Problem problem{scale, options.causal, saved(mask)};
   const auto& [x, w, u] = lowered;
 
-  Tensor y = Tensor::empty(q.shape(), dtype, q.device());
+  Tensor y = compute::empty_like(x);
   Tensor lse = Tensor::empty(compute::leading(q.shape(), 1), compute::wide(dtype), q.device());
   View seen;
   kernel(q.device(), &Kernels::attention, "attention")(x.view(), w.view(), u.view(), problem.shape(seen), y.view(), lse.view());
   return record("attention", y)
       .wrt({x, w, u}, [problem, q = saved(x), k = saved(w), v = saved(u), lse = saved(lse)](const Tensor& dy, const Tensor& y) {
         if (grad_enabled()) return composed_gradients(problem, q(), k(), v(), dy);
-        auto like = [](const Tensor& t) { return Tensor::empty(t.shape(), t.dtype(), t.device()); };
-        Tensor dq = like(q()), dk = like(k()), dv = like(v());
+        Tensor dq = compute::empty_like(q()), dk = compute::empty_like(k()), dv = compute::empty_like(v());
         View seen;
         kernel(dy.device(), &Kernels::attention_backward, "attention")(q().view(), k().view(), v().view(), problem.shape(seen),
                                                                        y.view(), lse().view(), dy.view(), dq.view(), dk.view(),

@@ -1,5 +1,6 @@
 #include "graft/autograd/compute.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "graft/core/elementwise.h"
@@ -26,6 +27,20 @@ void require_index(const Tensor& index, std::int64_t extent, const char* what) {
   const std::span<const int> dims(all, static_cast<std::size_t>(index.rank()));
   const double low = reduce(ReduceOp::min, index, dims, what).item(), high = reduce(ReduceOp::max, index, dims, what).item();
   check(low >= 0 && high < static_cast<double>(extent), "{}: index {} is outside 0 … {}", what, low < 0 ? low : high, extent - 1);
+}
+
+Tensor empty_like(const Tensor& x) {
+  const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  int order[max_rank];
+  std::iota(order, order + max_rank, 0);
+  std::stable_sort(order, order + x.rank(), [&](int a, int b) { return x.strides()[a] > x.strides()[b]; });
+  Strides strides = y.strides();
+  std::int64_t step = 1;
+  for (int i = x.rank() - 1; i >= 0; step *= x.dim(order[i--])) {
+    if (x.strides()[order[i]] == 0) return y;  // broadcast: it has no order
+    strides[order[i]] = step;
+  }
+  return y.alias(x.shape(), strides, 0);
 }
 
 Tensor cast(const Tensor& x, DType dtype) {

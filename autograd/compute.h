@@ -16,6 +16,8 @@ void require_same_device(const Tensor& a, const Tensor& b, const char* what);
 void require_index(const Tensor& index, std::int64_t extent, const char* what);
 
 // ---- values ----
+/// Uninitialised, and in x's order of dimensions: undoing a transposition of x undoes the result's too, without a copy.
+Tensor empty_like(const Tensor& x);
 /// x itself, or a converted copy.
 Tensor cast(const Tensor& x, DType dtype);
 Tensor unary(UnaryOp op, const Tensor& x, const char* what, double p0 = 0, double p1 = 0);

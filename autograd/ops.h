@@ -32,8 +32,9 @@ Tensor cos(const Tensor& x);
 Tensor tanh(const Tensor& x);
 Tensor sigmoid(const Tensor& x);
 Tensor silu(const Tensor& x);
-Tensor gelu(const Tensor& x);       // exact, by erf
-Tensor gelu_tanh(const Tensor& x);  // the tanh approximation
+Tensor silu_mul(const Tensor& gate, const Tensor& x);  // silu(gate) · x, the gated half of an MLP, without keeping silu(gate)
+Tensor gelu(const Tensor& x);                          // exact, by erf
+Tensor gelu_tanh(const Tensor& x);                     // the tanh approximation
 Tensor relu(const Tensor& x);
 Tensor pow(const Tensor& x, double exponent);
 Tensor clamp(const Tensor& x, double low, double high);

@@ -51,26 +51,30 @@ void attend_blocks(const AttentionProblem& problem, const View& q, const View& k
   const std::int64_t width = padded(problem.width), value_width = padded(problem.value_width);
   problem.for_each_chunk(
       problem.spans(64), [&](std::int64_t b, std::int64_t kv_head, std::int64_t, std::int64_t first, std::int64_t last) {
-        const std::vector<A> bias = problem.key_bias<A>(b), keys = pack_columns<A>(k, b, kv_head),
-                             values = pack_rows<A>(v, b, kv_head);
-        std::vector<A> queries(query_block * width), scores(query_block * key_block), result(query_block * value_width);
+        const std::vector<A> bias = problem.key_bias<A>(b);
+        const Arrays<A, 5> arrays(
+            {packed_columns(k), packed_rows(v), query_block * width, query_block * key_block, query_block * value_width});
+        A *const keys = arrays[0], *const values = arrays[1], *const queries = arrays[2], *const scores = arrays[3],
+                 *const result = arrays[4];
+        pack_columns(k, b, kv_head, keys);
+        pack_rows(v, b, kv_head, values);
         for (std::int64_t unit = first; unit < last; ++unit) {
           const QueryBlock block(problem, kv_head, unit);
-          load_rows(q, b, block.head, block.begin, block.rows, static_cast<A>(problem.shape.scale), queries.data());
-          std::fill(result.begin(), result.end(), A(0));
+          load_rows(q, b, block.head, block.begin, block.rows, static_cast<A>(problem.shape.scale), queries);
+          std::fill_n(result, query_block * value_width, A(0));
           A largest[query_block], sum[query_block] = {};
           std::fill_n(largest, query_block, minus_infinity<A>);
           for (std::int64_t j = 0; j < block.limit; j += key_block) {
             const std::int64_t room = std::min(key_block, padded(block.limit - j)), seen = std::min(key_block, block.limit - j);
-            loops.tile_product(queries.data(), width, 1, &keys[j * problem.width], key_block, scores.data(), key_block,
-                               block.rows, room, problem.width, false);
+            loops.tile_product(queries, width, 1, &keys[j * problem.width], key_block, scores, key_block, block.rows, room,
+                               problem.width, false);
             for (std::int64_t i = 0; i < block.rows; ++i) {
               const std::int64_t n = std::clamp<std::int64_t>(problem.limit(block.begin + i) - j, 0, seen);
               fold_row(&scores[i * key_block], bias.empty() ? nullptr : &bias[j], n, room, largest[i], sum[i],
                        &result[i * value_width], value_width);
             }
-            loops.tile_product(scores.data(), key_block, 1, &values[j * value_width], value_width, result.data(), value_width,
-                               block.rows, value_width, seen, true);
+            loops.tile_product(scores, key_block, 1, &values[j * value_width], value_width, result, value_width, block.rows,
+                               value_width, seen, true);
           }
           for (std::int64_t i = 0; i < block.rows; ++i)
             finish_row(&result[i * value_width], largest[i], sum[i], y, lse, b, block.head, block.begin + i);

@@ -3,10 +3,12 @@
 // is linear in the length and every product is a small dense one.
 #pragma once
 
+#include <array>
 #include <limits>
 #include <vector>
 
 #include "graft/core/cpu/block.h"
+#include "graft/core/cpu/gemm.h"
 #include "graft/core/cpu/loop.h"
 #include "graft/core/cpu/vector.h"
 
@@ -21,6 +23,13 @@ template <class A>
 const A* load_row(const View& view, std::int64_t b, std::int64_t h, std::int64_t i, A* buffer) {
   return load(view, b * view.strides[0] + h * view.strides[1] + i * view.strides[2], view.strides[3], view.sizes[3], buffer);
 }
+/// Asks for a row that comes later: those of a transposed view are out of reach of the processor's own prefetching.
+inline void prefetch_row(const View& view, std::int64_t b, std::int64_t h, std::int64_t i) {
+  if (i >= view.sizes[2]) return;
+  const auto* row = static_cast<const char*>(element(view, b * view.strides[0] + h * view.strides[1] + i * view.strides[2]));
+  for (std::int64_t at = 0; at < view.sizes[3] * size_of(view.dtype); at += 64) __builtin_prefetch(row + at);
+}
+inline constexpr std::int64_t rows_ahead = 12;
 template <class A>
 void store_row(const A* values, const View& view, std::int64_t b, std::int64_t h, std::int64_t i) {
   store(values, view, b * view.strides[0] + h * view.strides[1] + i * view.strides[2], view.strides[3], view.sizes[3]);
@@ -87,35 +96,67 @@ struct QueryBlock {
   std::int64_t limit;  // keys that any of them sees
 };
 
-/// All rows of a head, one after the other, padded with zeros to `padded(width)`.
+/// What a chunk works in: arrays of zeros in one piece of memory, which the runtime keeps for the next chunk. malloc would give pieces
+/// of this size back to the system, which clears their pages anew.
+template <class A, std::size_t count>
+class Arrays {
+ public:
+  explicit Arrays(const std::array<std::int64_t, count>& sizes) : Arrays(sizes, begins(sizes)) {}
+  A* operator[](std::size_t i) const { return memory_.get() + begins_[i]; }
+
+ private:
+  using Begins = std::array<std::int64_t, count>;
+  static Begins begins(const std::array<std::int64_t, count>& sizes) {
+    constexpr auto line = std::int64_t{64 / sizeof(A)};
+    Begins begins{};
+    for (std::size_t i = 1; i < count; ++i) begins[i] = begins[i - 1] + (sizes[i - 1] + line - 1) / line * line;
+    return begins;
+  }
+  Arrays(const std::array<std::int64_t, count>& sizes, const Begins& begins)
+      : begins_(begins), memory_(begins.back() + sizes.back()) {
+    std::fill_n(memory_.get(), begins.back() + sizes.back(), A(0));
+  }
+
+  Begins begins_;
+  Scratch<A> memory_;
+};
+
+inline std::int64_t packed_rows(const View& view) { return view.sizes[2] * padded(view.sizes[3]); }
+/// All rows of a head, one after the other, `padded(width)` apart.
 template <class A>
-std::vector<A> pack_rows(const View& view, std::int64_t b, std::int64_t h) {
-  const std::int64_t width = view.sizes[3], stride = padded(width);
-  std::vector<A> packed(view.sizes[2] * stride), buffer(width);
-  for (std::int64_t i = 0; i < view.sizes[2]; ++i)
-    std::copy_n(load_row(view, b, h, i, buffer.data()), width, &packed[i * stride]);
-  return packed;
+void pack_rows(const View& view, std::int64_t b, std::int64_t h, A* to) {
+  const std::int64_t width = view.sizes[3];
+  std::vector<A> buffer(width);
+  for (std::int64_t i = 0; i < view.sizes[2]; ++i, to += padded(width)) {
+    prefetch_row(view, b, h, i + rows_ahead);
+    std::copy_n(load_row(view, b, h, i, buffer.data()), width, to);
+  }
 }
 
-/// The rows of a head in blocks of key_block, each transposed: [block][width][key_block], padded with zeros.
+inline std::int64_t packed_columns(const View& view) {
+  return (view.sizes[2] + key_block - 1) / key_block * view.sizes[3] * key_block;
+}
+/// The rows of a head in blocks of key_block, each transposed: [block][width][key_block].
 template <class A>
-std::vector<A> pack_columns(const View& view, std::int64_t b, std::int64_t h) {
-  const std::int64_t width = view.sizes[3], length = view.sizes[2];
-  std::vector<A> packed((length + key_block - 1) / key_block * width * key_block), buffer(width);
-  for (std::int64_t i = 0; i < length; ++i) {
+void pack_columns(const View& view, std::int64_t b, std::int64_t h, A* packed) {
+  const std::int64_t width = view.sizes[3];
+  std::vector<A> buffer(width);
+  for (std::int64_t i = 0; i < view.sizes[2]; ++i) {
+    prefetch_row(view, b, h, i + rows_ahead);
     const A* row = load_row(view, b, h, i, buffer.data());
     A* to = &packed[i / key_block * width * key_block + i % key_block];
     for (std::int64_t p = 0; p < width; ++p) to[p * key_block] = row[p];
   }
-  return packed;
 }
 
 /// Rows begin … begin+rows of a head, scaled, `padded(width)` apart.
 template <class A>
 void load_rows(const View& view, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t rows, A scale, A* to) {
   const std::int64_t width = view.sizes[3];
-  for (std::int64_t i = 0; i < rows; ++i, to += padded(width))
+  for (std::int64_t i = 0; i < rows; ++i, to += padded(width)) {
+    prefetch_row(view, b, h, begin + i + rows_ahead);
     vector_loops<A>().unary(UnaryOp::affine, load_row(view, b, h, begin + i, to), to, width, scale, 0);
+  }
 }
 
 }  // namespace graft::cpu

@@ -32,24 +32,29 @@ class Backward {
 
   /// Writes dq of the units first … last-1 and returns their share of dk and dv.
   KeyGradients<A> run(std::int64_t b, std::int64_t kv_head, std::int64_t first, std::int64_t last) const {
-    const std::vector<A> bias = problem_.key_bias<A>(b), keys = pack_rows<A>(k_, b, kv_head),
-                         key_columns = pack_columns<A>(k_, b, kv_head), value_columns = pack_columns<A>(v_, b, kv_head);
+    const std::vector<A> bias = problem_.key_bias<A>(b);
+    const Arrays<A, 8> arrays({packed_rows(k_), packed_columns(k_), packed_columns(v_), query_block * width_,
+                               query_block * value_width_, query_block * width_, query_block * key_block,
+                               query_block * key_block});
+    A *const keys = arrays[0], *const key_columns = arrays[1], *const value_columns = arrays[2], *const queries = arrays[3],
+             *const grads = arrays[4], *const dqueries = arrays[5], *const weights = arrays[6], *const dscores = arrays[7];
+    pack_rows(k_, b, kv_head, keys);
+    pack_columns(k_, b, kv_head, key_columns);
+    pack_columns(v_, b, kv_head, value_columns);
     KeyGradients<A> sums{std::vector<A>(problem_.keys * width_), std::vector<A>(problem_.keys * value_width_)};
-    std::vector<A> queries(query_block * width_), grads(query_block * value_width_), dqueries(query_block * width_);
-    std::vector<A> weights(query_block * key_block), dscores(query_block * key_block);
     for (std::int64_t unit = first; unit < last; ++unit) {
       const QueryBlock block(problem_, kv_head, unit);
-      load_rows(q_, b, block.head, block.begin, block.rows, scale_, queries.data());
-      load_rows(dy_, b, block.head, block.begin, block.rows, A(1), grads.data());
+      load_rows(q_, b, block.head, block.begin, block.rows, scale_, queries);
+      load_rows(dy_, b, block.head, block.begin, block.rows, A(1), grads);
       A shifts[query_block], deltas[query_block];
-      load_row_sums(b, block, grads.data(), shifts, deltas);
-      std::fill(dqueries.begin(), dqueries.end(), A(0));
+      load_row_sums(b, block, grads, shifts, deltas);
+      std::fill_n(dqueries, query_block * width_, A(0));
       for (std::int64_t j = 0; j < block.limit; j += key_block) {
         const std::int64_t seen = std::min(key_block, block.limit - j), room = std::min(key_block, padded(seen));
-        loops_.tile_product(queries.data(), width_, 1, &key_columns[j * problem_.width], key_block, weights.data(), key_block,
-                            block.rows, room, problem_.width, false);
-        loops_.tile_product(grads.data(), value_width_, 1, &value_columns[j * problem_.value_width], key_block, dscores.data(),
-                            key_block, block.rows, room, problem_.value_width, false);
+        loops_.tile_product(queries, width_, 1, &key_columns[j * problem_.width], key_block, weights, key_block, block.rows, room,
+                            problem_.width, false);
+        loops_.tile_product(grads, value_width_, 1, &value_columns[j * problem_.value_width], key_block, dscores, key_block,
+                            block.rows, room, problem_.value_width, false);
         for (std::int64_t i = 0; i < block.rows; ++i) {
           const std::int64_t n = std::clamp<std::int64_t>(problem_.limit(block.begin + i) - j, 0, seen);
           A *p = &weights[i * key_block], *ds = &dscores[i * key_block];
@@ -58,12 +63,10 @@ class Backward {
           std::fill_n(p + n, room - n, A(0));
           loops_.mul_shifted(p, ds, deltas[i], ds, room);
         }
-        loops_.tile_product(weights.data(), 1, key_block, grads.data(), value_width_, &sums.dv[j * value_width_], value_width_,
-                            seen, value_width_, block.rows, true);
-        loops_.tile_product(dscores.data(), 1, key_block, queries.data(), width_, &sums.dk[j * width_], width_, seen, width_,
-                            block.rows, true);
-        loops_.tile_product(dscores.data(), key_block, 1, &keys[j * width_], width_, dqueries.data(), width_, block.rows, width_,
-                            seen, true);
+        loops_.tile_product(weights, 1, key_block, grads, value_width_, &sums.dv[j * value_width_], value_width_, seen,
+                            value_width_, block.rows, true);
+        loops_.tile_product(dscores, 1, key_block, queries, width_, &sums.dk[j * width_], width_, seen, width_, block.rows, true);
+        loops_.tile_product(dscores, key_block, 1, &keys[j * width_], width_, dqueries, width_, block.rows, width_, seen, true);
       }
       for (std::int64_t i = 0; i < block.rows; ++i) {
         A* row = &dqueries[i * width_];
@@ -79,6 +82,7 @@ class Backward {
     std::vector<A> buffer(problem_.value_width);
     for (std::int64_t i = 0; i < block.rows; ++i) {
       const std::int64_t at = block.begin + i;
+      prefetch_row(y_, b, block.head, at + rows_ahead);
       A lse_buffer;
       const A lse = *load(lse_, b * lse_.strides[0] + block.head * lse_.strides[1] + at * lse_.strides[2], 1, 1, &lse_buffer);
       // A query that sees no key has lse −∞; its scores are all −∞ too, and any finite shift makes their weights 0.

@@ -16,6 +16,8 @@ constexpr std::int64_t depth_block = 320;
 // second-level cache of 512 KB.
 constexpr std::int64_t row_block = 48;
 constexpr std::int64_t column_block = 256;
+// Four cache lines: what a task reads of every row at least.
+constexpr std::int64_t line_columns = 64;
 // Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds.
 constexpr std::int64_t left_bytes = std::int64_t{8} << 20;
 // Tasks worth having when the columns alone do not give them.
@@ -38,16 +40,28 @@ class Round {
  public:
   Round(const GemmKernels<T>& kernels, std::int64_t row, std::int64_t m, std::int64_t n, std::int64_t depth,
         const Panels<T>& left, const Panels<T>& right, const Target<Sum<T>>& target)
-      : kernels_(kernels), left_(left), right_(right), target_(target), row_(row), m_(m), n_(n), depth_(depth) {
+      : kernels_(kernels),
+        left_(left),
+        right_(right),
+        in_place_(left.in_place()),
+        target_(target),
+        row_(row),
+        m_(m),
+        n_(n),
+        depth_(depth) {
     // Panels of equal height: eight rows are two panels of four, not of six and two.
     left_panels_ = divide_up(m, kernels.rows);
     height_ = divide_up(m, left_panels_);
     left_panels_ = divide_up(m, height_);
     depth_blocks_ = divide_up(depth, depth_block);
-    // Products of little depth take several blocks of columns at once, within the space of one.
-    const std::int64_t blocks =
-        std::min(divide_up(task_work, m * depth * column_block), depth_block / std::min(depth, depth_block));
+    // Products of little depth take several blocks of columns at once, within the space of one. Those of few rows and not many
+    // columns (an adapter's gradients, whose depth is all tokens) are cut along the columns nevertheless.
+    const std::int64_t wanted = task_work / (m * depth),
+                       least_columns = divide_up(line_columns, kernels.columns) * kernels.columns;
+    const std::int64_t blocks = std::min(divide_up(wanted, column_block), depth_block / std::min(depth, depth_block));
     columns_ = column_block * std::max<std::int64_t>(1, blocks);
+    if (m <= row_block && n < wanted_tasks * column_block && wanted < column_block)
+      columns_ = std::min(column_block, std::max<std::int64_t>(1, divide_up(wanted, least_columns)) * least_columns);
     column_tasks_ = divide_up(n, columns_);
     const std::int64_t row_tasks = divide_up(wanted_tasks, column_tasks_);
     const std::int64_t least = std::max(divide_up(row_block, height_), task_work / (height_ * std::min(n, columns_) * depth));
@@ -55,16 +69,19 @@ class Round {
   }
 
   void run() {
-    Scratch<T> packed(left_panels_ * kernels_.rows * entries(depth_));
-    packed_ = packed.get();
-    // Pieces of about the same work as a task; what one task multiplies is packed on its thread, in whose caches it then lies.
+    const Scratch<T> panels(left_panels_ * kernels_.rows * entries(depth_ - in_place_.depth));
+    packed_ = panels.get();
     const std::int64_t tasks = column_tasks_ * divide_up(left_panels_, task_panels_);
-    const std::int64_t panels_per_piece = tasks == 1 ? left_panels_ : std::max<std::int64_t>(1, 16 / depth_blocks_);
-    parallel_ranges(left_panels_, panels_per_piece, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t block = 0; block < depth_blocks_; ++block)
-        for (std::int64_t panel = begin; panel < end; ++panel)
-          left_.fill(block * depth_block, depth_of(block), row_ + panel * height_, kernels_.rows, left_panel(block, panel));
-    });
+    if (in_place_.depth < depth_) {
+      // Pieces of about the same work as a task; what one task multiplies is packed on its thread, in whose caches it then lies.
+      const std::int64_t panels_per_piece = tasks == 1 ? left_panels_ : std::max<std::int64_t>(1, 16 / depth_blocks_);
+      parallel_ranges(left_panels_, panels_per_piece, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t block = in_place_.depth / depth_block; block < depth_blocks_; ++block)
+          for (std::int64_t panel = begin; panel < end; ++panel)
+            left_.fill(block * depth_block + in_place(block), packed(block), row_ + panel * height_, kernels_.rows,
+                       left_panel(block, panel));
+      });
+    }
     parallel_for(tasks, [&](std::int64_t task) {
       const std::int64_t panel = task / column_tasks_ * task_panels_, column = task % column_tasks_ * columns_;
       this->task(panel, std::min(panel + task_panels_, left_panels_), column, std::min(columns_, n_ - column));
@@ -75,8 +92,14 @@ class Round {
   std::int64_t depth_of(std::int64_t block) const { return std::min(depth_block, depth_ - block * depth_block); }
   // Elements of T over a depth.
   static std::int64_t entries(std::int64_t depth) { return divide_up(depth, PanelTraits<T>::depth); }
+  // Of a block's depth, what the left operand holds in place, and what is packed.
+  std::int64_t in_place(std::int64_t block) const {
+    return std::clamp<std::int64_t>(in_place_.depth - block * depth_block, 0, depth_of(block));
+  }
+  std::int64_t packed(std::int64_t block) const { return depth_of(block) - in_place(block); }
   T* left_panel(std::int64_t block, std::int64_t panel) const {
-    return packed_ + kernels_.rows * (block * entries(depth_block) * left_panels_ + panel * entries(depth_of(block)));
+    const std::int64_t before = std::max<std::int64_t>(0, block * depth_block - in_place_.depth);
+    return packed_ + kernels_.rows * (entries(before) * left_panels_ + panel * entries(packed(block)));
   }
 
   // Left panels [begin, end) times `columns` columns, over the whole depth.
@@ -105,15 +128,21 @@ class Round {
   void multiply(std::int64_t block, std::int64_t begin, std::int64_t end, const T* right, std::int64_t columns, Sum<T>* c,
                 std::int64_t ldc) const {
     const std::int64_t depth = entries(depth_of(block)), width = kernels_.columns, step = divide_up(row_block, height_);
-    for (std::int64_t i0 = begin; i0 < end; i0 += step)
+    const std::int64_t rows_depth = in_place(block), panel_depth = entries(packed(block));
+    const int height = static_cast<int>(height_);
+    for (std::int64_t i0 = begin; i0 < end; i0 += step) {
+      const T* x = rows_depth == 0 ? nullptr : in_place_.data + (row_ + i0 * height_) * in_place_.stride + block * depth_block;
+      const std::int64_t rows = std::min(std::min(i0 + step, end) * height_, m_) - i0 * height_;
       for (std::int64_t j = 0; j < columns; j += width)
-        kernels_.tiles(depth, left_panel(block, i0), static_cast<int>(height_), right + j * depth,
-                       c + (i0 - begin) * height_ * ldc + j, ldc, std::min(std::min(i0 + step, end) * height_, m_) - i0 * height_,
-                       static_cast<int>(std::min(width, columns - j)), block > 0);
+        kernels_.row_tiles(x, in_place_.stride, rows_depth, panel_depth, left_panel(block, i0), height, right + j * depth,
+                           c + (i0 - begin) * height_ * ldc + j, ldc, rows, static_cast<int>(std::min(width, columns - j)),
+                           block > 0);
+    }
   }
 
   const GemmKernels<T>& kernels_;
   const Panels<T>&left_, &right_;
+  const LanesInPlace<T> in_place_;
   const Target<Sum<T>>& target_;
   std::int64_t row_, m_, n_, depth_;
   std::int64_t left_panels_, height_, depth_blocks_, columns_, column_tasks_, task_panels_;
@@ -137,8 +166,8 @@ template <class T>
 void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
                      const Panels<T>& right, const Target<Sum<T>>& target) {
   // Rounds of equal size, since each computes the right panels anew.
-  const std::int64_t most =
-      std::max(row_block, left_bytes / std::max<std::int64_t>(1, depth / PanelTraits<T>::depth * std::int64_t{sizeof(T)}));
+  const std::int64_t packed = (depth - left.in_place().depth) / PanelTraits<T>::depth;
+  const std::int64_t most = std::max(row_block, left_bytes / std::max<std::int64_t>(1, packed * std::int64_t{sizeof(T)}));
   const std::int64_t round = std::max<std::int64_t>(1, divide_up(m, divide_up(m, most)));
   for (std::int64_t row = 0; row < m; row += round)
     Round<T>(kernels, row, std::min(round, m - row), n, depth, left, right, target).run();
@@ -169,6 +198,13 @@ Scratch<T>::Scratch(std::int64_t count)
 template <class T>
 Scratch<T>::~Scratch() {
   runtime(Device{}).release(data_, bytes_);
+}
+
+template <class T>
+LanesInPlace<T> StridedPanels<T>::in_place() const {
+  if constexpr (std::is_same_v<T, Sum<T>>)  // pairs would have to be neighbours in memory
+    if (dtype_ == dtype_of<T> && depth_stride_ == 1) return {static_cast<const T*>(data_), lane_stride_, depth_};
+  return {};
 }
 
 template <class T>

@@ -47,6 +47,9 @@ struct GemmKernels {
   /// Here depth counts elements of T.
   void (*tiles)(std::int64_t depth, const T* a, int height, const T* b, Sum<T>* c, std::int64_t ldc, std::int64_t rows,
                 int columns, bool accumulate);
+  /// The same, where the first x_depth steps come from rows of x, ldx apart, and only the depth after them from panels a.
+  void (*row_tiles)(const T* x, std::int64_t ldx, std::int64_t x_depth, std::int64_t depth, const T* a, int height, const T* b,
+                    Sum<T>* c, std::int64_t ldc, std::int64_t rows, int columns, bool accumulate);
 
   /// panel[depth][lanes] = the elements at source + d · depth_stride + l · lane_stride, widened (of pairs: rounded); zeros for lanes
   /// past `valid`, and for the second of a pair that an odd depth leaves alone. Whole vectors are written, but nothing past the panel's
@@ -72,11 +75,20 @@ const GemmKernels<T>& gemm_kernels(Isa isa);
 /// Null for sets that do not multiply pairs, or that this build lacks.
 const GemmKernels<Pair>* pair_kernels(Isa isa);
 
+/// The first `depth` elements of every lane as they lie: one after the other, lanes `stride` apart.
+template <class T>
+struct LanesInPlace {
+  const T* data = nullptr;
+  std::int64_t stride = 0, depth = 0;
+};
+
 /// One operand of a blocked product, cut into panels on demand. `fill` runs on several threads at once.
 template <class T>
 class Panels {
  public:
   virtual ~Panels() = default;
+  /// What a left operand need not be packed for: its kernels take one element of a few rows at a time, wherever those are.
+  virtual LanesInPlace<T> in_place() const { return {}; }
   /// panel[depth_count][lanes] = elements from (lane_begin, depth_begin) on; zeros for lanes past the operand's end. Of pairs, depth_begin
   /// is even, and an odd count is filled up with zeros.
   virtual void fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const = 0;
@@ -117,20 +129,27 @@ class Scratch {
   T* data_;
 };
 
-/// An operand in memory.
+/// An operand in memory. A left one need not be packed if it tells its depth.
 template <class T>
 class StridedPanels final : public Panels<T> {
  public:
   StridedPanels(const GemmKernels<T>& kernels, const void* data, DType dtype, std::int64_t lanes, std::int64_t lane_stride,
-                std::int64_t depth_stride)
-      : kernels_(kernels), data_(data), dtype_(dtype), lanes_(lanes), lane_stride_(lane_stride), depth_stride_(depth_stride) {}
+                std::int64_t depth_stride, std::int64_t depth = 0)
+      : kernels_(kernels),
+        data_(data),
+        dtype_(dtype),
+        lanes_(lanes),
+        lane_stride_(lane_stride),
+        depth_stride_(depth_stride),
+        depth_(depth) {}
+  LanesInPlace<T> in_place() const override;
   void fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const override;
 
  private:
   const GemmKernels<T>& kernels_;
   const void* data_;
   DType dtype_;
-  std::int64_t lanes_, lane_stride_, depth_stride_;
+  std::int64_t lanes_, lane_stride_, depth_stride_, depth_;
 };
 
 }  // namespace graft::cpu

@@ -11,18 +11,44 @@ namespace {
 template <class V>
 using SumOf = Sum<typename V::Element>;
 
+// Where the left operand of a tile is: the first row_depth steps in rows, the others in a panel.
+template <class V>
+struct Left {
+  const typename V::Element* rows;
+  std::int64_t stride, row_depth;
+  const typename V::Element* panel;
+  std::int64_t panel_depth;
+};
+
 // Rows × Vectors sums in registers, one broadcast and Vectors loads per depth and row.
 template <class V, int MaxRows, int MaxVectors, int Rows, int Vectors>
-void tile_of(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, SumOf<V>* c, std::int64_t ldc,
-             int columns, bool accumulate) {
+void tile_of(const Left<V>& left, const typename V::Element* b, SumOf<V>* c, std::int64_t ldc, int columns, bool accumulate) {
   typename V::Reg sums[Rows][Vectors];
   for (int i = 0; i < Rows; ++i)
     for (int j = 0; j < Vectors; ++j) {
       sums[i][j] = V::zero();
       __builtin_prefetch(c + i * ldc + j * V::width, 1);  // of a wide matrix; it will be there when the sums are
     }
+  constexpr std::int64_t line = 64 / sizeof(*left.rows);
+  const typename V::Element* x = left.rows;
+  for (std::int64_t left_depth = left.row_depth; left_depth > 0; left_depth -= line, x += line) {
+    // Of the rows after these, which start streams of their own.
+    for (int i = 0; i < Rows; ++i) __builtin_prefetch(x + (Rows + i) * left.stride);
+    const std::int64_t steps = left_depth < line ? left_depth : line;
 #pragma GCC unroll 4
-  for (std::int64_t d = 0; d < depth; ++d) {
+    for (std::int64_t d = 0; d < steps; ++d) {
+      decltype(V::load(b)) w[Vectors];
+      for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
+      for (int i = 0; i < Rows; ++i) {
+        const auto x_i = V::set(x[i * left.stride + d]);
+        for (int j = 0; j < Vectors; ++j) sums[i][j] = V::fma(x_i, w[j], sums[i][j]);
+      }
+      b += MaxVectors * V::width;
+    }
+  }
+  const typename V::Element* a = left.panel;
+#pragma GCC unroll 4
+  for (std::int64_t d = 0; d < left.panel_depth; ++d) {
     __builtin_prefetch(a + 32 * MaxRows);
     decltype(V::load(b)) w[Vectors];
     for (int j = 0; j < Vectors; ++j) w[j] = V::load(b + j * V::width);
@@ -49,21 +75,29 @@ void tile_of(std::int64_t depth, const typename V::Element* a, const typename V:
 
 // The smallest tile that covers rows × columns.
 template <class V, int MaxRows, int MaxVectors, int Rows = MaxRows, int Vectors = MaxVectors>
-void tile(std::int64_t depth, const typename V::Element* a, const typename V::Element* b, SumOf<V>* c, std::int64_t ldc, int rows,
-          int columns, bool accumulate) {
+void tile(const Left<V>& left, const typename V::Element* b, SumOf<V>* c, std::int64_t ldc, int rows, int columns,
+          bool accumulate) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return tile<V, MaxRows, MaxVectors, Rows - 1, Vectors>(depth, a, b, c, ldc, rows, columns, accumulate);
+    if (rows < Rows) return tile<V, MaxRows, MaxVectors, Rows - 1, Vectors>(left, b, c, ldc, rows, columns, accumulate);
   if constexpr (Vectors > 1)
     if (columns <= (Vectors - 1) * V::width)
-      return tile<V, MaxRows, MaxVectors, Rows, Vectors - 1>(depth, a, b, c, ldc, rows, columns, accumulate);
-  tile_of<V, MaxRows, MaxVectors, Rows, Vectors>(depth, a, b, c, ldc, columns, accumulate);
+      return tile<V, MaxRows, MaxVectors, Rows, Vectors - 1>(left, b, c, ldc, rows, columns, accumulate);
+  tile_of<V, MaxRows, MaxVectors, Rows, Vectors>(left, b, c, ldc, columns, accumulate);
+}
+
+template <class V, int Rows, int Vectors>
+void row_tiles(const typename V::Element* x, std::int64_t ldx, std::int64_t x_depth, std::int64_t depth,
+               const typename V::Element* a, int height, const typename V::Element* b, SumOf<V>* c, std::int64_t ldc,
+               std::int64_t rows, int columns, bool accumulate) {
+  for (; rows > 0; rows -= height, x += height * ldx, a += depth * Rows, c += height * ldc)
+    tile<V, Rows, Vectors>({x, ldx, x_depth, a, depth}, b, c, ldc, rows < height ? static_cast<int>(rows) : height, columns,
+                           accumulate);
 }
 
 template <class V, int Rows, int Vectors>
 void tiles(std::int64_t depth, const typename V::Element* a, int height, const typename V::Element* b, SumOf<V>* c,
            std::int64_t ldc, std::int64_t rows, int columns, bool accumulate) {
-  for (; rows > 0; rows -= height, a += depth * Rows, c += height * ldc)
-    tile<V, Rows, Vectors>(depth, a, b, c, ldc, rows < height ? static_cast<int>(rows) : height, columns, accumulate);
+  row_tiles<V, Rows, Vectors>(nullptr, 0, 0, depth, a, height, b, c, ldc, rows, columns, accumulate);
 }
 
 // ---- packing ----
@@ -262,7 +296,7 @@ void axpy(const typename V::Element* x, std::int64_t ldx, std::int64_t rows, std
 
 template <class V, int Rows, int Vectors>
 constexpr GemmKernels<typename V::Element> gemm_kernels_of() {
-  return {Rows, Vectors * V::width, tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
+  return {Rows, Vectors * V::width, tiles<V, Rows, Vectors>, row_tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
 }
 
 }  // namespace

@@ -107,15 +107,18 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
 template <class T>
 void blocked(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   blocked_product(kernels, a.rows, b.columns, a.columns,
-                  StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride),
+                  StridedPanels<T>(kernels, a.data, a.dtype, a.rows, a.row_stride, a.column_stride, a.columns),
                   StridedPanels<T>(kernels, b.data, b.dtype, b.columns, b.column_stride, b.row_stride), target<Sum<T>>(y));
 }
 
 template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
-  // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for.
-  if (b.columns < a.rows && b.columns <= kernels.columns && (a.columns >= least_depth || b.columns <= max_skinny)) {
+  // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for. Rows
+  // of a that are read where they lie need neither panels nor that.
+  const bool rows_lie = a.dtype == dtype_of<T> && a.column_stride == 1;
+  if (b.columns < a.rows && b.columns <= kernels.columns &&
+      (b.columns <= max_skinny || (a.columns >= least_depth && !rows_lie))) {
     std::swap(a, b);
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }

@@ -74,7 +74,8 @@ void MLP::visit(Visitor& visitor) {
 }
 
 Tensor MLP::forward(const Tensor& x) const {
-  return down_proj_->forward(activation_(gate_proj_->forward(x)) * up_proj_->forward(x));
+  const Tensor gate = gate_proj_->forward(x), up = up_proj_->forward(x);
+  return down_proj_->forward(activation_ == &silu ? silu_mul(gate, up) : activation_(gate) * up);
 }
 
 // ---- layers ----

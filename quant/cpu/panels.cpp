@@ -18,8 +18,12 @@ template <class T>
 class GatheredPanels final : public cpu::Panels<T> {
  public:
   GatheredPanels(const cpu::GemmKernels<T>& kernels, const View& x, const Packed& weight)
-      : kernels_(kernels), x_(x), weight_(weight), strided_(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1]) {}
+      : kernels_(kernels),
+        x_(x),
+        weight_(weight),
+        strided_(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1], weight.in) {}
 
+  cpu::LanesInPlace<T> in_place() const override { return weight_.order.empty() ? strided_.in_place() : cpu::LanesInPlace<T>(); }
   void fill(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const override {
     if (weight_.order.empty()) {
       const std::int64_t real = std::clamp<std::int64_t>(weight_.in - begin, 0, count);
@@ -110,6 +114,7 @@ class Extended final : public cpu::Panels<T> {
   Extended(const cpu::Panels<T>& base, std::int64_t depth, const LowRankPanels<T>& terms, Fill fill)
       : base_(base), depth_(depth), terms_(terms), fill_(fill) {}
 
+  cpu::LanesInPlace<T> in_place() const override { return base_.in_place(); }
   void fill(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const override {
     const std::int64_t own = std::clamp<std::int64_t>(depth_ - begin, 0, count);
     if (own > 0) base_.fill(begin, own, lane, lanes, panel);
@@ -141,7 +146,7 @@ void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const c
   const View& x = problem.x;
   if (problem.transposed)
     multiply(result_columns(problem), problem.weight.out,
-             cpu::StridedPanels<T>(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1]));
+             cpu::StridedPanels<T>(kernels, x.data, x.dtype, x.sizes[0], x.strides[0], x.strides[1], problem.weight.out));
   else multiply(problem.weight.out, problem.weight.rows, GatheredPanels<T>(kernels, x, problem.weight));
 }
 

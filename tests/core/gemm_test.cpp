@@ -88,8 +88,15 @@ TEST(Gemm, TilesPlusMinusOne) {
   }
 }
 
-TEST(Gemm, ManyRoundsOfRows) {  // more left panels than fit in one round
-  expect_product(DType::f32, 231, 9, 33000, Order::rows, Order::rows, Order::rows);
+TEST(Gemm, ManyRoundsOfRows) {  // more left panels than fit in one round, and rows that need none
+  for (Order a : {Order::columns, Order::rows}) expect_product(DType::f32, 231, 9, 33000, a, Order::rows, Order::rows);
+}
+
+TEST(Gemm, FewRowsAreCutAlongTheirColumns) {
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (Order a : {Order::columns, Order::rows}) expect_product(DType::f32, 8, 210, 9000, a, Order::rows, Order::rows);
+  }
 }
 
 TEST(Gemm, NoDepthGivesZeros) {

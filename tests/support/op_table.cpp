@@ -41,6 +41,11 @@ void add_elementwise_rows(std::vector<Row>& rows) {
   rows.push_back(unary("sigmoid", sigmoid, sigmoid_of));
   rows.push_back(unary(
       "silu", silu, [](double x) { return x * sigmoid_of(x); }, -4, 4));
+  const auto gated = [](double gate, double x) { return gate * sigmoid_of(gate) * x; };
+  rows.push_back(binary("silu_mul", silu_mul, gated));
+  rows.push_back(binary("silu_mul", silu_mul, gated));
+  rows.back().variant = "same";
+  rows.back().inputs = [](std::int64_t n) { return std::vector<Input>{{{3 * n, 4, 5}}, {{3 * n, 4, 5}}}; };
   rows.push_back(unary(
       "gelu", gelu, [](double x) { return 0.5 * x * std::erfc(-x / std::numbers::sqrt2); }, -4, 4));
   rows.push_back(unary(
