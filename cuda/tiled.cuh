@@ -103,27 +103,45 @@ __device__ inline Scales load_scales(const TiledProduct& p, const Corner& at, co
   return s;
 }
 
+/// The 8 codes of a chunk, as integers that are added to 2²³ in its last bits: codes are spread over bytes, and a byte is moved there by
+/// one instruction.
+template <int bits>
+struct Codes {
+  unsigned words[bits == 3 ? 1 : 8 / bits > 2 ? 4 : 2];
+
+  __device__ Codes(const unsigned char* from, int number) {
+    if constexpr (bits == 3) {
+      words[0] = from[0] | from[1] << 8 | from[2] << 16;
+    } else if constexpr (bits == 8) {
+      words[0] = *reinterpret_cast<const unsigned*>(from);
+      words[1] = *reinterpret_cast<const unsigned*>(from + second_word);
+    } else {
+      const unsigned word = *reinterpret_cast<const unsigned*>(from) >> bits_at(bits, number);
+#pragma unroll
+      for (int i = 0; i < 8 / bits; ++i) words[i] = word >> (bits * i) & (bits == 4 ? 0x0f0f0f0fu : 0x03030303u);
+    }
+  }
+  __device__ float operator[](int j) const {
+    constexpr unsigned magic = 0x4b000000u;  // 2²³
+    if constexpr (bits == 3) return __uint_as_float(magic | (words[0] >> (3 * j) & 7));
+    constexpr int per = 8 / bits;
+    const unsigned word = bits == 8 ? words[j / 4] : words[j % per];
+    return __uint_as_float(__byte_perm(word, magic, 0x7540u | (bits == 8 ? j % 4 : j / per)));
+  }
+};
+
 /// The weights of an item, as CPU and chunked product have them in f32, and rounded once. `codes` are those of the stage's boxes.
 template <class H, int bits>
 __device__ inline void dequantize(const unsigned char* codes, unsigned char* weights, const Item& it, const Scales& s,
                                   bool affine) {
-  constexpr unsigned mask = (1u << bits) - 1;
   codes += it.box * code_bytes(bits);
 #pragma unroll
   for (int c = 0; c < item_chunks; ++c) {
     const int number = item_chunks * it.half + c;
-    const unsigned char* from = codes + word_at(bits, number, it.column);
-    unsigned words[2] = {};
-    if constexpr (bits == 3) words[0] = from[0] | from[1] << 8 | from[2] << 16;
-    else words[0] = *reinterpret_cast<const unsigned*>(from) >> bits_at(bits, c);
-    if constexpr (bits == 8) words[1] = *reinterpret_cast<const unsigned*>(from + second_word);
-    // scale · (code − zero) + 0 or scale · (code − 0) + zero: each is one rounding less or more, as in the other two places.
+    const Codes<bits> all(codes + word_at(bits, number, it.column), c);
+    // scale · (code − zero) + 0 or scale · (code − 0) + zero: each rounds as often as in the other two places.
     const float scale = s.scale[c / 2], shift = affine ? 0.0f : s.zero[c / 2], offset = affine ? s.zero[c / 2] : 0.0f;
-    const auto weight = [&](int j) {
-      const unsigned code = bits == 8 ? words[j / 4] >> (8 * (j % 4)) & mask : words[0] >> (bits * j) & mask;
-      // An integer below 2²³ is the last bits of 2²³ and more.
-      return std::fma(__uint_as_float(0x4b000000u | code) - 8388608.0f - shift, scale, offset);
-    };
+    const auto weight = [&](int j) { return std::fma(all[j] - 8388608.0f - shift, scale, offset); };
     unsigned pairs[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) pairs[j] = rounded<H>(weight(2 * j), weight(2 * j + 1));

@@ -202,8 +202,10 @@ TEST(TileMaps, SharedMemory) {
   for (const int bits : {2, 3, 4, 8}) {
     for (const int rows : {64, 128}) EXPECT_LE(Shared80(rows, bits).total(), 99 * kb);  // sm_86, sm_89
     EXPECT_LE(2 * (Shared80(64, bits).total() + reserved), 164 * kb);
-    if (bits <= 4) EXPECT_LE(2 * (Shared80(128, bits).total() + reserved), 164 * kb);
-    if (bits <= 4) EXPECT_LE(2 * (Shared90(64, bits).total() + reserved), 228 * kb);
+    if (bits <= 4) {
+      EXPECT_LE(2 * (Shared80(128, bits).total() + reserved), 164 * kb);
+      EXPECT_LE(2 * (Shared90(64, bits).total() + reserved), 228 * kb);
+    }
     EXPECT_LE(Shared90(256, bits).total(), 227 * kb);
     for (int stage = 0; stage < Shared90::stages; ++stage) {
       EXPECT_EQ(Shared90(64, bits).weights(stage) % Shared90::align, 0);

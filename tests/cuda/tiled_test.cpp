@@ -138,6 +138,12 @@ TEST(GpuTiled, SeveralTiles) {
   }
 }
 
+TEST(GpuTiled, WideTilesOfEveryType) {
+  for (const DType dtype : {DType::bf16, DType::f16})
+    for (const bool backward : {false, true})
+      check({{72, 80, 4, 64, Grouping::shuffled}, 195, dtype, dtype, backward, false, 1, 17, Lie::rows, dtype});
+}
+
 // Long sums are cut, and the parts added up.
 TEST(GpuTiled, PartsOfASum) {
   check({{1100, 40, 4, 128}, 2, DType::bf16, DType::bf16, false, true, 1});
@@ -147,10 +153,12 @@ TEST(GpuTiled, PartsOfASum) {
 // Which products are theirs, and which go to others.
 TEST(GpuTiled, Chosen) {
   const auto weight = move_to(pack(layer({64, 64, 4, 32})), gpu);
-  const auto chosen = [&](std::int64_t m, DType dtype, bool backward) {
+  const auto chosen = [&](std::int64_t m, DType dtype, bool backward, int terms = 0) {
     const Tensor x = Tensor::empty({m, 64}, dtype, gpu), y = Tensor::empty({m, 64}, dtype, gpu);
     const View in = x.view(), out = y.view();
-    const Problem problem{*weight, backward, in, nullptr, out};
+    const Tensor u = Tensor::empty({m, 1}, dtype, gpu), v = Tensor::empty({1, 64}, dtype, gpu);
+    const std::vector<LowRank> shares(static_cast<std::size_t>(terms), {u.view(), v.view()});
+    const Problem problem{*weight, backward, in, nullptr, out, shares};
     for (const Product& product : graft::cuda::products())
       if (product.supports(problem)) return std::string(product.name);
     return std::string();
@@ -165,6 +173,8 @@ TEST(GpuTiled, Chosen) {
     EXPECT_EQ(chosen(4096, dtype, true), dense);
     EXPECT_NE(chosen(32, dtype, false), first);
   }
+  EXPECT_EQ(chosen(64, DType::bf16, true, 16), first);
+  EXPECT_EQ(chosen(64, DType::bf16, true, 17), dense);
   for (const DType dtype : {DType::f32, DType::f64}) {
     EXPECT_EQ(chosen(64, dtype, false), dense);
     EXPECT_EQ(chosen(64, dtype, true), dense);
