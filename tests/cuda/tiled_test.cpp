@@ -3,19 +3,20 @@
 
 #include <cmath>
 
-#include "graft/core/kernels.h"
-#include "graft/core/tensor.h"
 #include "graft/cuda/backend.h"
 #include "graft/cuda/products.h"
 #include "graft/quant/kernels.h"
 #include "graft/quant/pack.h"
+#include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/random_layer.h"
 
 namespace graft::quant::test {
 namespace {
 
-constexpr Device gpu{Device::Type::cuda, 0};
 using graft::cuda::Product;
+using graft::test::gpu;
+using graft::test::numbers;
+using graft::test::on;
 
 /// The rows that this file is about, as far as this GPU has them.
 std::vector<Product> tiled_products() {
@@ -26,17 +27,6 @@ std::vector<Product> tiled_products() {
         (product.name == "tiles through wgmma" && capability == 90))
       found.push_back(product);
   return found;
-}
-
-Tensor on(const Tensor& x, Device device) {
-  const Tensor there = Tensor::empty(x.shape(), x.dtype(), device);
-  there.copy_(x);
-  return there;
-}
-Tensor numbers(const Shape& shape, std::uint64_t seed, DType dtype) {
-  const Tensor x = Tensor::empty(shape, dtype);
-  cpu_kernels().draw(Draw::uniform, seed, 0, x.view(), -1, 1);
-  return x;
 }
 
 /// How operands lie: as they come, or with strides that no kernel reads directly.
