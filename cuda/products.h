@@ -24,4 +24,10 @@ void skinny_product(const quant::Problem& problem);
 
 void chunked_product(const quant::Problem& problem);
 
+// Half types, through tiles that are dequantized in shared memory. The kernels take any number of rows.
+bool supports_tiled_sm80(const quant::Problem& problem);
+void tiled_product_sm80(const quant::Problem& problem);
+bool supports_tiled_sm90a(const quant::Problem& problem);
+void tiled_product_sm90a(const quant::Problem& problem);
+
 }  // namespace graft::cuda

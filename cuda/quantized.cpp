@@ -7,6 +7,8 @@ namespace graft::cuda {
 std::span<const Product> products() {
   static constexpr Product all[] = {
       {"few rows, weights streamed", is_skinny, skinny_product},
+      {"tiles through wgmma", supports_tiled_sm90a, tiled_product_sm90a},
+      {"tiles through mma.sync", supports_tiled_sm80, tiled_product_sm80},
       {"dequantized pieces and cuBLASLt", [](const quant::Problem&) { return true; }, chunked_product},
   };
   return all;

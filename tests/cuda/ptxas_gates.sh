@@ -5,12 +5,12 @@
 set -euo pipefail
 ptxas=$1 architectures=$2
 shift 2
-registers=128  # a block of 256 threads twice on a multiprocessor
 failed=0 kernels=0
 complain() { printf '%s\n' "$*"; failed=1; }
 for file in "$@"; do
   own=$architectures
-  case $file in *_sm90a.ptx) own=90a ;; esac
+  registers=128                                                # a block of 256 threads twice on a multiprocessor
+  case $file in *_sm90a.ptx) own=90a registers=168 ;; esac  # or of three warpgroups once
   for architecture in $own; do
     report=$("$ptxas" -arch="sm_$architecture" -v -o /dev/null "$file" 2>&1) || { printf '%s\n' "$report"; exit 1; }
     count=$(grep -c 'Compiling entry function' <<<"$report" || true)

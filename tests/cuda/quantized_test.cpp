@@ -3,28 +3,17 @@
 
 #include <cmath>
 
-#include "graft/core/kernels.h"
-#include "graft/core/tensor.h"
 #include "graft/quant/kernels.h"
 #include "graft/quant/pack.h"
+#include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/random_layer.h"
 
 namespace graft::quant::test {
 namespace {
 
-constexpr Device gpu{Device::Type::cuda, 0};
-
-Tensor on(const Tensor& x, Device device) {
-  const Tensor there = Tensor::empty(x.shape(), x.dtype(), device);
-  there.copy_(x);
-  return there;
-}
-
-Tensor numbers(const Shape& shape, std::uint64_t seed, DType dtype) {
-  const Tensor x = Tensor::empty(shape, dtype);
-  cpu_kernels().draw(Draw::uniform, seed, 0, x.view(), -1, 1);
-  return x;
-}
+using graft::test::gpu;
+using graft::test::numbers;
+using graft::test::on;
 
 void expect_near(const Tensor& got, const Tensor& wanted, std::int64_t depth) {
   const DType dtype = wanted.dtype();

@@ -1,0 +1,111 @@
+// Where everything lies in the products of tiled.cu and tiled_sm90a.cu: for the kernels, and for the tests that hold these maps
+// against the matrices.
+//
+// A block makes a tile of `width` results of some rows of x. It goes along the sum `depth` at a time, a stage. The weights of a stage are
+// two boxes of 64 k by 64 n: side by side forward, where k is summed, one below the other backward, where n is. A box's codes are
+// half a tile of Packed, one piece of memory, and its dequantized weights lie [n][k] in 128 bytes to an n: the 8 k of 16 bytes are what
+// words of 3 and 4 bits hold, and what a thread makes at a time. Forward reads the box along k and backward across it (ldmatrix.trans; the
+// transposed operand of wgmma), so that one copy and one way of making it serve both.
+#pragma once
+
+#include "graft/core/host_device.h"
+#include "graft/quant/kernels.h"
+
+namespace graft::cuda::tiles {
+
+using quant::Packed;
+
+inline constexpr int depth = 64;   // of a stage, along the sum
+inline constexpr int width = 128;  // results of a block
+inline constexpr int box = 64, boxes = 2, box_threads = 128;
+inline constexpr int chunk = 8;         // elements of 16 bytes
+inline constexpr int line = 2 * depth;  // bytes of a row of x, or of an n of a box
+inline constexpr int box_bytes = box * line, weight_bytes = boxes * box_bytes;
+static_assert(boxes * box == width && box == depth && Packed::tile_columns == box && Packed::tile_rows == 2 * box);
+
+/// Byte of 16-byte column `chunk` of a line: XORed with the line's number, so that 8 lines' same column, and 8 columns of one line,
+/// lie in all 32 banks. The same as a 128-byte swizzle of wgmma and TMA for memory that is aligned to 1024 bytes.
+constexpr int swizzled(int line_number, int chunk_number) {
+  return line_number * line + ((chunk_number ^ (line_number % 8)) * 16);
+}
+
+/// First k and n of a box.
+struct Corner {
+  int k, n;
+};
+/// Box `b` of stage `step` for results from width · `tile` on.
+constexpr Corner corner(bool backward, int tile, int step, int b) {
+  if (backward) return {tile * width + b * box, step * depth};
+  return {step * depth, tile * width + b * box};
+}
+constexpr int code_bytes(int bits) { return static_cast<int>(Packed::tile_bytes(bits)) / 2; }
+/// Byte of Packed::codes at which those of a box begin.
+constexpr std::int64_t codes_at(int bits, std::int64_t columns, const Corner& at) {
+  const std::int64_t tile = at.k / (2 * box) * (columns / box) + at.n / box;
+  return (2 * tile + at.k / box % 2) * code_bytes(bits);
+}
+
+/// What one of `box_threads` threads dequantizes: 32 k of one column, 4 chunks. They are two units of Packed, which have one group each; a warp
+/// has the same k for all its lanes.
+struct Item {
+  int box, half, column;
+  constexpr int first_row() const { return 32 * half; }  // in the box
+};
+inline constexpr int items = boxes * box_threads, item_rows = 32, item_chunks = 4;
+constexpr Item item(int number) { return {number / box_threads, number / box % 2, number % box}; }
+
+/// Byte among a box's codes of the word that holds the first code of a chunk (0 … 7), and how far up its bits begin there. 8-bit codes are
+/// in two words, `second_word` bytes apart.
+constexpr int word_at(int bits, int chunk_number, int column) {
+  const int per = static_cast<int>(Packed::rows_per_word(bits)), bytes = static_cast<int>(Packed::bytes_per_word(bits));
+  return (chunk_number * chunk / per * box + column) * bytes;
+}
+constexpr int bits_at(int bits, int chunk_number) {
+  return chunk_number * chunk % static_cast<int>(Packed::rows_per_word(bits)) * bits;
+}
+inline constexpr int second_word = 4 * box;
+
+/// Byte among a stage's weights at which a chunk of an item is written.
+constexpr int weight_at(const Item& it, int c) { return it.box * box_bytes + swizzled(it.column, item_chunks * it.half + c); }
+
+// ---- mma.sync m16n8k16 with ldmatrix.x4: the 16 bytes that a lane gives the address of ----
+
+/// Of 16 rows of x from `row` on, at the k16-th step of a stage: A's four registers.
+constexpr int x_row_of(int lane, int row, int k16) { return swizzled(row + lane % 16, 2 * k16 + lane / 16); }
+/// Of 16 results from `result` on: B's two registers for 8 of them, then for the other 8. Backward, the matrices are transposed on their way.
+constexpr int weight_row_of(bool backward, int lane, int result, int k16) {
+  if (backward) {
+    const int c = result / chunk + lane / 16;
+    return c / 8 * box_bytes + swizzled(16 * k16 + lane % 16, c % 8);
+  }
+  const int n = result + lane % 8 + lane / 16 * 8;
+  return n / box * box_bytes + swizzled(n % box, 2 * k16 + lane / 8 % 2);
+}
+
+// ---- wgmma: what descriptors are made of, in bytes ----
+
+struct Operand {
+  int leading, stride, step;  // step: from one k16 to the next
+};
+inline constexpr Operand along = {16, 8 * line, 32};                 // x, and weights forward: K-major
+inline constexpr Operand across = {box_bytes, 8 * line, 16 * line};  // weights backward: MN-major
+
+/// Row and first of two columns of a thread's sums [i][j][2 h, 2 h + 1]: of the i-th 16 (or 64) rows and the j-th 8 columns from (row,
+/// column) on. mma.sync and wgmma share it, a warp of the latter being one of four with 16 rows each.
+struct Owner {
+  int row, column, step;
+  constexpr int row_of(int i, int h) const { return row + i * step + 8 * h; }
+  constexpr int column_of(int j) const { return column + 8 * j; }
+};
+constexpr Owner warp_owner(int lane, int row, int column, int step) { return {row + lane / 4, column + lane % 4 * 2, step}; }
+
+/// A block of the grid: rows of x first, so that blocks which run together read few weights; then tiles of results; then parts of the sum.
+struct Work {
+  int rows, tile, part;
+};
+constexpr Work work(unsigned number, unsigned row_tiles, unsigned result_tiles) {
+  return {static_cast<int>(number % row_tiles), static_cast<int>(number / row_tiles % result_tiles),
+          static_cast<int>(number / row_tiles / result_tiles)};
+}
+
+}  // namespace graft::cuda::tiles

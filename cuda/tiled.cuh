@@ -1,0 +1,293 @@
+// What the kernels of tiled.cu and tiled_sm90a.cu share: copies into shared memory, dequantizing, and what becomes of the sums.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "graft/cuda/elements.cuh"
+#include "graft/cuda/tiled.h"
+
+namespace graft::cuda::tiles {
+
+constexpr unsigned all_lanes = 0xffffffffu;
+constexpr int warp = 32;
+
+__device__ inline int lane() { return static_cast<int>(threadIdx.x) % warp; }
+__device__ inline std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+/// Waits for the `threads` threads that use barrier `id`.
+template <int id, int threads>
+__device__ inline void meet() {
+  asm volatile("bar.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
+}
+
+/// 16 bytes, of which `there` are read and the others become 0.
+__device__ inline void copy_16(std::uint32_t to, const void* from, int there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there) : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int left>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
+}
+
+/// Two values rounded to H, the first in the low half.
+template <class H>
+__device__ inline std::uint32_t rounded(float low, float high) {
+  std::uint32_t both;
+  if constexpr (std::is_same_v<H, f16>) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+  return both;
+}
+
+/// A thread's share in copying a tile of x: the same 16-byte column of some rows.
+template <int rows, int threads>
+struct CopyX {
+  static constexpr int chunks = depth / chunk, apart = threads / chunks;
+  static_assert(threads % chunks == 0 && apart % 8 == 0 && rows % apart == 0);
+  const std::uint16_t* from;
+  int to, k, rows_there;
+
+  __device__ CopyX(const TiledProduct& p, int row, int thread)
+      : to(swizzled(thread / chunks, thread % chunks)), k(thread % chunks * chunk), rows_there(p.m - row - thread / chunks) {
+    from = static_cast<const std::uint16_t*>(p.x) + (row + thread / chunks) * p.ld + k;
+  }
+  __device__ void operator()(const TiledProduct& p, int step, std::uint32_t stage) const {
+    const int left = p.depth - step * depth - k, there = left <= 0 ? 0 : left < chunk ? 2 * left : 16;
+    const std::uint16_t* at = from + step * depth;
+#pragma unroll
+    for (int i = 0; i < rows / apart; ++i) {
+      copy_16(stage + to + i * apart * line, at, i * apart < rows_there ? there : 0);
+      at += apart * p.ld;
+    }
+  }
+};
+
+/// Copies of the codes of a stage's boxes, those that exist.
+template <bool backward, int threads>
+__device__ inline void copy_codes(const TiledProduct& p, int tile, int step, int thread, std::uint32_t to) {
+  constexpr int pieces = backward ? 1 : boxes;  // backward the boxes are one tile of Packed
+  const int bytes = boxes / pieces * code_bytes(p.bits);
+#pragma unroll
+  for (int b = 0; b < pieces; ++b) {
+    const Corner at = corner(backward, tile, step, b);
+    if (at.n >= p.columns) continue;
+    const std::uint8_t* from = p.codes + codes_at(p.bits, p.columns, at);
+#pragma unroll 1
+    for (int i = 16 * thread; i < bytes; i += 16 * threads) copy_16(to + b * bytes + i, from + i, 16);
+  }
+}
+
+/// What a thread must know of an item of work beside its codes. Of a row that is filling, or none at all, the weight is 0.
+struct Scales {
+  float scale[2], zero[2];  // of the item's two units
+  unsigned valid;           // its rows
+};
+/// Channel and group of row `lane` of the item.
+__device__ inline int2 load_place(const TiledProduct& p, const Corner& at, const Item& it) {
+  const int row = at.k + it.first_row() + lane();
+  return at.n < p.columns && row < p.rows ? reinterpret_cast<const int2*>(p.places)[row] : int2{-1, 0};
+}
+__device__ inline Scales load_scales(const TiledProduct& p, const Corner& at, const Item& it, int2 place) {
+  Scales s;
+  s.valid = __ballot_sync(all_lanes, place.x >= 0);
+#pragma unroll
+  for (int unit = 0; unit < 2; ++unit) {
+    const std::int64_t entry =
+        static_cast<std::int64_t>(__shfl_sync(all_lanes, place.y, unit * 16)) * p.columns + at.n + it.column;
+    s.scale[unit] = s.valid ? p.scales[entry] : 0;
+    s.zero[unit] = s.valid ? p.zeros[entry] : 0;
+  }
+  return s;
+}
+
+/// The 8 codes of a chunk, as integers that are added to 2²³ in its last bits: codes are spread over bytes, and a byte is moved there by
+/// one instruction.
+template <int bits>
+struct Codes {
+  unsigned words[bits == 3 ? 1 : 8 / bits > 2 ? 4 : 2];
+
+  __device__ Codes(const unsigned char* from, int number) {
+    if constexpr (bits == 3) {
+      words[0] = from[0] | from[1] << 8 | from[2] << 16;
+    } else if constexpr (bits == 8) {
+      words[0] = *reinterpret_cast<const unsigned*>(from);
+      words[1] = *reinterpret_cast<const unsigned*>(from + second_word);
+    } else {
+      const unsigned word = *reinterpret_cast<const unsigned*>(from) >> bits_at(bits, number);
+#pragma unroll
+      for (int i = 0; i < 8 / bits; ++i) words[i] = word >> (bits * i) & (bits == 4 ? 0x0f0f0f0fu : 0x03030303u);
+    }
+  }
+  __device__ float operator[](int j) const {
+    constexpr unsigned magic = 0x4b000000u;  // 2²³
+    if constexpr (bits == 3) return __uint_as_float(magic | (words[0] >> (3 * j) & 7));
+    constexpr int per = 8 / bits;
+    const unsigned word = bits == 8 ? words[j / 4] : words[j % per];
+    return __uint_as_float(__byte_perm(word, magic, 0x7540u | (bits == 8 ? j % 4 : j / per)));
+  }
+};
+
+/// The weights of an item, as CPU and chunked product have them in f32, and rounded once. `codes` are those of the stage's boxes.
+template <class H, int bits>
+__device__ inline void dequantize(const unsigned char* codes, unsigned char* weights, const Item& it, const Scales& s,
+                                  bool affine) {
+  codes += it.box * code_bytes(bits);
+#pragma unroll
+  for (int c = 0; c < item_chunks; ++c) {
+    const int number = item_chunks * it.half + c;
+    const Codes<bits> all(codes + word_at(bits, number, it.column), c);
+    // scale · (code − zero) + 0 or scale · (code − 0) + zero: each rounds as often as in the other two places.
+    const float scale = s.scale[c / 2], shift = affine ? 0.0f : s.zero[c / 2], offset = affine ? s.zero[c / 2] : 0.0f;
+    const auto weight = [&](int j) { return std::fma(all[j] - 8388608.0f - shift, scale, offset); };
+    unsigned pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) pairs[j] = rounded<H>(weight(2 * j), weight(2 * j + 1));
+    if (s.valid != all_lanes) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const unsigned valid = s.valid >> (chunk * c + 2 * j);
+        pairs[j] &= (valid & 1 ? 0xffffu : 0) | (valid & 2 ? 0xffff0000u : 0);
+      }
+    }
+    *reinterpret_cast<uint4*>(weights + weight_at(it, c)) = uint4{pairs[0], pairs[1], pairs[2], pairs[3]};
+  }
+}
+template <class H>
+__device__ inline void dequantize(const TiledProduct& p, const unsigned char* codes, unsigned char* weights, const Item& it,
+                                  const Scales& s) {
+  if (s.valid == 0) {  // the codes may not be there
+#pragma unroll
+    for (int c = 0; c < item_chunks; ++c) *reinterpret_cast<uint4*>(weights + weight_at(it, c)) = uint4{};
+    return;
+  }
+  switch (p.bits) {
+    case 2: return dequantize<H, 2>(codes, weights, it, s, p.affine);
+    case 3: return dequantize<H, 3>(codes, weights, it, s, p.affine);
+    case 4: return dequantize<H, 4>(codes, weights, it, s, p.affine);
+    default: return dequantize<H, 8>(codes, weights, it, s, p.affine);
+  }
+}
+
+/// The sums of a thread, and where they belong in the block's tile.
+template <int I, int J, int threads>
+struct Sums {
+  float at[I][J][4] = {};
+
+  /// The other parts of the sum, if there are any. The block that is last finds all of them, and adds them up in their order.
+  __device__ bool collect(const TiledProduct& p, const Work& work, int thread, unsigned char* memory) {
+    if (p.parts == 1) return true;
+    constexpr int count = I * J;
+    const std::int64_t tile = static_cast<std::int64_t>(work.tile) * p.row_tiles + work.rows;
+    auto* part = reinterpret_cast<float4*>(p.partial) + tile * p.parts * (count * threads) + thread;
+    auto* mine = part + work.part * (count * threads);
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const float* from = at[i / J][i % J];
+      mine[i * threads] = float4{from[0], from[1], from[2], from[3]};
+    }
+    __threadfence();
+    meet<1, threads>();
+    auto* before = reinterpret_cast<unsigned*>(memory);
+    if (thread == 0) *before = atomicAdd(p.parts_done + tile, 1u);
+    meet<1, threads>();
+    if (*before + 1 != static_cast<unsigned>(p.parts)) return false;
+    __threadfence();
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      float* to = at[i / J][i % J];
+      float4 sum = __ldcg(part + i * threads);
+      for (int other = 1; other < p.parts; ++other) {
+        const float4 more = __ldcg(part + (static_cast<std::int64_t>(other) * count + i) * threads);
+        sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+      }
+      to[0] = sum.x, to[1] = sum.y, to[2] = sum.z, to[3] = sum.w;
+    }
+    return true;
+  }
+
+  /// A term's share, in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and [rank][column].
+  template <int rows, class Channel>
+  __device__ void add(const TiledProduct& p, const TiledProduct::Term& term, int first_row, const Owner& owner, int thread,
+                      Channel channel, unsigned char* memory) {
+    auto* u = reinterpret_cast<float*>(memory);
+    float* v = u + term_ranks * rows;
+    for (std::int64_t rank = 0; rank < term.rank; rank += term_ranks) {
+      const int ranks = static_cast<int>(term.rank - rank < term_ranks ? term.rank - rank : term_ranks);
+      meet<1, threads>();
+      for (int i = thread; i < rows * ranks; i += threads) {
+        const int row = first_row + i / ranks;
+        const std::int64_t r = rank + i % ranks;
+        u[i % ranks * rows + i / ranks] =
+            row < p.m ? load<float>(term.u, term.u_dtype, row * term.u_strides[0] + r * term.u_strides[1]) : 0;
+      }
+      for (int i = thread; i < width * ranks; i += threads) {
+        const int to = channel(i % width);
+        const std::int64_t r = rank + i / width;
+        v[i] = to >= 0 ? load<float>(term.v, term.v_dtype, r * term.v_strides[0] + to * term.v_strides[1]) : 0;
+      }
+      meet<1, threads>();
+      for (int r = 0; r < ranks; ++r) {
+        float left[I][2];
+#pragma unroll
+        for (int i = 0; i < 2 * I; ++i) left[i / 2][i % 2] = u[r * rows + owner.row_of(i / 2, i % 2)];
+#pragma unroll
+        for (int j = 0; j < J; ++j) {
+          const float2 right = *reinterpret_cast<const float2*>(v + r * width + owner.column_of(j));
+#pragma unroll
+          for (int i = 0; i < 2 * I; ++i) {
+            float* to = at[i / 2][j] + i % 2 * 2;
+            to[0] = std::fma(left[i / 2][i % 2], right.x, to[0]);
+            to[1] = std::fma(left[i / 2][i % 2], right.y, to[1]);
+          }
+        }
+      }
+    }
+  }
+
+  /// Adds what there is to add, rounds and writes. `memory` is shared memory that nobody uses any more.
+  template <bool backward, int rows>
+  __device__ void finish(const TiledProduct& p, const Work& work, const Owner& owner, int thread, unsigned char* memory) {
+    meet<1, threads>();
+    if (!collect(p, work, thread, memory)) return;
+    const int first_row = work.rows * rows, first_column = work.tile * width;
+    // Where a result belongs, and whether anywhere.
+    const auto channel = [&](int column) {
+      const int result = first_column + column;
+      if (result >= p.results) return -1;
+      return backward ? p.places[2 * result] : result;
+    };
+    for (int t = 0; t < p.terms; ++t) add<rows>(p, p.term[t], first_row, owner, thread, channel, memory);
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+      const int to[2] = {channel(owner.column_of(j)), channel(owner.column_of(j) + 1)};
+      float bias[2] = {};
+      if (p.bias)
+        for (int e = 0; e < 2; ++e)
+          if (to[e] >= 0) bias[e] = load<float>(p.bias, p.bias_dtype, to[e] * p.bias_stride);
+      const bool pair = p.y_in_pairs && to[0] >= 0 && to[0] % 2 == 0 && to[1] == to[0] + 1;
+#pragma unroll
+      for (int i = 0; i < 2 * I; ++i) {
+        const int row = first_row + owner.row_of(i / 2, i % 2);
+        const float* from = at[i / 2][j] + i % 2 * 2;
+        if (row < p.m) write(p, row, to, from[0] + bias[0], from[1] + bias[1], pair);
+      }
+    }
+  }
+
+  __device__ static void write(const TiledProduct& p, int row, const int (&to)[2], float a, float b, bool pair) {
+    const std::int64_t at = row * p.y_strides[0];
+    if (pair) {
+      const std::int64_t half = (at + to[0]) / 2;
+      if (p.y_dtype == DType::f32) static_cast<float2*>(p.y)[half] = float2{a, b};
+      else static_cast<unsigned*>(p.y)[half] = p.y_dtype == DType::f16 ? rounded<f16>(a, b) : rounded<bf16>(a, b);
+      return;
+    }
+    if (to[0] >= 0) store_same<float>(p.y, p.y_dtype, at + to[0] * p.y_strides[1], a);
+    if (to[1] >= 0) store_same<float>(p.y, p.y_dtype, at + to[1] * p.y_strides[1], b);
+  }
+};
+
+}  // namespace graft::cuda::tiles

@@ -1,0 +1,24 @@
+// Tensors on the GPU that is tested.
+#pragma once
+
+#include "graft/core/kernels.h"
+#include "graft/core/tensor.h"
+
+namespace graft::test {
+
+inline constexpr Device gpu{Device::Type::cuda, 0};
+
+inline Tensor on(const Tensor& x, Device device) {
+  const Tensor there = Tensor::empty(x.shape(), x.dtype(), device);
+  there.copy_(x);
+  return there;
+}
+
+/// Random numbers from −1 to 1, on the CPU.
+inline Tensor numbers(const Shape& shape, std::uint64_t seed, DType dtype) {
+  const Tensor x = Tensor::empty(shape, dtype);
+  cpu_kernels().draw(Draw::uniform, seed, 0, x.view(), -1, 1);
+  return x;
+}
+
+}  // namespace graft::test

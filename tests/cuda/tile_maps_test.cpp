@@ -1,0 +1,222 @@
+// The maps of cuda/tile_maps.h against the matrices: what is packed, dequantized and read as tensor cores read it is the plain matrix,
+// nothing lies in one place twice, and no access meets a bank twice.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <set>
+
+#include "graft/cuda/tiled.h"
+#include "graft/quant/pack.h"
+#include "graft/tests/quant/random_layer.h"
+
+namespace graft::cuda::tiles {
+namespace {
+
+using quant::test::Case;
+
+/// Codes in the place of weights, a stage's two boxes.
+using Weights = std::array<std::uint16_t, weight_bytes / 2>;
+
+/// What the threads make of a stage.
+Weights dequantized(const Packed& w, bool backward, int tile, int step) {
+  Weights weights;
+  weights.fill(0xffff);
+  const auto* codes = static_cast<const std::uint8_t*>(w.codes->data());
+  for (int number = 0; number < items; ++number) {
+    const Item it = item(number);
+    const Corner at = corner(backward, tile, step, it.box);
+    for (int c = 0; c < item_chunks; ++c) {
+      const int in_box = item_chunks * it.half + c;
+      for (int j = 0; j < chunk; ++j) {
+        std::uint16_t code = 0;
+        if (at.n < w.columns) {
+          const std::uint8_t* from = codes + codes_at(w.bits, w.columns, at) + word_at(w.bits, in_box, it.column);
+          const bool second = w.bits == 8 && j >= 4;
+          std::uint32_t word = 0;
+          std::memcpy(&word, from + (second ? second_word : 0), w.bits == 3 ? 3 : 4);
+          code = static_cast<std::uint16_t>(word >> (bits_at(w.bits, in_box) + w.bits * (second ? j - 4 : j)) &
+                                            ((1u << w.bits) - 1));
+        }
+        std::uint16_t& to = weights[static_cast<std::size_t>(weight_at(it, c) / 2 + j)];
+        EXPECT_EQ(to, 0xffff) << "written twice";
+        to = code;
+      }
+    }
+  }
+  return weights;
+}
+
+/// Calls f(step of the sum 0 … 63, result 0 … 127, element) for all that ldmatrix and mma.sync meet.
+void read_by_mma(const Weights& weights, bool backward, const std::function<void(int, int, std::uint16_t)>& f) {
+  for (int k16 = 0; k16 < depth / 16; ++k16)
+    for (int result = 0; result < width; result += 16)
+      for (int matrix = 0; matrix < 4; ++matrix)
+        for (int lane = 0; lane < 32; ++lane)
+          for (int e = 0; e < 2; ++e) {
+            // Of the matrix, whose rows lie where lanes 8 matrix … say, a lane has (l / 4, l % 4 * 2 …), or of the transposed one.
+            const int row = backward ? lane % 4 * 2 + e : lane / 4, column = backward ? lane / 4 : lane % 4 * 2 + e;
+            const int at = weight_row_of(backward, 8 * matrix + row, result, k16) / 2 + column;
+            // B's registers: 8 steps of the sum each, for 8 results.
+            f(16 * k16 + matrix % 2 * 8 + lane % 4 * 2 + e, result + matrix / 2 * 8 + lane / 4,
+              weights[static_cast<std::size_t>(at)]);
+          }
+}
+
+/// The same for wgmma: canonical layouts with a 128-byte swizzle (the PTX manual's figures, in elements of two bytes).
+void read_by_wgmma(const Weights& weights, bool backward, const std::function<void(int, int, std::uint16_t)>& f) {
+  const Operand& o = backward ? across : along;
+  for (int k16 = 0; k16 < depth / 16; ++k16)
+    for (int k = 0; k < 16; ++k)
+      for (int n = 0; n < width; ++n) {
+        int at = k16 * o.step;
+        if (backward) at += n / 64 * o.leading + n % 64 * 2 + k / 8 * o.stride + k % 8 * 128;
+        else at += n / 8 * o.stride + n % 8 * 128 + 2 * k;
+        at ^= at / 128 % 8 * 16;
+        f(16 * k16 + k, n, weights[static_cast<std::size_t>(at / 2)]);
+      }
+}
+
+TEST(TileMaps, PackedThenReadIsThePlainMatrix) {
+  for (const int bits : {2, 3, 4, 8}) {
+    const auto w = quant::pack(quant::test::layer(Case{300, 180, bits, 32}));
+    for (const bool backward : {false, true}) {
+      const int steps = static_cast<int>(((backward ? w->columns : w->rows) + depth - 1) / depth);
+      const int tiles = static_cast<int>(((backward ? w->rows : w->columns) + width - 1) / width);
+      for (int tile = 0; tile < tiles; ++tile)
+        for (int step = 0; step < steps; ++step) {
+          const Weights weights = dequantized(*w, backward, tile, step);
+          int met = 0;
+          const auto compare = [&](int k, int n, std::uint16_t code) {
+            const int sum = step * depth + k, result = tile * width + n;
+            const std::int64_t row = backward ? result : sum, column = backward ? sum : result;
+            const std::uint32_t wanted = column < w->columns && row < w->row_tiles() * 128 ? code_at(*w, row, column) : 0;
+            ASSERT_EQ(code, wanted) << bits << " bits, " << row << " " << column;
+            ++met;
+          };
+          read_by_mma(weights, backward, compare);
+          read_by_wgmma(weights, backward, compare);
+          EXPECT_EQ(met, 2 * depth * width);
+        }
+    }
+  }
+}
+
+TEST(TileMaps, RowsOfX) {
+  // As they are copied: 16 bytes to a column of a line.
+  std::array<int, 64 * depth> x{};
+  for (int row = 0; row < 64; ++row)
+    for (int k = 0; k < depth; ++k) x[static_cast<std::size_t>(swizzled(row, k / chunk) / 2 + k % chunk)] = row * depth + k;
+  for (int row = 0; row < 64; row += 16)
+    for (int k16 = 0; k16 < depth / 16; ++k16)
+      for (int r = 0; r < 4; ++r)
+        for (int lane = 0; lane < 32; ++lane) {
+          const int at = x_row_of(8 * r + lane / 4, row, k16) / 2 + lane % 4 * 2;
+          // A's registers: rows, then rows + 8, of 8 columns; then of the next 8.
+          EXPECT_EQ(x[static_cast<std::size_t>(at)], (row + r % 2 * 8 + lane / 4) * depth + 16 * k16 + r / 2 * 8 + lane % 4 * 2);
+        }
+  for (int row = 0; row < 64; ++row)
+    for (int k = 0; k < depth; ++k) {
+      int at = k / 16 * along.step + row / 8 * along.stride + row % 8 * 128 + k % 16 * 2;
+      at ^= at / 128 % 8 * 16;
+      EXPECT_EQ(x[static_cast<std::size_t>(at / 2)], row * depth + k);
+    }
+}
+
+/// 8 lanes with 16 bytes each are one access: all 32 banks, once.
+template <class Address>
+void expect_no_conflict(Address address) {
+  for (int first = 0; first < 32; first += 8) {
+    std::set<int> columns;
+    for (int lane = first; lane < first + 8; ++lane) columns.insert(address(lane) / 16 % 8);
+    EXPECT_EQ(columns.size(), 8u);
+  }
+}
+
+TEST(TileMaps, NoBankTwice) {
+  for (int k16 = 0; k16 < depth / 16; ++k16)
+    for (int result = 0; result < width; result += 16) {
+      expect_no_conflict([&](int lane) { return x_row_of(lane, result, k16); });
+      for (const bool backward : {false, true})
+        expect_no_conflict([&](int lane) { return weight_row_of(backward, lane, result, k16); });
+    }
+  for (int warp = 0; warp < items / 32; ++warp)
+    for (int c = 0; c < item_chunks; ++c) expect_no_conflict([&](int lane) { return weight_at(item(warp * 32 + lane), c); });
+  // Copies of x: 8 lanes a line.
+  for (int first = 0; first < 256; first += 32)
+    expect_no_conflict([&](int lane) { return swizzled((first + lane) / 8, (first + lane) % 8); });
+  // Words that a warp reads lie behind each other: no bank twice, but for the words of 3 bytes that share one.
+  for (const int bits : {2, 3, 4, 8})
+    for (int number = 0; number < 8; ++number)
+      for (int column = 0; column + 1 < box; ++column)
+        EXPECT_EQ(word_at(bits, number, column + 1) - word_at(bits, number, column), bits == 3 ? 3 : 4);
+}
+
+// A warp's lanes have one unit's rows, so that one group and one place serve them all.
+TEST(TileMaps, WarpsShareRows) {
+  static_assert(item_rows == 2 * Packed::unit && item_chunks * chunk == item_rows);
+  for (int number = 0; number < items; ++number) {
+    EXPECT_EQ(item(number).half, item(number / 32 * 32).half);
+    EXPECT_EQ(item(number).box, item(number / 32 * 32).box);
+  }
+}
+
+TEST(TileMaps, EverySumHasOneOwner) {
+  const auto check = [](int rows, auto&& owners, int I, int J) {
+    std::vector<int> owned(static_cast<std::size_t>(rows * width));
+    for (const Owner& owner : owners)
+      for (int i = 0; i < I; ++i)
+        for (int h = 0; h < 2; ++h)
+          for (int j = 0; j < J; ++j)
+            for (int e = 0; e < 2; ++e) ++owned[static_cast<std::size_t>(owner.row_of(i, h) * width + owner.column_of(j) + e)];
+    for (const int times : owned) ASSERT_EQ(times, 1);
+  };
+  for (const int rows : {64, 128}) {
+    std::vector<Owner> owners;
+    for (int thread = 0; thread < items; ++thread)
+      owners.push_back(warp_owner(thread % 32, thread / 32 % 2 * (rows / 2), thread / 32 / 2 * (width / 4), 16));
+    check(rows, owners, rows / 32, 4);
+  }
+  for (const int groups : {1, 2}) {  // of wgmma, with as many times 64 rows
+    std::vector<Owner> owners;
+    for (int thread = 0; thread < groups * 128; ++thread)
+      owners.push_back(warp_owner(thread % 32, thread / 128 * 64 * groups + thread % 128 / 32 * 16, 0, 64));
+    check(64 * groups * groups, owners, groups, 16);
+  }
+}
+
+TEST(TileMaps, EveryTileIsOneBlocks) {
+  std::set<std::array<int, 3>> met;
+  for (unsigned number = 0; number < 3 * 5 * 2; ++number) {
+    const Work at = work(number, 3, 5);
+    EXPECT_TRUE(at.rows < 3 && at.tile < 5 && at.part < 2);
+    met.insert({at.rows, at.tile, at.part});
+  }
+  EXPECT_EQ(met.size(), 30u);
+}
+
+TEST(TileMaps, SharedMemory) {
+  constexpr int kb = 1024, reserved = 1024;  // of each block, by the driver
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const int rows : {64, 128}) EXPECT_LE(Shared80(rows, bits).total(), 99 * kb);  // sm_86, sm_89
+    EXPECT_LE(2 * (Shared80(64, bits).total() + reserved), 164 * kb);
+    if (bits <= 4) {
+      EXPECT_LE(2 * (Shared80(128, bits).total() + reserved), 164 * kb);
+      EXPECT_LE(2 * (Shared90(64, bits).total() + reserved), 228 * kb);
+    }
+    EXPECT_LE(Shared90(256, bits).total(), 227 * kb);
+    for (int stage = 0; stage < Shared90::stages; ++stage) {
+      EXPECT_EQ(Shared90(64, bits).weights(stage) % Shared90::align, 0);
+      EXPECT_EQ(Shared90(256, bits).x(stage) % Shared90::align, 0);
+      EXPECT_EQ(Shared90(256, bits).codes(stage) % 16, 0);
+    }
+  }
+  // Factors of terms take the place of the stages.
+  EXPECT_LE(term_ranks * (128 + width) * 4, Shared80(128, 2).total());
+  EXPECT_LE(term_ranks * (64 + width) * 4, Shared80(64, 2).total());
+}
+
+}  // namespace
+}  // namespace graft::cuda::tiles
