@@ -1,9 +1,12 @@
 #include "graft/quant/quant_linear.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+#include "graft/core/kernels.h"
+#include "graft/core/parallel.h"
 #include "graft/quant/kernels.h"
 
 namespace graft::quant {
@@ -64,6 +67,44 @@ Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Te
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
                const std::vector<Tensor>& narrow, Compute compute = Compute::exact);
 
+/// aᵀ b, with a [m, k] and b [m, n].
+struct Outer {
+  Tensor a, b;
+  Tensor* product;
+};
+
+/// Computes all of them side by side where they are too small to be worth splitting each: every part of the work is the same part of each
+/// product, so that a thread finds what it wrote the last time in its own caches.
+void outer_products(std::span<const Outer> all) {
+  constexpr std::int64_t few_rows = 32, parts = 4, line = 16;
+  bool small = !grad_enabled();
+  for (const auto& [a, b, product] : all)
+    small = small && a.device().is_cpu() && a.dtype() == b.dtype() && a.dim(0) <= few_rows &&
+            std::max(a.dim(1), b.dim(1)) >= parts * line;
+  if (!small) {
+    for (const auto& [a, b, product] : all) *product = matmul(a.t(), b);
+    return;
+  }
+  for (const auto& [a, b, product] : all) *product = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
+  parallel_for(parts, [&](std::int64_t part) {
+    const NoGrad unrecorded;  // a mode is a thread's own
+    for (const auto& [a, b, product] : all) {
+      const bool rows = a.dim(1) >= b.dim(1);  // whether a part is of the product's rows
+      const std::int64_t longer = rows ? a.dim(1) : b.dim(1), step = (longer + parts * line - 1) / (parts * line) * line;
+      const std::int64_t begin = part * step, count = std::min(step, longer - begin);
+      if (count <= 0) continue;
+      View left = a.t().view(), right = b.view(), to = product->view();
+      const auto cut = [&](View& view, int dimension) {
+        view.data = static_cast<char*>(view.data) + begin * view.strides[dimension] * size_of(view.dtype);
+        view.sizes[dimension] = count;
+      };
+      cut(rows ? left : right, rows ? 0 : 1);
+      cut(to, rows ? 0 : 1);
+      kernel(a.device(), &Kernels::matmul, "matmul")(left, right, to);
+    }
+  });
+}
+
 /// What a product's rule keeps. The gradient for x is a product of this kind itself, in the other direction.
 struct ProductRule {
   struct SavedTerm {
@@ -95,16 +136,18 @@ struct ProductRule {
       other.push_back({term.B().t(), term.A().t(), term.scale});
       dnarrow.push_back(other.back().narrow(dy));
     }
-    Gradients all{wants_x ? product(weight, !transposed, dy, {}, other, dnarrow) : Tensor()};
+    Gradients all(1 + 2 * terms.size());
+    if (wants_x) all[0] = product(weight, !transposed, dy, {}, other, dnarrow);
+    std::vector<Outer> outer;
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
-      all.push_back(term.wants_A ? matmul(folded(dnarrow[i]).t(), folded(x())) : Tensor());
-      if (!term.wants_B) all.emplace_back();
+      if (term.wants_A) outer.push_back({folded(dnarrow[i]), folded(x()), &all[1 + 2 * i]});
       // Differentiated once more, the narrow factor is not a constant.
-      else
-        all.push_back(
-            matmul(folded(dy).t(), folded(grad_enabled() ? Term{term.A(), {}, term.scale}.narrow(x()) : term.narrow())));
+      if (term.wants_B)
+        outer.push_back(
+            {folded(dy), folded(grad_enabled() ? Term{term.A(), {}, term.scale}.narrow(x()) : term.narrow()), &all[2 + 2 * i]});
     }
+    outer_products(outer);
     return all;
   }
 };

@@ -62,9 +62,10 @@ struct GemmKernels {
   /// y[rows][columns] = or += x b, where column j of b lies at b + j · ldb.
   void (*dot)(const T* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
               std::int64_t columns, T* y, std::int64_t ldy, bool accumulate);
-  /// The same, where row d of b lies at b + d · ldb; any number of rows, which share b while it is near.
-  void (*axpy)(const T* x, std::int64_t ldx, std::int64_t rows, std::int64_t depth, const void* b, DType dtype, std::int64_t ldb,
-               std::int64_t columns, T* y, std::int64_t ldy, bool accumulate);
+  /// The same, where row d of b lies at b + d · ldb, and element (i, d) of x at x + i · row_stride + d · depth_stride; any number of
+  /// rows, which share b while it is near.
+  void (*axpy)(const T* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t rows, std::int64_t depth,
+               const void* b, DType dtype, std::int64_t ldb, std::int64_t columns, T* y, std::int64_t ldy, bool accumulate);
 };
 
 inline constexpr int max_skinny = 4;

@@ -230,11 +230,11 @@ void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t 
 
 // y += Depth rows of b, a vector of columns at a time.
 template <class V, int Rows, int Depth, class From>
-void axpy_of(const typename V::Element* x, std::int64_t ldx, const From* b, std::int64_t ldb, std::int64_t columns,
-             bool accumulate, typename V::Element* y, std::int64_t ldy) {
+void axpy_of(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, const From* b, std::int64_t ldb,
+             std::int64_t columns, bool accumulate, typename V::Element* y, std::int64_t ldy) {
   typename V::Reg factors[Rows][Depth];
   for (int i = 0; i < Rows; ++i)
-    for (int d = 0; d < Depth; ++d) factors[i][d] = V::set(x[i * ldx + d]);
+    for (int d = 0; d < Depth; ++d) factors[i][d] = V::set(x[i * row_stride + d * depth_stride]);
   std::int64_t j = 0;
   for (; j + V::width <= columns; j += V::width) {
     typename V::Reg w[Depth];
@@ -254,42 +254,64 @@ void axpy_of(const typename V::Element* x, std::int64_t ldx, const From* b, std:
   }
 }
 
-// For few columns the sums stay in registers over the whole depth.
+// For few columns the sums stay in registers over the whole depth, in enough chains to hide the latency of a multiply-add.
 template <class V, int Rows, int Vectors, class From>
-void axpy_narrow(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb,
-                 typename V::Element* y, std::int64_t ldy, bool accumulate) {
-  typename V::Reg sums[Rows][Vectors];
+void axpy_narrow(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t depth,
+                 const From* b, std::int64_t ldb, typename V::Element* y, std::int64_t ldy, bool accumulate) {
+  constexpr int chains = Rows * Vectors >= 8 ? 1 : Rows * Vectors >= 4 ? 2 : 4;
+  typename V::Reg sums[chains][Rows][Vectors];
   for (int i = 0; i < Rows; ++i)
-    for (int v = 0; v < Vectors; ++v) sums[i][v] = accumulate ? V::load(y + i * ldy + v * V::width) : V::zero();
-  for (std::int64_t d = 0; d < depth; ++d)
+    for (int v = 0; v < Vectors; ++v) {
+      sums[0][i][v] = accumulate ? V::load(y + i * ldy + v * V::width) : V::zero();
+      for (int c = 1; c < chains; ++c) sums[c][i][v] = V::zero();
+    }
+  const auto step = [&](std::int64_t d, int c) __attribute__((always_inline)) {
     for (int v = 0; v < Vectors; ++v) {
       const typename V::Reg w = V::load(b + d * ldb + v * V::width);
-      for (int i = 0; i < Rows; ++i) sums[i][v] = V::fma(V::set(x[i * ldx + d]), w, sums[i][v]);
+      for (int i = 0; i < Rows; ++i) sums[c][i][v] = V::fma(V::set(x[i * row_stride + d * depth_stride]), w, sums[c][i][v]);
     }
+  };
+  std::int64_t d = 0;
+  for (; d + chains <= depth; d += chains) {
+#pragma GCC unroll 4
+    for (int c = 0; c < chains; ++c) step(d + c, c);
+  }
+  for (; d < depth; ++d) step(d, 0);
   for (int i = 0; i < Rows; ++i)
-    for (int v = 0; v < Vectors; ++v) V::store(y + i * ldy + v * V::width, sums[i][v]);
+    for (int v = 0; v < Vectors; ++v) {
+      for (int half = chains / 2; half > 0; half /= 2)
+        for (int c = 0; c < half; ++c) sums[c][i][v] = V::add(sums[c][i][v], sums[c + half][i][v]);
+      V::store(y + i * ldy + v * V::width, sums[0][i][v]);
+    }
 }
 
 template <class V, int Rows = max_skinny>
-void axpy_rows(const typename V::Element* x, std::int64_t ldx, std::int64_t rows, std::int64_t depth, const void* b, DType dtype,
-               std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
+void axpy_rows(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t rows,
+               std::int64_t depth, const void* b, DType dtype, std::int64_t ldb, std::int64_t columns, typename V::Element* y,
+               std::int64_t ldy, bool accumulate) {
   if constexpr (Rows > 1)
-    if (rows < Rows) return axpy_rows<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
+    if (rows < Rows)
+      return axpy_rows<V, Rows - 1>(x, row_stride, depth_stride, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
     constexpr int width = V::width;
-    if (columns == width) return axpy_narrow<V, Rows, 1>(x, ldx, depth, from, ldb, y, ldy, accumulate);
-    if (columns == 2 * width) return axpy_narrow<V, Rows, 2>(x, ldx, depth, from, ldb, y, ldy, accumulate);
+    if (columns == width) return axpy_narrow<V, Rows, 1>(x, row_stride, depth_stride, depth, from, ldb, y, ldy, accumulate);
+    if (columns == 2 * width) return axpy_narrow<V, Rows, 2>(x, row_stride, depth_stride, depth, from, ldb, y, ldy, accumulate);
     std::int64_t d = 0;
-    for (; d + 4 <= depth; d += 4) axpy_of<V, Rows, 4>(x + d, ldx, from + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
-    for (; d < depth; ++d) axpy_of<V, Rows, 1>(x + d, ldx, from + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
+    for (; d + 4 <= depth; d += 4)
+      axpy_of<V, Rows, 4>(x + d * depth_stride, row_stride, depth_stride, from + d * ldb, ldb, columns, accumulate || d > 0, y,
+                          ldy);
+    for (; d < depth; ++d)
+      axpy_of<V, Rows, 1>(x + d * depth_stride, row_stride, depth_stride, from + d * ldb, ldb, columns, accumulate || d > 0, y,
+                          ldy);
   });
 }
 
 template <class V>
-void axpy(const typename V::Element* x, std::int64_t ldx, std::int64_t rows, std::int64_t depth, const void* b, DType dtype,
-          std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
-  for (; rows > 0; rows -= max_skinny, x += max_skinny * ldx, y += max_skinny * ldy)
-    axpy_rows<V>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
+void axpy(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t rows, std::int64_t depth,
+          const void* b, DType dtype, std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy,
+          bool accumulate) {
+  for (; rows > 0; rows -= max_skinny, x += max_skinny * row_stride, y += max_skinny * ldy)
+    axpy_rows<V>(x, row_stride, depth_stride, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
 }
 
 // ---- the table ----

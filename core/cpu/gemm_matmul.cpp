@@ -1,5 +1,6 @@
 // matmul over views: batches, and the shapes for which packing does not pay.
 #include <algorithm>
+#include <optional>
 
 #include "graft/core/cpu/gemm.h"
 #include "graft/core/parallel.h"
@@ -14,6 +15,9 @@ constexpr std::int64_t small_product = std::int64_t{1} << 20;
 
 // Depth from which a product of more than max_skinny columns is turned over.
 constexpr std::int64_t least_depth = 32;
+
+// Depth up to which nothing is packed where rows can be read as they lie.
+constexpr std::int64_t max_shallow = 16;
 
 // One matrix of a batch.
 struct Matrix {
@@ -88,19 +92,29 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
     const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
     const std::int64_t width = end - begin;
     if (by_columns) kernels.dot(x[0], x.stride(), rows, depth, from, b.dtype, b.column_stride, width, sums.get(), width, false);
-    else kernels.axpy(x[0], x.stride(), rows, depth, from, b.dtype, b.row_stride, width, sums.get(), width, false);
+    else kernels.axpy(x[0], x.stride(), 1, rows, depth, from, b.dtype, b.row_stride, width, sums.get(), width, false);
     write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
   });
 }
 
-// y = a b for a depth of at most max_skinny: y is written once, from rows of b that stay near.
+// y = a b for a short depth: y is written once, from rows of b that stay near, and a of the same type is read as it lies.
 template <class T>
 void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
-  const Rows<T> x(kernels, a);
+  std::optional<Rows<T>> copy;
+  const T* x = reinterpret_cast<const T*>(a.data);
+  std::int64_t row_stride = a.row_stride, depth_stride = a.column_stride;
+  if (a.dtype != dtype_of<T>) {
+    copy.emplace(kernels, a);
+    x = (*copy)[0], row_stride = copy->stride(), depth_stride = 1;
+  }
+  // Of a deeper product, so many columns that they stay in the first-level cache from one few steps of the depth to the next.
+  const std::int64_t columns = a.columns <= max_skinny ? b.columns : std::int64_t{256};
   const std::int64_t few = max_skinny, grain = std::max(few, divide_up(std::int64_t{1} << 17, b.columns) / few * few);
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    kernels.axpy(x[begin], x.stride(), end - begin, a.columns, b.data, b.dtype, b.row_stride, b.columns,
-                 reinterpret_cast<T*>(y.data) + begin * y.row_stride, y.row_stride, false);
+    for (std::int64_t j = 0; j < b.columns; j += columns)
+      kernels.axpy(x + begin * row_stride, row_stride, depth_stride, end - begin, a.columns, b.data + j * size_of(b.dtype),
+                   b.dtype, b.row_stride, std::min(columns, b.columns - j),
+                   reinterpret_cast<T*>(y.data) + begin * y.row_stride + j, y.row_stride, false);
   });
 }
 
@@ -123,7 +137,8 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }
   if (a.rows <= max_skinny && (b.row_stride == 1 || b.column_stride == 1)) return skinny_product(kernels, a, b, y);
-  if (a.columns <= max_skinny && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
+  if (a.columns <= (a.dtype == dtype_of<T> ? max_shallow : max_skinny) && b.column_stride == 1 && y.dtype == dtype_of<T> &&
+      y.column_stride == 1)
     return shallow_product(kernels, a, b, y);
   if constexpr (std::is_same_v<T, float>)
     if (const auto* pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 ? pair_kernels(isa()) : nullptr)

@@ -61,15 +61,19 @@ void backward(const Problem& problem, const CodeKernels& kernels, const LowRankP
   const Weights plain = weights(weight);
   const View& from = problem.x;
   const std::int64_t m = problem.m();
-  const cpu::Scratch<float> dy(m * weight.columns);
-  dispatch(from.dtype, FloatingTypes{}, "quantized product's gradient", [&]<class From>() {
-    for (std::int64_t i = 0; i < m; ++i) {
-      float* row = dy.get() + i * weight.columns;
-      for (std::int64_t n = 0; n < weight.out; ++n)
-        row[n] = static_cast<float>(from.as<From>()[i * from.strides[0] + n * from.strides[1]]);
-      std::fill(row + weight.out, row + weight.columns, 0.0f);
-    }
-  });
+  const bool lies = from.dtype == DType::f32 && from.strides[1] == 1 && weight.out == weight.columns &&
+                    (m == 1 || from.strides[0] == weight.columns);
+  const cpu::Scratch<float> copy(lies ? 0 : m * weight.columns);
+  const float* dy = lies ? from.as<float>() : copy.get();
+  if (!lies)
+    dispatch(from.dtype, FloatingTypes{}, "quantized product's gradient", [&]<class From>() {
+      for (std::int64_t i = 0; i < m; ++i) {
+        float* row = copy.get() + i * weight.columns;
+        for (std::int64_t n = 0; n < weight.out; ++n)
+          row[n] = static_cast<float>(from.as<From>()[i * from.strides[0] + n * from.strides[1]]);
+        std::fill(row + weight.out, row + weight.columns, 0.0f);
+      }
+    });
 
   std::vector<float> no_bias;
   const cpu::Target<float> to = target<float>(problem, no_bias);
@@ -80,7 +84,7 @@ void backward(const Problem& problem, const CodeKernels& kernels, const LowRankP
     const std::int64_t column = tile * Packed::tile_rows;
     if (column >= columns) return;
     for (const Pass& pass : all) {
-      kernels.backward(plain, dy.get() + pass.begin * weight.columns, pass.count, tile, dx);
+      kernels.backward(plain, dy + pass.begin * weight.columns, pass.count, tile, dx);
       terms.add(pass.begin, pass.count, column, Packed::tile_rows, dx, Packed::tile_rows);
       cpu::write(to, pass.begin, column, pass.count, std::min(Packed::tile_rows, columns - column), dx, Packed::tile_rows);
     }

@@ -22,12 +22,13 @@ double tolerance(DType dtype, std::int64_t depth) {
 // Of a number's one rounding to the dtype, relative.
 double rounding(DType dtype) { return dtype == DType::f16 ? 0x1p-11 : dtype == DType::bf16 ? 0x1p-8 : 0; }
 
-enum class Order { rows, columns, gaps };
+enum class Order { rows, columns, gaps, whole };
 
 std::vector<std::int64_t> strides(Order order, std::int64_t rows, std::int64_t columns) {
   switch (order) {
     case Order::rows: return {columns + 3, 1};
     case Order::columns: return {1, rows + 5};
+    case Order::whole: return {columns, 1};
     default: return {columns * 3 + 1, 3};
   }
 }
@@ -69,7 +70,9 @@ TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
                              {9, 40, 1},  // shallow
                              {31, 13, 2},
                              {5, 70, 3},
-                             {14, 257, 4}})
+                             {14, 257, 4},
+                             {18, 300, 16},
+                             {33, 16, 9}})
         for (Order a : {Order::rows, Order::columns, Order::gaps})
           for (Order b : {Order::rows, Order::columns, Order::gaps})
             for (Order y : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, b, y);
@@ -85,6 +88,25 @@ TEST(Gemm, TilesPlusMinusOne) {
           expect_product(dtype, m, n, 31, Order::rows, Order::columns, Order::rows);
       for (std::int64_t k : {319, 320, 321, 639, 641}) expect_product(dtype, 9, 20, k, Order::rows, Order::columns, Order::rows);
     }
+  }
+}
+
+TEST(Gemm, NarrowResultsWithoutGaps) {
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (DType dtype : dtypes)
+      for (auto [m, n, k] : {std::tuple{300, 9, 40}, {300, 16, 33}, {33, 5, 400}, {600, 3, 70}, {77, 16, 12}})
+        for (Order a : {Order::rows, Order::columns})
+          for (Order b : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, b, Order::whole);
+  }
+}
+
+TEST(Gemm, FewColumnsOverALongDepth) {  // in several chains, or a stretch of the left side at a time
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (DType dtype : dtypes)
+      for (auto [m, n, k] : {std::tuple{1, 16, 2048}, {3, 9, 2500}, {4, 8, 501}, {2, 16, 1023}, {16, 16, 2100}})
+        for (Order a : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, Order::rows, Order::rows);
   }
 }
 

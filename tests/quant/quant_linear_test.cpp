@@ -7,6 +7,7 @@
 #include "graft/autograd/gradcheck.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+#include "graft/core/parallel.h"
 #include "graft/quant/kernels.h"
 #include "graft/tests/support/errors.h"
 
@@ -114,6 +115,35 @@ TEST(QuantLinear, TermsAreSummedWithTheProductAndDifferentiated) {
     const auto result = gradcheck(f, t, {.second_order = true});
     EXPECT_TRUE(result) << result.message;
     EXPECT_LE(result.worst, 1e-7);
+  }
+}
+
+TEST(QuantLinear, AdaptersGradientsAreTheSameForFewRowsAndForMany) {
+  const auto layer =
+      make_layer(reference::gptq(reference::draw(512, 96, 4, 128, false, false, 1), reference::ZeroWriter::per_word));
+  for (const std::int64_t m : {1, 3, 16, 17, 33}) {
+    Tensor x = random({m, 512}, DType::f32, 1), A = random({4, 512}, DType::f32, 2), B = random({96, 4}, DType::f32, 3);
+    const Tensor dy = random({m, 96}, DType::f32, 4);
+    for (Tensor* t : {&x, &A, &B}) t->set_requires_grad();
+    const LowRankTerm term{.A = A, .B = B, .scale = 0.5};
+    const auto gradients = [&](int threads) {
+      set_thread_pool(make_thread_pool(threads));
+      const Tensor y = layer->forward(x, {&term, 1});
+      const std::vector<Tensor> wanted{x, A, B};
+      auto all = grad({&y, 1}, wanted, {&dy, 1});
+      set_thread_pool(nullptr);
+      return all;
+    };
+    const std::vector<Tensor> all = gradients(1), on_three = gradients(3);
+    for (std::size_t i = 0; i < all.size(); ++i)
+      EXPECT_EQ(all[i].to_vector<float>(), on_three[i].to_vector<float>()) << i << " of " << m << " rows";
+
+    const NoGrad unrecorded;
+    const auto wide = [](const Tensor& t) { return to(t, DType::f64); };
+    const Tensor dA = matmul(matmul(wide(dy), wide(B)).t(), wide(x)) * 0.5,
+                 dB = matmul(wide(dy).t(), matmul(wide(x), wide(A).t())) * 0.5;
+    EXPECT_LE(largest_difference(all[1], dA), 1e-5) << m << " rows";
+    EXPECT_LE(largest_difference(all[2], dB), 1e-5) << m << " rows";
   }
 }
 
