@@ -18,6 +18,10 @@ void convert_run(const From* from, std::int64_t from_stride, To* to, std::int64_
       half_loops().widen(from, to, n);
     } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, f16>) {
       half_loops().narrow(from, to, n);
+    } else if constexpr (std::is_same_v<From, bf16> && std::is_same_v<To, float>) {
+      half_loops().widen_bf16(from, to, n);
+    } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, bf16>) {
+      half_loops().narrow_bf16(from, to, n);
     } else {
       for (std::int64_t i = 0; i < n; ++i) to[i] = convert_one<To>(from[i]);
     }

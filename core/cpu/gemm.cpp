@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "graft/core/cpu/block.h"
 #include "graft/core/cpu/gemm_units.h"
 #include "graft/core/device.h"
 #include "graft/core/parallel.h"
@@ -204,8 +205,8 @@ void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::
   dispatch(target.dtype, FloatingTypes{}, "matmul", [&]<class To>() {
     for (std::int64_t i = 0; i < rows; ++i, c += ldc) {
       To* y = static_cast<To*>(target.data) + (row + i) * target.row_stride;
-      if (!target.columns && !target.bias && target.column_stride == 1) {  // the loop that is vectorised
-        std::transform(c, c + columns, y + column, [](T sum) { return static_cast<To>(sum); });
+      if (!target.columns && !target.bias && target.column_stride == 1) {
+        convert(dtype_of<T>, c, 1, target.dtype, y + column, 1, columns);
         continue;
       }
       for (std::int64_t j = 0; j < columns; ++j) {

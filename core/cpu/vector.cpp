@@ -28,6 +28,8 @@ constexpr HalfLoops half_loops = {
         [](const float* x, f16* y, std::int64_t n) {
           for (std::int64_t i = 0; i < n; ++i) y[i] = f16(x[i]);
         },
+    .widen_bf16 = widen_bf16_loop,
+    .narrow_bf16 = narrow_bf16_loop,
 };
 }  // namespace scalar
 

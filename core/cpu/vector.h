@@ -36,10 +36,12 @@ inline constexpr std::int64_t tile_lanes = 8;
 template <class T>
 const VectorLoops<T>& vector_loops();
 
-/// Conversions of binary16, which some sets have instructions for.
+/// Conversions of the half types.
 struct HalfLoops {
   void (*widen)(const f16* x, float* y, std::int64_t n);
   void (*narrow)(const float* x, f16* y, std::int64_t n);
+  void (*widen_bf16)(const bf16* x, float* y, std::int64_t n);
+  void (*narrow_bf16)(const float* x, bf16* y, std::int64_t n);
 };
 const HalfLoops& half_loops();
 

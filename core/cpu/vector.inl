@@ -274,6 +274,20 @@ void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int6
   for (; i < half; ++i) rotate_at<T>(x, cos, sin, sign, y, half, i);
 }
 
+// ---- bf16: integer arithmetic of dtype.h's conversions, without a branch ----
+
+inline void widen_bf16_loop(const bf16* x, float* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = __builtin_bit_cast(float, std::uint32_t{x[i].bits} << 16);
+}
+inline void narrow_bf16_loop(const float* x, bf16* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto bits = __builtin_bit_cast(std::uint32_t, x[i]);
+    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x40u;
+    const bool nan = static_cast<std::int32_t>(bits & 0x7fffffffu) > 0x7f800000;
+    y[i].bits = static_cast<std::uint16_t>(nan ? quiet : rounded);
+  }
+}
+
 // ---- tiles ----
 
 template <int rows, int registers, class T>

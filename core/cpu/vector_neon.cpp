@@ -38,7 +38,8 @@ void narrow(const float* x, f16* y, std::int64_t n) {
 namespace neon {
 constexpr VectorLoops<float> float_loops = make_loops<float>();
 constexpr VectorLoops<double> double_loops = make_loops<double>();
-constexpr HalfLoops half_loops = {.widen = widen, .narrow = narrow};
+constexpr HalfLoops half_loops = {
+    .widen = widen, .narrow = narrow, .widen_bf16 = widen_bf16_loop, .narrow_bf16 = narrow_bf16_loop};
 }  // namespace neon
 
 }  // namespace graft::cpu
