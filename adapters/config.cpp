@@ -1,13 +1,12 @@
 #include "graft/adapters/config.h"
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 
 #include "graft/adapters/warning.h"
+#include "graft/core/formats/json.h"
 
 namespace graft {
 namespace {
@@ -146,7 +145,7 @@ struct Reader {
     seen.push_back(key);
     const auto found = object.find(key);
     if (found == object.end()) return;
-    if (!read(*found, value)) fail("adapter_config.json: {} has an unexpected value: {}", key, found->dump());
+    if (!read(*found, value)) fail("adapter_config.json: {} has an unexpected value: {}", key, dump_json(*found));
   }
 
   static bool read(const Json& json, bool& value) { return json.is_boolean() && (value = json.get<bool>(), true); }
@@ -333,27 +332,27 @@ C read_config(const Json& object) {
   Reader reader{object};
   fields(config, reader);
   if (const auto mapping = object.find("auto_mapping"); mapping != object.end() && !mapping->is_null())
-    config.auto_mapping = mapping->dump();
+    config.auto_mapping = dump_json(*mapping);
   std::vector<std::string> known = reader.seen;
   for (const char* key : {"peft_type", "auto_mapping", "runtime_config"}) known.emplace_back(key);
   for (const FixedKey& key : fixed_keys(config)) {
     known.emplace_back(key.name);
     const auto found = object.find(key.name);
-    if (found == object.end() || found->is_null() || *found == Json::parse(key.json)) continue;
+    if (found == object.end() || found->is_null() || *found == parse_json<Json>(key.json)) continue;
     if (key.other == Other::refused)
       fail<NotImplementedError>("adapter_config.json: {} = {} is a feature that this library does not offer", key.name,
-                                found->dump());
+                                dump_json(*found));
     if (key.other == Other::spent)
-      adapters::warn("adapter_config.json: {} = {} has no effect on a trained adapter", key.name, found->dump());
+      adapters::warn("adapter_config.json: {} = {} has no effect on a trained adapter", key.name, dump_json(*found));
     if (key.other == Other::ignored)
-      adapters::warn("adapter_config.json: {} = {} has no effect on AdaLoRA", key.name, found->dump());
+      adapters::warn("adapter_config.json: {} = {} has no effect on AdaLoRA", key.name, dump_json(*found));
   }
   if constexpr (std::is_same_v<C, LoraConfig>) {
     known.emplace_back("qalora_scale");
     if (const auto found = object.find("qalora_scale"); found != object.end()) {
       const auto scale =
           std::find(std::begin(qalora_scales), std::end(qalora_scales), found->is_string() ? found->get<std::string>() : "");
-      check(scale != std::end(qalora_scales), "adapter_config.json: qalora_scale is {}, not one of {}", found->dump(),
+      check(scale != std::end(qalora_scales), "adapter_config.json: qalora_scale is {}, not one of {}", dump_json(*found),
             fmt::join(qalora_scales, ", "));
       config.qalora_scale = static_cast<QALoraScale>(scale - std::begin(qalora_scales));
     }
@@ -381,10 +380,10 @@ C read_config(const Json& object) {
 template <class C>
 void write_config(C config, nlohmann::json& object) {
   fields(config, Writer{object});
-  for (const FixedKey& key : fixed_keys(config)) object[key.name] = nlohmann::json::parse(key.json);
+  for (const FixedKey& key : fixed_keys(config)) object[key.name] = parse_json<nlohmann::json>(key.json);
   write_whole_numbers(object, "lora_alpha");
   write_whole_numbers(object, "alpha_pattern");
-  object["auto_mapping"] = config.auto_mapping.empty() ? nlohmann::json() : nlohmann::json::parse(config.auto_mapping);
+  object["auto_mapping"] = config.auto_mapping.empty() ? nlohmann::json() : parse_json<nlohmann::json>(config.auto_mapping);
   object["inference_mode"] = true;
   if constexpr (std::is_same_v<C, LoraConfig>) {
     if (config.qalora_scale != QALoraScale::peft) object["qalora_scale"] = qalora_scales[static_cast<int>(config.qalora_scale)];
@@ -428,11 +427,11 @@ std::string to_json(const AdapterConfig& config) {
   nlohmann::json object;
   object["peft_type"] = peft_type(config);
   std::visit([&](const auto& c) { write_config(c, object); }, config);
-  return object.dump(2);
+  return dump_json(object, 2);
 }
 
 AdapterConfig config_from_json(std::string_view text) {
-  const Json object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Json object = parse_json<Json>(text, false);
   check(object.is_object(), "adapter_config.json: not a JSON object");
   const auto type = object.find("peft_type");
   check<TypeError>(type != object.end() && type->is_string(), "adapter_config.json: peft_type is missing");

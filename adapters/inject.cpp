@@ -338,3 +338,8 @@ std::string to_string(const InjectionReport& report) {
 }
 
 }  // namespace graft::adapters
+
+fmt::format_context::iterator fmt::formatter<graft::adapters::InjectionReport>::format(
+    const graft::adapters::InjectionReport& report, fmt::format_context& context) const {
+  return fmt::formatter<std::string>::format(graft::adapters::to_string(report), context);
+}

@@ -97,8 +97,5 @@ InjectionReport commit_injection(Module& model, Injection injection);
 
 template <>
 struct fmt::formatter<graft::adapters::InjectionReport> : fmt::formatter<std::string> {
-  template <class Context>
-  auto format(const graft::adapters::InjectionReport& report, Context& context) const {
-    return fmt::formatter<std::string>::format(graft::adapters::to_string(report), context);
-  }
+  fmt::format_context::iterator format(const graft::adapters::InjectionReport& report, fmt::format_context& context) const;
 };

@@ -52,3 +52,7 @@ DeviceRuntime& runtime(Device device) {
 int cuda_device_count() { return cuda::device_count(); }
 
 }  // namespace graft
+
+fmt::format_context::iterator fmt::formatter<graft::Device>::format(graft::Device device, fmt::format_context& context) const {
+  return fmt::formatter<std::string>::format(graft::to_string(device), context);
+}

@@ -50,8 +50,5 @@ int device_count();
 
 template <>
 struct fmt::formatter<graft::Device> : fmt::formatter<std::string> {
-  template <class Context>
-  auto format(graft::Device device, Context& context) const {
-    return fmt::formatter<std::string>::format(graft::to_string(device), context);
-  }
+  fmt::format_context::iterator format(graft::Device device, fmt::format_context& context) const;
 };

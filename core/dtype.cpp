@@ -38,3 +38,8 @@ DType promote(DType a, DType b) {
 }
 
 }  // namespace graft
+
+// Not in the header: every source with a message would compile fmt's writing of strings anew.
+fmt::format_context::iterator fmt::formatter<graft::DType>::format(graft::DType dtype, fmt::format_context& context) const {
+  return fmt::formatter<std::string_view>::format(graft::name(dtype), context);
+}

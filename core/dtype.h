@@ -135,8 +135,5 @@ decltype(auto) dispatch(DType dtype, Types<T...>, std::string_view what, F&& f) 
 
 template <>
 struct fmt::formatter<graft::DType> : fmt::formatter<std::string_view> {
-  template <class Context>
-  auto format(graft::DType dtype, Context& context) const {
-    return fmt::formatter<std::string_view>::format(graft::name(dtype), context);
-  }
+  fmt::format_context::iterator format(graft::DType dtype, fmt::format_context& context) const;
 };

@@ -146,15 +146,15 @@ std::string print(Module& root) {
     std::string text;
     int depth = 0;
     void print(Module& module) {
-      fmt::format_to(std::back_inserter(text), "{}({})", module.type_name(), module.description());
+      text += fmt::format("{}({})", module.type_name(), module.description());
       const std::size_t before = text.size();
       ++depth;
       module.visit(*this);
       --depth;
-      if (text.size() != before) fmt::format_to(std::back_inserter(text), "\n{:{}})", "", 2 * depth), text.insert(before, " (");
+      if (text.size() != before) text += fmt::format("\n{:{}})", "", 2 * depth), text.insert(before, " (");
     }
     void child(std::string_view name, SlotBase& slot) override {
-      fmt::format_to(std::back_inserter(text), "\n{:{}}({}): ", "", 2 * depth, name);
+      text += fmt::format("\n{:{}}({}): ", "", 2 * depth, name);
       if (auto module = slot.module()) print(*module);
       else text += "none";
     }

@@ -1,5 +1,4 @@
 #include <fcntl.h>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,6 +6,7 @@
 #include <set>
 #include <system_error>
 
+#include "graft/core/formats/json.h"
 #include "graft/core/safetensors.h"
 #include "graft/core/safetensors_names.h"
 
@@ -106,7 +106,7 @@ void save(const fs::path& path, const std::vector<NamedTensor>& tensors, const s
   }
   std::string text;
   try {
-    text = header.dump();
+    text = dump_json(header);
   } catch (const nlohmann::json::exception&) {
     fail("saving {}: a name or a metadata string is not valid UTF-8", path.string());
   }

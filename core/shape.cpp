@@ -54,8 +54,13 @@ int wrap_dim(int dim, int rank, const char* what) {
 
 std::string to_string(const Shape& shape) {
   std::string text = "[";
-  for (int i = 0; i < shape.rank(); ++i) fmt::format_to(std::back_inserter(text), "{}{}", i ? ", " : "", shape[i]);
+  for (int i = 0; i < shape.rank(); ++i) text += fmt::format("{}{}", i ? ", " : "", shape[i]);
   return text + "]";
 }
 
 }  // namespace graft
+
+fmt::format_context::iterator fmt::formatter<graft::Shape>::format(const graft::Shape& shape,
+                                                                   fmt::format_context& context) const {
+  return fmt::formatter<std::string>::format(graft::to_string(shape), context);
+}

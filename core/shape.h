@@ -65,8 +65,5 @@ std::string to_string(const Shape& shape);
 
 template <>
 struct fmt::formatter<graft::Shape> : fmt::formatter<std::string> {
-  template <class Context>
-  auto format(const graft::Shape& shape, Context& context) const {
-    return fmt::formatter<std::string>::format(graft::to_string(shape), context);
-  }
+  fmt::format_context::iterator format(const graft::Shape& shape, fmt::format_context& context) const;
 };

@@ -1,6 +1,4 @@
 // quantize: makes a GPTQ, AWQ or EETQ folder from a dense one of the Llama architecture, block by block.
-#include <CLI/CLI.hpp>
-
 #include <chrono>
 #include <map>
 #include <optional>
@@ -48,32 +46,31 @@ const std::map<std::string, Methods>& methods_of_options() {
 }
 
 bool parse(Options& options, int argc, const char* const* argv) {
-  CLI::App app{"Quantizes a dense model of the Llama architecture, without ever holding more than one block of it in float."};
-  app.option_defaults()->always_capture_default();
-  app.add_option("--model", options.model, "Hugging Face folder of the dense model")->required();
-  app.add_option("--out", options.out, "folder to write")->required();
-  app.add_option("--method", options.method, "gptq, awq, eetq, or round (to GPTQ's grid, without calibration)");
-  app.add_option("--bits", options.bits, "per weight, 2 to 8; EETQ has 8");
-  app.add_option("--group-size", options.group_size, "input channels that share a scale; -1 for all");
-  app.add_flag("--asym", options.asym, "zero points of their own for each group; always so for AWQ");
-  app.add_flag("--desc-act", options.desc_act, "GPTQ: loudest channels first, at the price of irregular groups");
-  app.add_flag("--static-groups", options.static_groups, "GPTQ: scales from the original weights");
-  app.add_option("--damp", options.damp, "GPTQ: share of the Hessian's mean diagonal that is added to it");
-  app.add_option("--mse", options.mse, "GPTQ and round: exponent of the search for narrower ranges, such as 2.4; 0 for none");
-  app.add_option("--layout", options.layout,
-                 "of the packed tensors: gptq, gptq_v2, gptq_p, gemm, sm80, sm70 or plain; empty for the usual");
-  app.add_option("--data", options.data, "text for calibration");
-  app.add_option("--samples", options.samples, "windows of it");
-  app.add_option("--length", options.length, "tokens in a window");
-  app.add_option("--threads", options.threads, "0 for one per core");
-  if (!parse_command_line(app, argc, argv)) return false;
+  CommandLine line{"Quantizes a dense model of the Llama architecture, without ever holding more than one block of it in float."};
+  line.required_option("--model", &options.model, "Hugging Face folder of the dense model");
+  line.required_option("--out", &options.out, "folder to write");
+  line.option("--method", &options.method, "gptq, awq, eetq, or round (to GPTQ's grid, without calibration)");
+  line.option("--bits", &options.bits, "per weight, 2 to 8; EETQ has 8");
+  line.option("--group-size", &options.group_size, "input channels that share a scale; -1 for all");
+  line.flag("--asym", options.asym, "zero points of their own for each group; always so for AWQ");
+  line.flag("--desc-act", options.desc_act, "GPTQ: loudest channels first, at the price of irregular groups");
+  line.flag("--static-groups", options.static_groups, "GPTQ: scales from the original weights");
+  line.option("--damp", &options.damp, "GPTQ: share of the Hessian's mean diagonal that is added to it");
+  line.option("--mse", &options.mse, "GPTQ and round: exponent of the search for narrower ranges, such as 2.4; 0 for none");
+  line.option("--layout", &options.layout,
+              "of the packed tensors: gptq, gptq_v2, gptq_p, gemm, sm80, sm70 or plain; empty for the usual");
+  line.option("--data", &options.data, "text for calibration");
+  line.option("--samples", &options.samples, "windows of it");
+  line.option("--length", &options.length, "tokens in a window");
+  line.option("--threads", &options.threads, "0 for one per core");
+  if (!line.parse(argc, argv)) return false;
   // An option without effect would be believed to have one.
   const auto& methods = methods_of_options();
-  for (const CLI::Option* option : app.get_options()) {
-    const auto found = methods.find(option->get_name());
-    if (option->count() == 0 || found == methods.end() || known_methods.count(options.method) == 0) continue;
-    check(found->second.count(options.method) > 0, "{} means nothing with --method {}, only with {}", option->get_name(),
-          options.method, fmt::join(found->second, ", "));
+  for (const std::string& option : line.given()) {
+    const auto found = methods.find(option);
+    if (found == methods.end() || known_methods.count(options.method) == 0) continue;
+    check(found->second.count(options.method) > 0, "{} means nothing with --method {}, only with {}", option, options.method,
+          fmt::join(found->second, ", "));
   }
   check(options.threads >= 0, "--threads is {}, and a count from 0 is wanted", options.threads);
   check(options.samples > 0 && options.length > 0, "--samples is {} and --length {}; both must be positive", options.samples,

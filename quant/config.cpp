@@ -1,12 +1,11 @@
 #include "graft/quant/config.h"
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <cctype>
 #include <fstream>
 #include <initializer_list>
 
+#include "graft/core/formats/json.h"
 #include "graft/quant/formats/gptq.h"
 
 namespace graft::quant {
@@ -34,10 +33,10 @@ class Fields {
     for (const char* name : names) {
       const auto found = object_.find(name);
       if (found == object_.end() || found->is_null()) continue;
-      check(is<T>(*found), "{}: {} is {}, not {}", source_, name, found->dump(), kind<T>());
+      check(is<T>(*found), "{}: {} is {}, not {}", source_, name, dump_json(*found), kind<T>());
       const T here = found->template get<T>();
-      check(!value || *value == here, "{}: {} is {}, but {} is {}", source_, name, found->dump(), first ? first : "",
-            Json(*value).dump());
+      check(!value || *value == here, "{}: {} is {}, but {} is {}", source_, name, dump_json(*found), first ? first : "",
+            dump_json(Json(*value)));
       value = here;
       first = name;
     }
@@ -83,8 +82,8 @@ template <class T>
 void merge(const char* name, Maybe<T>& first, const Maybe<T>& second) {
   if (!first) first = second;
   check(!second || first->value == second->value, "{}: {} is {}, but {} says {}; remove the wrong one",
-        first ? first->source : "", name, first ? Json(first->value).dump() : "", second ? second->source : "",
-        second ? Json(second->value).dump() : "");
+        first ? first->source : "", name, first ? dump_json(Json(first->value)) : "", second ? second->source : "",
+        second ? dump_json(Json(second->value)) : "");
 }
 
 std::optional<int> read_bits(const Fields& fields, const std::string& source) {
@@ -238,7 +237,7 @@ struct QuantConfig::Statement {
 QuantConfig::Statement QuantConfig::state(const std::string& text, const std::string& source) {
   Json json;
   try {
-    json = Json::parse(text);
+    json = parse_json<Json>(text);
   } catch (const nlohmann::json::exception& error) {
     fail("{}: is not valid JSON: {}", source, error.what());
   }
@@ -286,7 +285,7 @@ QuantConfig QuantConfig::settle(const Statement& said) {
 
   if (base.method == "eetq") {
     check(!said.weights || said.weights->value == "int8", "{}: weights is {}; EETQ has \"int8\"", source,
-          value(said.weights).value_or(Json()).dump());
+          dump_json(value(said.weights).value_or(Json())));
     base.bits = value(said.bits).value_or(8);
     check(base.bits == 8, "{}: bits is {}; EETQ has 8", source, base.bits);
     base.group_size = -1;
@@ -344,12 +343,12 @@ std::optional<QuantConfig> QuantConfig::read(const fs::path& folder) {
     if (name == std::string_view("config.json")) {
       Json json;
       try {
-        json = Json::parse(text);
+        json = parse_json<Json>(text);
       } catch (const nlohmann::json::exception& error) {
         fail<FileError>("{}: is not valid JSON: {}", source, error.what());
       }
       if (!json.is_object() || !json.contains("quantization_config") || json["quantization_config"].is_null()) continue;
-      text = json["quantization_config"].dump();
+      text = dump_json(json["quantization_config"]);
       source += ": quantization_config";
     }
     Statement other = state(text, source);

@@ -1,10 +1,10 @@
 #include "graft/quant/folder_writer.h"
 
-#include <nlohmann/json.hpp>
-
 #include <fstream>
 #include <sstream>
 #include <system_error>
+
+#include "graft/core/formats/json.h"
 
 namespace graft::quant {
 namespace {
@@ -31,7 +31,7 @@ std::string read_text(const fs::path& path) {
 }
 
 Json parse_object(const std::string& text, const std::string& what) {
-  Json json = Json::parse(text, nullptr, false);
+  Json json = parse_json<Json>(text, false);
   check(json.is_object(), "{} is not a JSON object", what);
   return json;
 }
@@ -119,7 +119,7 @@ void FolderWriter::write_index() {
   }
   if (shards_.size() == 1) return;
   const Json index = {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", files}};
-  safetensors::write_file_atomically(partial_ / "model.safetensors.index.json", index.dump(2) + "\n");
+  safetensors::write_file_atomically(partial_ / "model.safetensors.index.json", dump_json(index, 2) + "\n");
 }
 
 void FolderWriter::finish(const std::string& quantization_config, bool separate_config) {
@@ -135,10 +135,10 @@ void FolderWriter::finish(const std::string& quantization_config, bool separate_
         fs::copy_file(entry.path(), copy);
         fs::permissions(copy, fs::perms::owner_write, fs::perm_options::add);  // the source may be for reading alone
       }
-    Json config = Json::parse(config_);
+    Json config = parse_json<Json>(config_);
     config["quantization_config"] = quantization;
-    safetensors::write_file_atomically(partial_ / "config.json", config.dump(2) + "\n");
-    if (separate_config) safetensors::write_file_atomically(partial_ / "quantize_config.json", quantization.dump(2) + "\n");
+    safetensors::write_file_atomically(partial_ / "config.json", dump_json(config, 2) + "\n");
+    if (separate_config) safetensors::write_file_atomically(partial_ / "quantize_config.json", dump_json(quantization, 2) + "\n");
     fs::rename(partial_, target_);
     partial_.clear();
   } catch (const fs::filesystem_error& error) {

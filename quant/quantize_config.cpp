@@ -1,6 +1,6 @@
 #include "graft/quant/quantize_config.h"
 
-#include <nlohmann/json.hpp>
+#include "graft/core/formats/json.h"
 
 namespace graft::quant {
 namespace {
@@ -67,11 +67,11 @@ const Grid& grid_of(const QuantizeMethod& method) {
 
 std::string quantization_config(const QuantizeMethod& method, std::string_view layout) {
   switch (grid_of(method).rule) {
-    case GridRule::gptq: return gptq_config(method, layout).dump();
-    case GridRule::awq: return awq_config(method, layout).dump();
+    case GridRule::gptq: return dump_json(gptq_config(method, layout));
+    case GridRule::awq: return dump_json(awq_config(method, layout));
     case GridRule::eetq: break;
   }
-  return eetq_config().dump();
+  return dump_json(eetq_config());
 }
 
 }  // namespace graft::quant

@@ -10,29 +10,63 @@
 
 namespace graft::llama {
 
-std::filesystem::path shipped_file(const std::filesystem::path& path) { return std::filesystem::path(GRAFT_EXAMPLES_DIR) / path; }
+struct CommandLine::Parser {
+  explicit Parser(const std::string& description) : app(description) { app.option_defaults()->always_capture_default(); }
 
-std::filesystem::path default_model() { return shipped_file("models/tiny-llama-gptq"); }
+  CLI::Option* add(const std::string& name, Target target, const std::string& description) {
+    CLI::Option* option = std::visit([&](auto* value) { return app.add_option(name, *value, description); }, target);
+    if (std::holds_alternative<std::vector<std::string>*>(target)) option->delimiter(',');
+    return option;
+  }
 
-bool parse_command_line(CLI::App& app, int argc, const char* const* argv) try {
-  app.parse(argc, argv);
+  CLI::App app;
+};
+
+CommandLine::CommandLine(const std::string& description) : parser_(std::make_unique<Parser>(description)) {}
+CommandLine::~CommandLine() = default;
+
+void CommandLine::option(const std::string& name, Target target, const std::string& description) {
+  parser_->add(name, target, description);
+}
+
+void CommandLine::required_option(const std::string& name, Target target, const std::string& description) {
+  parser_->add(name, target, description)->required();
+}
+
+void CommandLine::flag(const std::string& name, bool& target, const std::string& description) {
+  parser_->app.add_flag(name, target, description);
+}
+
+void CommandLine::seed(std::uint64_t& target, const std::string& description) {
+  const auto no_sign = [](const std::string& text) {  // strtoull, which reads it, would count down from 2^64
+    return text.find('-') == std::string::npos ? std::string() : fmt::format("{}, and a whole number from 0 is wanted", text);
+  };
+  parser_->app.add_option("--seed", target, description)->check(no_sign);
+}
+
+bool CommandLine::parse(int argc, const char* const* argv) try {
+  parser_->app.parse(argc, argv);
   return true;
 } catch (const CLI::CallForHelp&) {
-  fmt::print("{}", app.help());
+  fmt::print("{}", parser_->app.help());
   return false;
 } catch (const CLI::ParseError& error) {
   fail("{} (--help lists the options)", error.what());
 }
 
-void check_range(const char* option, std::int64_t value, std::int64_t least, std::int64_t most) {
-  check(least <= value && value <= most, "{} is {}, and a count from {} to {} is wanted", option, value, least, most);
+std::vector<std::string> CommandLine::given() const {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : parser_->app.get_options())
+    if (option->count() > 0) names.push_back(option->get_name());
+  return names;
 }
 
-void add_seed(CLI::App& app, std::uint64_t& seed, const std::string& description) {
-  const auto no_sign = [](const std::string& text) {  // strtoull, which reads it, would count down from 2^64
-    return text.find('-') == std::string::npos ? std::string() : fmt::format("{}, and a whole number from 0 is wanted", text);
-  };
-  app.add_option("--seed", seed, description)->check(no_sign);
+std::filesystem::path shipped_file(const std::filesystem::path& path) { return std::filesystem::path(GRAFT_EXAMPLES_DIR) / path; }
+
+std::filesystem::path default_model() { return shipped_file("models/tiny-llama-gptq"); }
+
+void check_range(const char* option, std::int64_t value, std::int64_t least, std::int64_t most) {
+  check(least <= value && value <= most, "{} is {}, and a count from {} to {} is wanted", option, value, least, most);
 }
 
 void set_threads(int threads) {

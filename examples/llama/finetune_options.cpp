@@ -1,7 +1,5 @@
 #include "graft/examples/llama/finetune_options.h"
 
-#include <CLI/CLI.hpp>
-
 #include "graft/examples/llama/command_line.h"
 
 namespace graft::llama {
@@ -13,42 +11,41 @@ std::optional<FinetuneOptions> parse_finetune(int argc, const char* const* argv)
   AdapterOptions& adapter = options.adapter;
   std::string dtype = "f32", device = "cpu", schedule = training.schedule.name;
 
-  CLI::App app{"Trains an adapter on a quantized or dense model of the Llama architecture, and writes a folder that PEFT opens."};
-  app.option_defaults()->always_capture_default();
-  app.add_option("--model", options.model, "Hugging Face folder of the model");
-  app.add_option("--data", options.data, "text file to learn from; without it, the shipped one");
-  app.add_option("--held", options.held, "text file to measure on; without it, the last twentieth of the data");
-  app.add_option("--out", options.out,
-                 "folder to write the adapter and the training state to; a run that fails leaves what it saved last, from which "
-                 "--resume goes on, and no folder if it saved nothing");
-  app.add_option("--dtype", dtype, "of the dense weights and of the computation: f32, bf16 or f16");
-  app.add_option("--device", device, device_description);
+  CommandLine line{
+      "Trains an adapter on a quantized or dense model of the Llama architecture, and writes a folder that PEFT opens."};
+  line.option("--model", &options.model, "Hugging Face folder of the model");
+  line.option("--data", &options.data, "text file to learn from; without it, the shipped one");
+  line.option("--held", &options.held, "text file to measure on; without it, the last twentieth of the data");
+  line.option("--out", &options.out,
+              "folder to write the adapter and the training state to; a run that fails leaves what it saved last, from which "
+              "--resume goes on, and no folder if it saved nothing");
+  line.option("--dtype", &dtype, "of the dense weights and of the computation: f32, bf16 or f16");
+  line.option("--device", &device, device_description);
   std::string names;
   for (const Method& method : methods()) names += fmt::format("\n  {}: {}", method.name, method.description);
-  app.add_option("--method", options.method, "the kind of adapter:" + names);
-  app.add_option("--r", adapter.r, "rank (oft: number of blocks); without it, 16 (adalora: 8)");
-  app.add_option("--lora-alpha", adapter.lora_alpha, "scale times rank; without it, twice the rank");
-  app.add_option("--dropout", adapter.dropout, "share of the adapter's input that training drops");
-  app.add_option("--block-size", adapter.block_size, "of oft's rotations (32) or of qalora's pooling groups (16)");
-  app.add_option("--target-modules", adapter.target_modules,
-                 "names of layers, separated by commas; or one regular expression; or all-linear")
-      ->delimiter(',');
-  app.add_option("--steps", training.steps, "optimizer steps");
-  app.add_option("--batch", training.batch, "rows per forward pass");
-  app.add_option("--seq", options.sequence, "tokens per row");
-  app.add_option("--accumulate", training.accumulate, "forward passes per step");
-  app.add_option("--lr", training.lr, "learning rate of AdamW");
-  app.add_option("--weight-decay", training.weight_decay, "of AdamW");
-  app.add_option("--warmup", training.warmup, "steps in which the learning rate rises");
-  app.add_option("--schedule", schedule, "of the learning rate after that: constant, linear or cosine");
-  app.add_option("--clip", training.clip, "largest norm of the gradient; 0 for any");
-  add_seed(app, training.seed, "of the adapter's start, of dropout and of the text's order");
-  app.add_option("--save-every", options.save_every, "steps between two training states; 0 for only the last");
-  app.add_flag("--resume", options.resume, "go on from the training state in --out, with the settings of that run");
-  app.add_option("--threads", options.threads, "0 for one per core");
-  app.add_option("--prompt", options.prompt, "beginning of the text that is written before and after; empty for none");
-  app.add_option("--prompt-tokens", options.generation.max_tokens, "length of that text");
-  if (!parse_command_line(app, argc, argv)) return {};
+  line.option("--method", &options.method, "the kind of adapter:" + names);
+  line.option("--r", &adapter.r, "rank (oft: number of blocks); without it, 16 (adalora: 8)");
+  line.option("--lora-alpha", &adapter.lora_alpha, "scale times rank; without it, twice the rank");
+  line.option("--dropout", &adapter.dropout, "share of the adapter's input that training drops");
+  line.option("--block-size", &adapter.block_size, "of oft's rotations (32) or of qalora's pooling groups (16)");
+  line.option("--target-modules", &adapter.target_modules,
+              "names of layers, separated by commas; or one regular expression; or all-linear");
+  line.option("--steps", &training.steps, "optimizer steps");
+  line.option("--batch", &training.batch, "rows per forward pass");
+  line.option("--seq", &options.sequence, "tokens per row");
+  line.option("--accumulate", &training.accumulate, "forward passes per step");
+  line.option("--lr", &training.lr, "learning rate of AdamW");
+  line.option("--weight-decay", &training.weight_decay, "of AdamW");
+  line.option("--warmup", &training.warmup, "steps in which the learning rate rises");
+  line.option("--schedule", &schedule, "of the learning rate after that: constant, linear or cosine");
+  line.option("--clip", &training.clip, "largest norm of the gradient; 0 for any");
+  line.seed(training.seed, "of the adapter's start, of dropout and of the text's order");
+  line.option("--save-every", &options.save_every, "steps between two training states; 0 for only the last");
+  line.flag("--resume", options.resume, "go on from the training state in --out, with the settings of that run");
+  line.option("--threads", &options.threads, "0 for one per core");
+  line.option("--prompt", &options.prompt, "beginning of the text that is written before and after; empty for none");
+  line.option("--prompt-tokens", &options.generation.max_tokens, "length of that text");
+  if (!line.parse(argc, argv)) return {};
 
   options.dtype = parse_model_dtype(dtype);
   options.device = parse_device(device);

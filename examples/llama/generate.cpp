@@ -1,6 +1,4 @@
 // generate: continues a text with a model, with or without an adapter.
-#include <CLI/CLI.hpp>
-
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -23,20 +21,19 @@ struct Options {
 
 bool parse(Options& options, int argc, const char* const* argv) {
   SamplingOptions& sampling = options.generation.sampling;
-  CLI::App app{"Continues a text with a quantized or dense model of the Llama architecture."};
-  app.option_defaults()->always_capture_default();
-  app.add_option("--model", options.model, "Hugging Face folder of the model");
-  app.add_option("--adapter", options.adapter, "PEFT folder of an adapter to put on it");
-  app.add_option("--prompt", options.prompt, "text to continue; - reads it from standard input");
-  app.add_option("--max-tokens", options.generation.max_tokens, "most tokens to write");
-  app.add_option("--temperature", sampling.temperature, "0 always takes the likeliest token");
-  app.add_option("--top-k", sampling.top_k, "choose among the k likeliest tokens; 0 for all");
-  app.add_option("--top-p", sampling.top_p, "choose among the likeliest tokens that reach this probability together");
-  add_seed(app, sampling.seed, "of the choice");
-  app.add_option("--dtype", options.dtype, "of the dense weights and of the computation: f32, bf16 or f16");
-  app.add_option("--device", options.device, device_description);
-  app.add_option("--threads", options.threads, "0 for one per core");
-  if (!parse_command_line(app, argc, argv)) return false;
+  CommandLine line{"Continues a text with a quantized or dense model of the Llama architecture."};
+  line.option("--model", &options.model, "Hugging Face folder of the model");
+  line.option("--adapter", &options.adapter, "PEFT folder of an adapter to put on it");
+  line.option("--prompt", &options.prompt, "text to continue; - reads it from standard input");
+  line.option("--max-tokens", &options.generation.max_tokens, "most tokens to write");
+  line.option("--temperature", &sampling.temperature, "0 always takes the likeliest token");
+  line.option("--top-k", &sampling.top_k, "choose among the k likeliest tokens; 0 for all");
+  line.option("--top-p", &sampling.top_p, "choose among the likeliest tokens that reach this probability together");
+  line.seed(sampling.seed, "of the choice");
+  line.option("--dtype", &options.dtype, "of the dense weights and of the computation: f32, bf16 or f16");
+  line.option("--device", &options.device, device_description);
+  line.option("--threads", &options.threads, "0 for one per core");
+  if (!line.parse(argc, argv)) return false;
   check_range("--max-tokens", options.generation.max_tokens, 0);
   if (options.prompt == "-") options.prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   return true;

@@ -1,12 +1,12 @@
 #include "graft/adapters/config.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <limits>
 
 #include "graft/adapters/warning.h"
+#include "graft/core/formats/json.h"
 
 #include "../support/errors.h"
 
@@ -76,16 +76,16 @@ TEST(Config, EveryFieldSurvivesTheFile) {
 }
 
 TEST(Config, TheFileHasPeftsKeys) {
-  const Json lora = Json::parse(to_json(LoraConfig{})), adalora = Json::parse(to_json(AdaLoraConfig{})),
-             oft = Json::parse(to_json(OFTConfig{}));
+  const Json lora = parse_json<Json>(to_json(LoraConfig{})), adalora = parse_json<Json>(to_json(AdaLoraConfig{})),
+             oft = parse_json<Json>(to_json(OFTConfig{}));
   EXPECT_EQ(lora.size(), 41u);
   EXPECT_EQ(adalora.size(), 50u);
   EXPECT_EQ(oft.size(), 23u);
   EXPECT_EQ(lora.at("peft_type"), "LORA");
-  EXPECT_EQ(lora.at("lora_alpha").dump(), "8");  // an integer, as PEFT types it
+  EXPECT_EQ(dump_json(lora.at("lora_alpha")), "8");  // an integer, as PEFT types it
   EXPECT_TRUE(lora.at("target_modules").is_null());
   EXPECT_EQ(lora.at("loftq_config"), Json::object());
-  EXPECT_EQ(oft.at("eps").dump(), "6e-05");
+  EXPECT_EQ(dump_json(oft.at("eps")), "6e-05");
 }
 
 TEST(Config, WhatPeftWritesOtherwise) {
@@ -190,9 +190,9 @@ TEST(Config, RefusesNumbersThatAreNone) {
 
 TEST(Config, WritesWholeNumbersAsSuchAsFarAsADoubleCountsThem) {
   const auto written = [](double alpha) {
-    const Json json = Json::parse(to_json(LoraConfig{.lora_alpha = alpha, .alpha_pattern = {{"q", alpha}}}));
+    const Json json = parse_json<Json>(to_json(LoraConfig{.lora_alpha = alpha, .alpha_pattern = {{"q", alpha}}}));
     EXPECT_EQ(json.at("alpha_pattern").at("q"), json.at("lora_alpha"));
-    return json.at("lora_alpha").dump();
+    return dump_json(json.at("lora_alpha"));
   };
   EXPECT_EQ(written(16), "16");
   EXPECT_EQ(written(-3), "-3");

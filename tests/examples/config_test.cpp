@@ -1,9 +1,9 @@
 #include "graft/examples/llama/config.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "graft/autograd/ops.h"
+#include "graft/core/formats/json.h"
 
 #include "../support/errors.h"
 
@@ -26,7 +26,7 @@ json with(json changes) {
 template <class E>
 std::string message_of(const json& config) {
   try {
-    Config::parse(config.dump());
+    Config::parse(dump_json(config));
   } catch (const E& error) {
     return error.what();
   }
@@ -34,7 +34,7 @@ std::string message_of(const json& config) {
 }
 
 TEST(Config, ReadsTheOlderSpelling) {
-  const Config config = Config::parse(small().dump());
+  const Config config = Config::parse(dump_json(small()));
   EXPECT_EQ(config.head_dim, 16);
   EXPECT_EQ(config.num_key_value_heads, 2);
   EXPECT_EQ(config.rope.theta, 500000.0);
@@ -71,13 +71,13 @@ TEST(Config, ReadsScaledRotationUnderAllItsNames) {
   for (const json& change :
        {json{{"rope_scaling", named(llama3, "rope_type", "llama3")}}, json{{"rope_scaling", named(llama3, "type", "llama3")}},
         json{{"rope_parameters", named(llama3, "rope_type", "llama3")}}}) {
-    const Rope rope = Config::parse(with(change).dump()).rope;
+    const Rope rope = Config::parse(dump_json(with(change))).rope;
     EXPECT_EQ(rope.kind, Rope::Kind::llama3);
     EXPECT_EQ(rope.theta, 500000.0);
     EXPECT_EQ(rope.factor, 8);
     EXPECT_EQ(rope.original_max_position_embeddings, 32);
   }
-  const Rope linear = Config::parse(with({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}).dump()).rope;
+  const Rope linear = Config::parse(dump_json(with({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}))).rope;
   EXPECT_EQ(linear.kind, Rope::Kind::linear);
   EXPECT_EQ(linear.factor, 2);
 }
@@ -87,7 +87,7 @@ TEST(Config, TakesTwoSpellingsThatAgree) {
   const json parameters{{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 1000.0}, {"partial_rotary_factor", 1.0}};
   const json change{
       {"rope_theta", nullptr}, {"rope_scaling", linear}, {"rope_parameters", parameters}, {"attention_dropout", 0.0}};
-  const Rope rope = Config::parse(with(change).dump()).rope;
+  const Rope rope = Config::parse(dump_json(with(change))).rope;
   EXPECT_EQ(rope, (Rope{.kind = Rope::Kind::linear, .theta = 1000, .factor = 2}));
 }
 

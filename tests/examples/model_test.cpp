@@ -1,12 +1,12 @@
 #include "graft/examples/llama/model.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <fstream>
 
 #include "graft/autograd/ops.h"
+#include "graft/core/formats/json.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/sampling.h"
 
@@ -117,9 +117,9 @@ class AnotherFolder {
   const std::filesystem::path& path() const { return path_; }
 
   void configure(const nlohmann::json& changes) const {
-    nlohmann::json config = nlohmann::json::parse(read_text(folder / "config.json"));
+    nlohmann::json config = parse_json<nlohmann::json>(read_text(folder / "config.json"));
     config.update(changes);
-    safetensors::write_file_atomically(path_ / "config.json", config.dump());
+    safetensors::write_file_atomically(path_ / "config.json", dump_json(config));
   }
   void add(const std::vector<NamedTensor>& more) const {
     const auto file = safetensors::File::open(folder / "model.safetensors");

@@ -1,7 +1,6 @@
 // The example programs as their users meet them: what they print, write, refuse, and survive.
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -16,6 +15,7 @@
 #include <set>
 #include <system_error>
 
+#include "graft/core/formats/json.h"
 #include "graft/core/safetensors.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/model.h"
@@ -369,9 +369,9 @@ void write_dense_model(const fs::path& folder) {
   }
   fs::create_directories(folder);
   safetensors::save(folder / "model.safetensors", tensors);
-  auto config = nlohmann::json::parse(checkpoint.config());
+  auto config = parse_json<nlohmann::json>(checkpoint.config());
   config.erase("quantization_config");
-  std::ofstream(folder / "config.json") << config.dump();
+  std::ofstream(folder / "config.json") << dump_json(config);
   fs::copy(shipped / "tokenizer.json", folder);
 }
 

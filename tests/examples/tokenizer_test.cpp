@@ -1,11 +1,11 @@
 #include "graft/examples/llama/tokenizer.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include <fstream>
 
 #include "graft/core/error.h"
+#include "graft/core/formats/json.h"
 
 #include "../support/errors.h"
 
@@ -45,7 +45,7 @@ json description() {
 constexpr std::int64_t he = 257, ll = 258, hell = 259, space_a = 260;
 std::int64_t byte(unsigned char c) { return c + 1; }
 
-Tokenizer make(const json& description) { return Tokenizer::parse(description.dump()); }
+Tokenizer make(const json& description) { return Tokenizer::parse(dump_json(description)); }
 
 template <class E>
 std::string message_of(const json& description) {
@@ -59,7 +59,7 @@ std::string message_of(const json& description) {
 
 TEST(Tokenizer, AgreesWithTheOriginalOnEveryRecordedText) {
   std::ifstream file(GRAFT_SOURCE_DIR "/tests/golden/text/tokenizer_cases.json");
-  const json cases = json::parse(file);
+  const json cases = parse_json<json>(std::string(std::istreambuf_iterator<char>(file), {}));
   const Tokenizer tokenizer = Tokenizer::load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
   ASSERT_EQ(cases.size(), 35u);
   for (const json& entry : cases) {

@@ -1,9 +1,9 @@
 #include "graft/examples/llama/trainer.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include "graft/adapters/peft_io.h"
+#include "graft/core/formats/json.h"
 #include "graft/core/parallel.h"
 #include "graft/examples/llama/files.h"
 #include "graft/examples/llama/methods.h"
@@ -182,13 +182,13 @@ TEST(Trainer, RefusesAStateThatWasChanged) {
   run.steps(1);
   run.trainer.save(path, {});
   const auto file = safetensors::File::open(path);
-  const nlohmann::json whole = nlohmann::json::parse(file.metadata().at("training_state"));
+  const nlohmann::json whole = parse_json<nlohmann::json>(file.metadata().at("training_state"));
   const auto refuse = [&](const nlohmann::json& description, const std::string& dropped, const std::string& words) {
     std::vector<NamedTensor> tensors;
     for (const auto& [name, entry] : file.entries())
       if (name != dropped) tensors.push_back({name, file.tensor(name)});
     const fs::path changed = path.parent_path() / "changed";
-    safetensors::save(changed, tensors, {{"training_state", description.dump()}});
+    safetensors::save(changed, tensors, {{"training_state", dump_json(description)}});
     expect_error<FileError>([&] { run.trainer.resume(changed, {}); }, changed.string() + ": " + words);
     EXPECT_EQ(run.trainer.steps_done(), 1);
   };

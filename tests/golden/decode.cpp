@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "graft/core/formats/json.h"
 #include "graft/quant/config.h"
 #include "graft/quant/format.h"
 
@@ -23,7 +24,7 @@ Stored stored_layer(const Tensors& tensors, const std::string& name) {
   stored.module = name;
   stored.in = info.at("in_features");
   stored.out = info.at("out_features");
-  const auto config = graft::quant::QuantConfig::parse(info.at("quantization_config").dump(), name);
+  const auto config = graft::quant::QuantConfig::parse(graft::dump_json(info.at("quantization_config")), name);
   const auto description = config.describe("model.layers.0.self_attn.q_proj");
   graft::check(description.has_value(), "{}: excluded by its own config", name);
   stored.description = *description;

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <limits>
 
+#include "graft/core/formats/json.h"
+
 namespace golden {
 
 using graft::Tensor;
@@ -52,7 +54,7 @@ Json read_json(const std::filesystem::path& path) {
   std::ifstream file(path);
   graft::check<graft::FileError>(file.is_open(), "{}: cannot be opened", path.string());
   try {
-    return Json::parse(file);
+    return graft::parse_json<Json>(std::string(std::istreambuf_iterator<char>(file), {}));
   } catch (const Json::exception& error) {
     graft::fail<graft::FileError>("{}: {}", path.string(), error.what());
   }
@@ -61,7 +63,7 @@ Json read_json(const std::filesystem::path& path) {
 Tensors::Tensors(const std::filesystem::path& path) : file_(graft::safetensors::File::open(path)) {
   const auto found = file_.metadata().find("case");
   graft::check<graft::FileError>(found != file_.metadata().end(), "{}: has no metadata key \"case\"", path.string());
-  info_ = Json::parse(found->second);
+  info_ = graft::parse_json<Json>(found->second);
 }
 
 double worst_error(const Tensor& got, const Tensor& want) { return compare(got, want).error; }

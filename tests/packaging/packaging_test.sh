@@ -8,6 +8,7 @@ launcher=${3:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1  # so that a compiler cache, where there is one, knows the objects of the last run
+whole_sources=$([ -z "$launcher" ] || echo ON)  # which it would not, were they made with a precompiled header
 model=$source/examples/models/tiny-llama-gptq
 
 step() { printf -- '-- %s\n' "$*"; }
@@ -23,7 +24,8 @@ for shared in ON OFF; do
   # One build folder for both: the objects are the same, so that only the library is linked anew.
   step "add_subdirectory, BUILD_SHARED_LIBS=$shared"
   cmake -S "$source/examples/embed" -B "$work/subdirectory" -G Ninja -D GRAFT_SOURCE="$source" -D GRAFT_INSTALL=ON \
-    -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS=-O0 -D CMAKE_CXX_COMPILER_LAUNCHER="$launcher" -D BUILD_SHARED_LIBS=$shared \
+    -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS=-O0 -D CMAKE_CXX_COMPILER_LAUNCHER="$launcher" \
+    -D CMAKE_DISABLE_PRECOMPILE_HEADERS="$whole_sources" -D BUILD_SHARED_LIBS=$shared \
     >"$work/log" || { cat "$work/log"; exit 1; }
   cmake --build "$work/subdirectory" >"$work/log" || { cat "$work/log"; exit 1; }
   run_embed "$work/subdirectory/embed"

@@ -1,13 +1,13 @@
 #include "graft/quant/quantize_folder.h"
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 
 #include <fstream>
 #include <sstream>
 
 #include "graft/autograd/linear.h"
 #include "graft/autograd/ops.h"
+#include "graft/core/formats/json.h"
 #include "graft/quant/checkpoint.h"
 #include "graft/quant/folder_writer.h"
 #include "graft/quant/pack_checkpoint.h"
@@ -170,7 +170,7 @@ TEST(QuantizeFolder, EveryMethodWritesAFolderThatReadsBack) {
     EXPECT_TRUE(checkpoint.contains("embed.weight"));
     EXPECT_EQ(text_of(folder.path / name / "tokenizer.json"), "{}");
     EXPECT_EQ(fs::exists(folder.path / name / "quantize_config.json"), name != "eetq");
-    const Json config = Json::parse(text_of(folder.path / name / "config.json"));
+    const Json config = parse_json<Json>(text_of(folder.path / name / "config.json"));
     EXPECT_EQ(config.at("hidden_size"), 64);
     EXPECT_EQ(config.at("quantization_config").at("quant_method"), name.substr(0, 3) == "awq" ? "awq"
                                                                    : name == "eetq"           ? "eetq"
@@ -380,7 +380,7 @@ TEST(FolderWriter, CutsShardsAndWritesTheirIndex) {
     expect_error<ValueError>([&] { writer.finish("[]", true); }, "is not a JSON object");
     writer.finish(R"({"quant_method": "gptq", "bits": 4, "group_size": 128})", true);
   }
-  const Json index = Json::parse(text_of(folder.path / "out/model.safetensors.index.json"));
+  const Json index = parse_json<Json>(text_of(folder.path / "out/model.safetensors.index.json"));
   const auto source = safetensors::Checkpoint::open(folder.path / "dense"),
              out = safetensors::Checkpoint::open(folder.path / "out");
   EXPECT_EQ(index.at("metadata").at("total_size"), out.bytes());
