@@ -1,3 +1,8 @@
+# Where nothing is optimized, fmt's headers raise the level for themselves, and GCC does not lower it again behind a precompiled header.
+if(NOT CMAKE_BUILD_TYPE MATCHES "^(Release|RelWithDebInfo|MinSizeRel)$")
+  set(CMAKE_DISABLE_PRECOMPILE_HEADERS ON)
+endif()
+
 # What nearly every source includes is parsed once, for all rooms and cuda/. Sources include what they use all the same.
 function(graft_precompile library)
   if(library STREQUAL graft_core)
