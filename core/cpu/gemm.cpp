@@ -35,16 +35,27 @@ const GemmUnit& unit(Isa isa) {
   return *gemm_scalar();
 }
 
+// Rows of a left operand that are better read where they lie than packed: not those that share sets of the first-level cache, and not
+// where so many columns meet each row that packing it costs nothing.
+template <class T>
+LanesInPlace<T> worth_reading_in_place(const Panels<T>& left, std::int64_t n) {
+  constexpr std::int64_t one_way = 4096;  // bytes of a way of that cache
+  constexpr std::int64_t many_columns = 2048;
+  const LanesInPlace<T> lanes = left.in_place();
+  const bool collide = lanes.stride * std::int64_t{sizeof(T)} % one_way == 0;
+  return collide || n >= many_columns ? LanesInPlace<T>() : lanes;
+}
+
 // One round of a blocked product: rows [row, row + m) of the left operand.
 template <class T>
 class Round {
  public:
   Round(const GemmKernels<T>& kernels, std::int64_t row, std::int64_t m, std::int64_t n, std::int64_t depth,
-        const Panels<T>& left, const Panels<T>& right, const Target<Sum<T>>& target)
+        const Panels<T>& left, const LanesInPlace<T>& in_place, const Panels<T>& right, const Target<Sum<T>>& target)
       : kernels_(kernels),
         left_(left),
         right_(right),
-        in_place_(left.in_place()),
+        in_place_(in_place),
         target_(target),
         row_(row),
         m_(m),
@@ -192,11 +203,12 @@ template <class T>
 void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
                      const Panels<T>& right, const Target<Sum<T>>& target) {
   // Rounds of equal size, since each computes the right panels anew.
-  const std::int64_t packed = (depth - left.in_place().depth) / PanelTraits<T>::depth;
+  const LanesInPlace<T> in_place = worth_reading_in_place(left, n);
+  const std::int64_t packed = (depth - in_place.depth) / PanelTraits<T>::depth;
   const std::int64_t most = std::max(row_block, left_bytes / std::max<std::int64_t>(1, packed * std::int64_t{sizeof(T)}));
   const std::int64_t round = std::max<std::int64_t>(1, divide_up(m, divide_up(m, most)));
   for (std::int64_t row = 0; row < m; row += round)
-    Round<T>(kernels, row, std::min(round, m - row), n, depth, left, right, target).run();
+    Round<T>(kernels, row, std::min(round, m - row), n, depth, left, in_place, right, target).run();
 }
 
 template <class T>
