@@ -100,7 +100,6 @@ F32, BF16 = torch.float32, torch.bfloat16
 PEERS = [  # name, activations, what it computes, how it is made
     ("torch dense f32", F32, "f32 from dense f32", lambda: dense(F32)),
     ("torch dense bf16", BF16, "bf16 from dense bf16, sums f32", lambda: dense(BF16)),
-    ("torch int4pack f32", F32, "4 bits, f32", lambda: int4(F32)),
     ("torch int4pack bf16", BF16, "4 bits, bf16, sums f32", lambda: int4(BF16)),
     ("torch int8pack bf16", BF16, "8 bits, a scale per row, bf16, sums f32", lambda: int8(BF16)),
     ("onnxruntime MatMulNBits f32", F32, "4 bits, symmetric, f32", lambda: onnxruntime(1)),
