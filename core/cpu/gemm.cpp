@@ -38,12 +38,12 @@ const GemmUnit& unit(Isa isa) {
 // Rows of a left operand that are better read where they lie than packed: not those that share sets of the first-level cache, and not
 // where so many columns meet each row that packing it costs nothing.
 template <class T>
-LanesInPlace<T> worth_reading_in_place(const Panels<T>& left, std::int64_t n) {
+LanesInPlace<T> worth_reading_in_place(const GemmKernels<T>& kernels, const Panels<T>& left, std::int64_t n) {
   constexpr std::int64_t one_way = 4096;  // bytes of a way of that cache
   constexpr std::int64_t many_columns = 2048;
   const LanesInPlace<T> lanes = left.in_place();
   const bool collide = lanes.stride * std::int64_t{sizeof(T)} % one_way == 0;
-  return collide || n >= many_columns ? LanesInPlace<T>() : lanes;
+  return !kernels.rows_in_place || collide || n >= many_columns ? LanesInPlace<T>() : lanes;
 }
 
 // One round of a blocked product: rows [row, row + m) of the left operand.
@@ -203,7 +203,7 @@ template <class T>
 void blocked_product(const GemmKernels<T>& kernels, std::int64_t m, std::int64_t n, std::int64_t depth, const Panels<T>& left,
                      const Panels<T>& right, const Target<Sum<T>>& target) {
   // Rounds of equal size, since each computes the right panels anew.
-  const LanesInPlace<T> in_place = worth_reading_in_place(left, n);
+  const LanesInPlace<T> in_place = worth_reading_in_place(kernels, left, n);
   const std::int64_t packed = (depth - in_place.depth) / PanelTraits<T>::depth;
   const std::int64_t most = std::max(row_block, left_bytes / std::max<std::int64_t>(1, packed * std::int64_t{sizeof(T)}));
   const std::int64_t round = std::max<std::int64_t>(1, divide_up(m, divide_up(m, most)));

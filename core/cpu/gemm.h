@@ -39,8 +39,9 @@ using Sum = typename PanelTraits<T>::Sum;
 /// rest.
 template <class T>
 struct GemmKernels {
-  int rows = 0;     // of a tile: lanes of a left panel
-  int columns = 0;  // of a tile: lanes of a right panel
+  int rows = 0;                // of a tile: lanes of a left panel
+  int columns = 0;             // of a tile: lanes of a right panel
+  bool rows_in_place = false;  // whether row_tiles is as fast over rows as over panels
 
   /// c[rows][columns] at stride ldc, = or += Σ_depth a b, with b[depth][this->columns], and for every `height` rows another panel
   /// a[depth][this->rows], one after the other. Lanes past height and columns are not read, nothing past rows and columns is written.

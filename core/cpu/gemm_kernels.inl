@@ -318,7 +318,7 @@ void axpy(const typename V::Element* x, std::int64_t row_stride, std::int64_t de
 
 template <class V, int Rows, int Vectors>
 constexpr GemmKernels<typename V::Element> gemm_kernels_of() {
-  return {Rows, Vectors * V::width, tiles<V, Rows, Vectors>, row_tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
+  return {Rows, Vectors * V::width, V::width > 1, tiles<V, Rows, Vectors>, row_tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
 }
 
 }  // namespace
