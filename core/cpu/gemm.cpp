@@ -13,9 +13,9 @@ namespace {
 
 // A stretch of the depth: one right panel of it (20 KB) stays in the first-level cache while left panels pass by.
 constexpr std::int64_t depth_block = 320;
-// Left rows that pass by before the next right panel, and right columns of one task: both blocks (60 and 320 KB) fit in a
+// Left rows that pass by before the next right panel, and right columns of one task: both blocks (80 and 320 KB) fit in a
 // second-level cache of 512 KB.
-constexpr std::int64_t row_block = 48;
+constexpr std::int64_t row_block = 64;
 constexpr std::int64_t column_block = 256;
 // Four cache lines: what a task reads of every row at least.
 constexpr std::int64_t line_columns = 64;
@@ -129,7 +129,8 @@ class Round {
   void task(std::int64_t begin, std::int64_t end, std::int64_t column, std::int64_t columns) const {
     const std::int64_t rows = std::min(end * height_, m_) - begin * height_, width = kernels_.columns;
     const bool direct = target_.dtype == dtype_of<Sum<T>> && target_.column_stride == 1 && !target_.bias && !target_.columns;
-    const Scratch<T> block(divide_up(columns, width) * width * entries(std::min(depth_block, depth_)));
+    const std::int64_t panels = passes(begin, end) > 1 ? divide_up(columns, width) : 1;
+    const Scratch<T> block(panels * width * entries(std::min(depth_block, depth_)));
     const Scratch<Sum<T>> sums(direct ? 0 : rows * columns);
     T* right = block.get();
     Sum<T>* c = sums.get();
@@ -139,11 +140,8 @@ class Round {
       ldc = target_.row_stride;
     }
     for (std::int64_t b = 0; b < depth_blocks_; ++b) {
-      const std::int64_t depth = depth_of(b);
       if (stretchwise_) pack_left(b, begin, end);
-      for (std::int64_t j = 0; j < columns; j += width)
-        right_.fill(b * depth_block, depth, column + j, static_cast<int>(width), right + j * entries(depth));
-      multiply(b, begin, end, right, columns, c, ldc);
+      multiply(b, begin, end, column, right, columns, c, ldc);
     }
     if (!direct) put(row_ + begin * height_, column, rows, columns, c, ldc);
   }
@@ -160,19 +158,29 @@ class Round {
     write(target_, row, column, rows, columns, c, ldc);
   }
 
-  // One stretch of the depth: a block of left panels stays near while right panels pass, each of those while left panels pass.
-  void multiply(std::int64_t block, std::int64_t begin, std::int64_t end, const T* right, std::int64_t columns, Sum<T>* c,
-                std::int64_t ldc) const {
-    const std::int64_t depth = entries(depth_of(block)), width = kernels_.columns, step = divide_up(row_block, height_);
+  // Left panels that pass by together, and how often that happens.
+  std::int64_t together() const { return divide_up(row_block, height_); }
+  std::int64_t passes(std::int64_t begin, std::int64_t end) const { return divide_up(end - begin, together()); }
+
+  // One stretch of the depth: a block of left panels stays near while right panels pass, each of those while left panels pass. A right
+  // panel is computed when the first of them need it; where no others follow, the next one takes its place, and none leaves the
+  // first-level cache.
+  void multiply(std::int64_t block, std::int64_t begin, std::int64_t end, std::int64_t column, T* right, std::int64_t columns,
+                Sum<T>* c, std::int64_t ldc) const {
+    const std::int64_t depth = entries(depth_of(block)), width = kernels_.columns, step = together();
     const std::int64_t rows_depth = in_place(block), panel_depth = entries(packed(block));
+    const std::int64_t panel_stride = passes(begin, end) > 1 ? depth : 0;
     const int height = static_cast<int>(height_);
     for (std::int64_t i0 = begin; i0 < end; i0 += step) {
       const T* x = rows_depth == 0 ? nullptr : in_place_.data + (row_ + i0 * height_) * in_place_.stride + block * depth_block;
       const std::int64_t rows = std::min(std::min(i0 + step, end) * height_, m_) - i0 * height_;
-      for (std::int64_t j = 0; j < columns; j += width)
-        kernels_.row_tiles(x, in_place_.stride, rows_depth, panel_depth, left_panel(block, i0), height, right + j * depth,
+      for (std::int64_t j = 0; j < columns; j += width) {
+        T* panel = right + j * panel_stride;
+        if (i0 == begin) right_.fill(block * depth_block, depth_of(block), column + j, static_cast<int>(width), panel);
+        kernels_.row_tiles(x, in_place_.stride, rows_depth, panel_depth, left_panel(block, i0), height, panel,
                            c + (i0 - begin) * height_ * ldc + j, ldc, rows, static_cast<int>(std::min(width, columns - j)),
                            block > 0);
+      }
     }
   }
 

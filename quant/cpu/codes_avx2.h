@@ -45,6 +45,19 @@ struct Codes {
     }
   };
 
+  // Codes of rows first … first + 7 of one column, whose words word(line) gives.
+  template <int first, class Word>
+  [[gnu::always_inline]] static __m256 rows(Word word) {
+    constexpr int in_word = bits == 3 ? 8 : 32 / bits;
+    __m256i words = _mm256_set1_epi32(static_cast<int>(word(first / in_word)));
+    if constexpr (in_word < 8)
+      words = _mm256_blend_epi32(words, _mm256_set1_epi32(static_cast<int>(word(first / in_word + 1))), 0xf0);
+    const auto place = [](int lane) { return (first + lane) % in_word * bits; };
+    words = _mm256_srlv_epi32(words,
+                              _mm256_setr_epi32(place(0), place(1), place(2), place(3), place(4), place(5), place(6), place(7)));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(words, _mm256_set1_epi32((1 << bits) - 1)));
+  }
+
   // The same without a subtraction, for sums whose factor can wait: code j, less sum_origin, times 2^power(j). Codes stay where they
   // are in the word and are converted as the integers that they make there; the uppermost would make a negative one and is shifted.
   // Eight bits keep the other way: without their origin they would lose too much to cancellation.

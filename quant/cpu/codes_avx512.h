@@ -39,6 +39,21 @@ struct Codes {
     }
   };
 
+  // Codes of rows first … first + 15 of one column, whose words word(line) gives.
+  template <int first, class Word>
+  [[gnu::always_inline]] static __m512 rows(Word word) {
+    constexpr int in_word = bits == 3 ? 8 : 32 / bits;
+    __m512i words = _mm512_set1_epi32(static_cast<int>(word(first / in_word)));
+    for (int i = 1; i < 16 / in_word; ++i)
+      words = _mm512_mask_mov_epi32(words, static_cast<__mmask16>(0xffff << (i * in_word)),
+                                    _mm512_set1_epi32(static_cast<int>(word(first / in_word + i))));
+    const auto place = [](int lane) { return (first + lane) % in_word * bits; };
+    words = _mm512_srlv_epi32(
+        words, _mm512_setr_epi32(place(0), place(1), place(2), place(3), place(4), place(5), place(6), place(7), place(8),
+                                 place(9), place(10), place(11), place(12), place(13), place(14), place(15)));
+    return _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32((1 << bits) - 1)));
+  }
+
   static constexpr int sum_origin = 1 << (bits - 1);
   static constexpr int power(int) { return 0; }
   template <int j>

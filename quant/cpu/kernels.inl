@@ -33,6 +33,14 @@ struct Layout {
     return tile(w, row / tile_rows, column / tile_columns) + row % tile_rows / rows_per_word * line_bytes +
            column % tile_columns * word_bytes;
   }
+  /// The word of one of the columns whose words begin at p; of the last of them, nothing behind its word is read.
+  template <int column, int columns>
+  [[gnu::always_inline]] static std::uint32_t word(const std::uint8_t* p) {
+    constexpr int early = word_bytes == 3 && column == columns - 1;
+    std::uint32_t word;
+    __builtin_memcpy(&word, p + column * word_bytes - early, sizeof word);
+    return word >> (8 * early);
+  }
 };
 
 // ---- panels ----
@@ -83,7 +91,7 @@ void forward_panel_of(const Weights& w, std::int64_t row, std::int64_t depth, st
 template <class V, template <int> class C, int bits, bool affine>
 void backward_panel_of(const Weights& w, std::int64_t column, std::int64_t depth, std::int64_t row, int lanes, float* panel) {
   using L = Layout<bits>;
-  constexpr int unit = Packed::unit, lines = unit / L::rows_per_word;
+  constexpr int unit = Packed::unit, lines = unit / L::rows_per_word, columns = 8;
   for (int u = 0; u < lanes; u += unit) {
     if (row + u >= w.rows) {
       for (std::int64_t d = 0; d < depth; ++d)
@@ -94,28 +102,20 @@ void backward_panel_of(const Weights& w, std::int64_t column, std::int64_t depth
     while (s->end <= row + u) ++s;
     const float* scales = w.scales + s->group * w.columns + column;
     const float* zeros = w.zeros + s->group * w.columns + column;
-    for (std::int64_t d = 0; d < depth; d += V::width) {
-      const typename V::Reg scale = V::load(scales + d), zero = V::load(zeros + d);
+    for (std::int64_t d = 0; d < depth; d += columns) {
       const std::uint8_t* p = L::words(w, row + u, column + d);
-      typename C<bits>::Words words[lines];
-      for (int i = 0; i < lines; ++i) {
-        words[i] = C<bits>::load(p + i * L::line_bytes);
-        __builtin_prefetch(p + (lines + i) * L::line_bytes);  // of the panel after this one
-      }
-      const int kept = depth - d < V::width ? static_cast<int>(depth - d) : V::width;
-      unroll<unit / V::width>([&]<int part>() __attribute__((always_inline)) {  // as many rows as lanes, transposed
-        typename V::Reg block[V::width];
-        unroll<V::width>([&]<int i>() __attribute__((always_inline)) {
-          constexpr int at = part * V::width + i;
-          const typename C<bits>::template Field<at % L::rows_per_word, 0> code;
-          block[i] = weight<V, affine>(code(words[at / L::rows_per_word]), scale, zero);
+      for (int i = 0; i < lines; ++i) __builtin_prefetch(p + (lines + i) * L::line_bytes);  // of the panel after this one
+      const int kept = depth - d < columns ? static_cast<int>(depth - d) : columns;
+      unroll<columns>([&]<int i>() __attribute__((always_inline)) {
+        if (i >= kept) return;
+        const typename V::Reg scale = V::set(scales[d + i]), zero = V::set(zeros[d + i]);
+        const auto word = [&](int line) __attribute__((always_inline)) {
+          return L::template word<i, columns>(p + line * L::line_bytes);
+        };
+        float* to = panel + (d + i) * lanes + u;
+        unroll<unit / V::width>([&]<int part>() __attribute__((always_inline)) {
+          V::store(to + part * V::width, weight<V, affine>(C<bits>::template rows<part * V::width>(word), scale, zero));
         });
-        V::transpose(block);
-        float* to = panel + d * lanes + u + part * V::width;
-        if (kept == V::width)
-          for (int i = 0; i < V::width; ++i) V::store(to + i * lanes, block[i]);
-        else
-          for (int i = 0; i < kept; ++i) V::store(to + i * lanes, block[i]);
       });
     }
   }
