@@ -37,7 +37,7 @@ struct CpuRuntime final : DeviceRuntime {
   const Kernels& kernels() const override { return cpu_kernels(); }
 
  private:
-  cpu::BlockCache blocks_{std::size_t{32} << 20};  // some products' worth of activations and panels
+  cpu::BlockCache blocks_{std::size_t{32} << 20, 0.25};
 };
 
 }  // namespace

@@ -51,7 +51,7 @@ void* BlockCache::take(std::size_t bytes) {
     kept_.erase(std::next(found).base());
     kept_bytes_ -= size;
   } else {
-    const std::size_t most = std::max(most_taken_, taken_ + size) + spare_;
+    const std::size_t most = limit(std::max(most_taken_, taken_ + size));
     std::size_t dropped = 0;
     for (std::size_t left = kept_bytes_; taken_ + size + left > most; ++dropped) left -= kept_[dropped].size;
     drop(dropped);

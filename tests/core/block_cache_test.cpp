@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t mega = std::size_t{1} << 20;
 
 TEST(BlockCache, GivesTheNewestBlockOfASizeBack) {
-  BlockCache cache(0);
+  BlockCache cache(0, 0);
   void *a = cache.take(mega), *b = cache.take(mega), *other = cache.take(8 * mega);
   EXPECT_NE(a, b);
   cache.give(a, mega);
@@ -29,7 +29,7 @@ TEST(BlockCache, GivesTheNewestBlockOfASizeBack) {
 }
 
 TEST(BlockCache, BlocksAreWholeAndAligned) {
-  BlockCache cache(0);
+  BlockCache cache(0, 0);
   for (std::size_t bytes : {std::size_t{1}, std::size_t{65537}, mega + 1, 4 * mega, 5 * mega + 7, 37 * mega}) {
     void* block = cache.take(bytes);
     ASSERT_NE(block, nullptr);
@@ -40,7 +40,7 @@ TEST(BlockCache, BlocksAreWholeAndAligned) {
 }
 
 TEST(BlockCache, NeverMakesTheProcessLargerThanItHasBeen) {
-  BlockCache cache(0);
+  BlockCache cache(0, 0);
   void *a = cache.take(mega), *b = cache.take(2 * mega);
   cache.give(a, mega);
   cache.give(b, 2 * mega);
@@ -59,13 +59,22 @@ TEST(BlockCache, NeverMakesTheProcessLargerThanItHasBeen) {
 }
 
 TEST(BlockCache, KeepsWhatIsToSpareBeyondThat) {
-  BlockCache cache(4 * mega);
+  BlockCache cache(4 * mega, 0);
   for (std::size_t size : {mega, 2 * mega, 3 * mega, 4 * mega}) cache.give(cache.take(size), size);
   EXPECT_EQ(cache.kept_bytes(), 7 * mega);  // 4 + 4 are allowed: 1 and 2 are gone
 }
 
+TEST(BlockCache, KeepsAShareOfTheLargestSize) {
+  BlockCache cache(0, 0.25);
+  cache.give(cache.take(16 * mega), 16 * mega);
+  cache.give(cache.take(4 * mega), 4 * mega);
+  EXPECT_EQ(cache.kept_bytes(), 20 * mega);
+  cache.give(cache.take(mega), mega);
+  EXPECT_EQ(cache.kept_bytes(), 5 * mega);  // the oldest is gone
+}
+
 TEST(BlockCache, WhatCannotBeHadIsNull) {
-  BlockCache cache(0);
+  BlockCache cache(0, 0);
   void* a = cache.take(mega);
   cache.give(a, mega);
   EXPECT_EQ(cache.take(std::size_t{1} << 62), nullptr);
@@ -75,7 +84,7 @@ TEST(BlockCache, WhatCannotBeHadIsNull) {
 }
 
 TEST(BlockCacheThreads, NobodyGetsWhatAnotherHolds) {
-  BlockCache cache(0);
+  BlockCache cache(0, 0);
   std::vector<std::thread> threads;
   std::vector<int> overwritten(8);
   for (std::size_t t = 0; t < overwritten.size(); ++t)
