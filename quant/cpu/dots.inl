@@ -51,7 +51,7 @@ void multiply(const Weights& w, const void* codes, const void* next, const DotIn
         typename K::Words words[vectors];
         if constexpr (!unpacked) {
           for (int v = 0; v < vectors; ++v) words[v] = K::load(p + v * width * L::word_bytes);
-          for (int b = 0; b < vectors * width * L::word_bytes; b += 64) __builtin_prefetch(ahead + b);
+          for (std::int64_t b = 0; b < vectors * width * L::word_bytes; b += cache_line) __builtin_prefetch(ahead + b);
           p += L::line_bytes, ahead += L::line_bytes;
         }
         unroll<count>([&]<int j>() __attribute__((always_inline)) {

@@ -16,6 +16,7 @@ template <int N, int I = 0, class F>
 }
 
 constexpr std::int64_t tile_rows = Packed::tile_rows, tile_columns = Packed::tile_columns;
+constexpr std::int64_t cache_line = 64;  // bytes
 
 template <int bits>
 struct Layout {
@@ -166,6 +167,16 @@ struct RowFactors {
   }
 };
 
+// Scales and zeros of a tile lie apart from its codes, those of the next row of tiles beyond the reach of the processor's own prefetching.
+[[gnu::always_inline]] inline void prefetch_scales(const Weights& w, std::int64_t row_tile, std::int64_t column) {
+  if (row_tile >= w.row_tiles) return;
+  const std::int64_t first = w.segments[w.tiles[row_tile]].group * w.columns + column;
+  for (std::int64_t i = first; i < first + tile_columns; i += cache_line / std::int64_t{sizeof(float)}) {
+    __builtin_prefetch(w.scales + i);
+    __builtin_prefetch(w.zeros + i);
+  }
+}
+
 // One tile: y[M][ldy] += x W, Vectors vectors of columns at a time; x [tile_rows][M].
 template <class V, template <int> class C, int bits, int M, int Vectors>
 [[gnu::always_inline]] inline void forward_tile(const Weights& w, const std::uint8_t* tile, const std::uint8_t* next,
@@ -183,7 +194,8 @@ template <class V, template <int> class C, int bits, int M, int Vectors>
       const std::uint8_t *p = tile + skipped, *ahead = next + skipped;
       const float* xs = x + first * M;
       for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word, p += L::line_bytes, ahead += L::line_bytes) {
-        __builtin_prefetch(ahead);
+        for (std::int64_t byte = 0; byte < Vectors * V::width * L::word_bytes; byte += cache_line)
+          __builtin_prefetch(ahead + byte);
         typename C<bits>::Words words[Vectors];
         for (int v = 0; v < Vectors; ++v) words[v] = C<bits>::load(p + v * V::width * L::word_bytes);
         unroll<L::rows_per_word>([&]<int j>() __attribute__((always_inline)) {
@@ -242,6 +254,7 @@ void forward(const Weights& w, const float* x, const float* sums, int m, std::in
       const std::uint8_t* next = c + 1 < tiles         ? L::tile(w, t, tile + c + 1)
                                  : t + 1 < w.row_tiles ? L::tile(w, t + 1, tile)
                                                        : here;
+      prefetch_scales(w, t + 1, (tile + c) * tile_columns);
       forward_tile<V, C, bits, M, vectors>(w, here, next, t, (tile + c) * tile_columns, x_tile, sums, y + c * tile_columns, ldy);
     }
   }
