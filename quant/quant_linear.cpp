@@ -73,34 +73,33 @@ struct Outer {
   Tensor* product;
 };
 
-/// Computes all of them side by side where they are too small to be worth splitting each: every part of the work is the same part of each
-/// product, so that a thread finds what it wrote the last time in its own caches.
+View turned(View view) {
+  std::swap(view.sizes[0], view.sizes[1]);
+  std::swap(view.strides[0], view.strides[1]);
+  return view;
+}
+
+/// Computes all of them side by side where they are too small to be worth splitting each. A part of the work is the same part of every
+/// product's memory, so that a thread finds in its own caches what it wrote the last time, even in blocks that have changed places since.
 void outer_products(std::span<const Outer> all) {
-  constexpr std::int64_t few_rows = 32, parts = 4, line = 16;
+  constexpr std::int64_t few_rows = 32, parts = 4;
   bool small = !grad_enabled();
-  for (const auto& [a, b, product] : all)
-    small = small && a.device().is_cpu() && a.dtype() == b.dtype() && a.dim(0) <= few_rows &&
-            std::max(a.dim(1), b.dim(1)) >= parts * line;
+  for (const auto& [a, b, product] : all) small = small && a.device().is_cpu() && a.dtype() == b.dtype() && a.dim(0) <= few_rows;
   if (!small) {
     for (const auto& [a, b, product] : all) *product = matmul(a.t(), b);
     return;
   }
   for (const auto& [a, b, product] : all) *product = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
   parallel_for(parts, [&](std::int64_t part) {
-    const NoGrad unrecorded;  // a mode is a thread's own
     for (const auto& [a, b, product] : all) {
-      const bool rows = a.dim(1) >= b.dim(1);  // whether a part is of the product's rows
-      const std::int64_t longer = rows ? a.dim(1) : b.dim(1), step = (longer + parts * line - 1) / (parts * line) * line;
-      const std::int64_t begin = part * step, count = std::min(step, longer - begin);
-      if (count <= 0) continue;
-      View left = a.t().view(), right = b.view(), to = product->view();
-      const auto cut = [&](View& view, int dimension) {
-        view.data = static_cast<char*>(view.data) + begin * view.strides[dimension] * size_of(view.dtype);
-        view.sizes[dimension] = count;
+      const std::int64_t rows = a.dim(1), begin = rows * part / parts, count = rows * (part + 1) / parts - begin;
+      const auto some_rows = [&](View view) {
+        view.data = static_cast<char*>(view.data) + begin * view.strides[0] * size_of(view.dtype);
+        view.sizes[0] = count;
+        return view;
       };
-      cut(rows ? left : right, rows ? 0 : 1);
-      cut(to, rows ? 0 : 1);
-      kernel(a.device(), &Kernels::matmul, "matmul")(left, right, to);
+      if (count > 0)
+        kernel(a.device(), &Kernels::matmul, "matmul")(some_rows(turned(a.view())), b.view(), some_rows(product->view()));
     }
   });
 }
@@ -154,6 +153,7 @@ struct ProductRule {
 
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
                const std::vector<Tensor>& narrow, Compute compute) {
+  if (!grad_enabled()) return multiply(weight, transposed, x, bias, terms, narrow, compute);
   std::vector<Tensor> inputs{x};
   for (const Term& term : terms) inputs.insert(inputs.end(), {term.A, term.B});
   return record(transposed ? "quant_linear_transposed" : "quant_linear",

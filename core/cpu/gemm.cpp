@@ -243,11 +243,11 @@ void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::
 template <class T>
 Scratch<T>::Scratch(std::int64_t count)
     : bytes_(count > 0 ? static_cast<std::size_t>(count) * sizeof(T) + 64 : 0),
-      data_(static_cast<T*>(runtime(Device{}).allocate(bytes_))) {}
+      data_(bytes_ > 0 ? static_cast<T*>(runtime(Device{}).allocate(bytes_)) : nullptr) {}
 
 template <class T>
 Scratch<T>::~Scratch() {
-  runtime(Device{}).release(data_, bytes_);
+  if (data_) runtime(Device{}).release(data_, bytes_);
 }
 
 template <class T>

@@ -285,33 +285,31 @@ void axpy_narrow(const typename V::Element* x, std::int64_t row_stride, std::int
     }
 }
 
-template <class V, int Rows = max_skinny>
+template <class V, int Rows, class From>
 void axpy_rows(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t rows,
-               std::int64_t depth, const void* b, DType dtype, std::int64_t ldb, std::int64_t columns, typename V::Element* y,
+               std::int64_t depth, const From* b, std::int64_t ldb, std::int64_t columns, typename V::Element* y,
                std::int64_t ldy, bool accumulate) {
   if constexpr (Rows > 1)
-    if (rows < Rows)
-      return axpy_rows<V, Rows - 1>(x, row_stride, depth_stride, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
-  with_type<typename V::Element>(b, dtype, [=](auto* from) {
-    constexpr int width = V::width;
-    if (columns == width) return axpy_narrow<V, Rows, 1>(x, row_stride, depth_stride, depth, from, ldb, y, ldy, accumulate);
-    if (columns == 2 * width) return axpy_narrow<V, Rows, 2>(x, row_stride, depth_stride, depth, from, ldb, y, ldy, accumulate);
-    std::int64_t d = 0;
-    for (; d + 4 <= depth; d += 4)
-      axpy_of<V, Rows, 4>(x + d * depth_stride, row_stride, depth_stride, from + d * ldb, ldb, columns, accumulate || d > 0, y,
-                          ldy);
-    for (; d < depth; ++d)
-      axpy_of<V, Rows, 1>(x + d * depth_stride, row_stride, depth_stride, from + d * ldb, ldb, columns, accumulate || d > 0, y,
-                          ldy);
-  });
+    if (rows < Rows) return axpy_rows<V, Rows - 1>(x, row_stride, depth_stride, rows, depth, b, ldb, columns, y, ldy, accumulate);
+  constexpr int width = V::width;
+  if (columns == width) return axpy_narrow<V, Rows, 1>(x, row_stride, depth_stride, depth, b, ldb, y, ldy, accumulate);
+  if (columns == 2 * width) return axpy_narrow<V, Rows, 2>(x, row_stride, depth_stride, depth, b, ldb, y, ldy, accumulate);
+  std::int64_t d = 0;
+  for (; d + 4 <= depth; d += 4)
+    axpy_of<V, Rows, 4>(x + d * depth_stride, row_stride, depth_stride, b + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
+  for (; d < depth; ++d)
+    axpy_of<V, Rows, 1>(x + d * depth_stride, row_stride, depth_stride, b + d * ldb, ldb, columns, accumulate || d > 0, y, ldy);
 }
 
 template <class V>
 void axpy(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t rows, std::int64_t depth,
           const void* b, DType dtype, std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy,
           bool accumulate) {
-  for (; rows > 0; rows -= max_skinny, x += max_skinny * row_stride, y += max_skinny * ldy)
-    axpy_rows<V>(x, row_stride, depth_stride, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
+  with_type<typename V::Element>(b, dtype, [=](auto* from) {
+    for (std::int64_t i = 0; i < rows; i += max_skinny)
+      axpy_rows<V, max_skinny>(x + i * row_stride, row_stride, depth_stride, rows - i, depth, from, ldb, columns, y + i * ldy,
+                               ldy, accumulate);
+  });
 }
 
 // ---- the table ----

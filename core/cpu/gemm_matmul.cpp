@@ -16,6 +16,9 @@ constexpr std::int64_t small_product = std::int64_t{1} << 20;
 // Depth from which a product of more than max_skinny columns is turned over.
 constexpr std::int64_t least_depth = 32;
 
+// Elements of a narrow right operand that are worth a task: five microseconds.
+constexpr std::int64_t stretch_elements = std::int64_t{1} << 15;
+
 // Depth up to which nothing is packed where rows can be read as they lie.
 constexpr std::int64_t max_shallow = 16;
 
@@ -86,6 +89,20 @@ void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
   const bool by_columns = b.row_stride == 1;
   // As many columns as make a task of some 10⁵ elements of b; whole vectors, and long rows where rows are what is contiguous.
   const std::int64_t least = by_columns ? 8 : 256;
+  // Too few columns to share out, but much of the depth: each task takes a stretch of it, and stretches are added up in their order.
+  const std::int64_t stretches = by_columns || b.columns > least ? 1 : depth * b.columns / stretch_elements;
+  if (stretches > 1) {
+    const std::int64_t count = rows * b.columns;
+    Scratch<T> sums(stretches * count);
+    parallel_for(stretches, [&](std::int64_t i) {
+      const std::int64_t begin = depth * i / stretches, end = depth * (i + 1) / stretches;
+      kernels.axpy(x[0] + begin, x.stride(), 1, rows, end - begin, b.data + begin * b.row_stride * size_of(b.dtype), b.dtype,
+                   b.row_stride, b.columns, sums.get() + i * count, b.columns, false);
+    });
+    for (std::int64_t i = 1; i < stretches; ++i)
+      for (std::int64_t j = 0; j < count; ++j) sums.get()[j] += sums.get()[i * count + j];
+    return write(target<T>(y), 0, 0, rows, b.columns, sums.get(), b.columns);
+  }
   const std::int64_t grain = std::max(least, divide_up(std::int64_t{1} << 17, std::max<std::int64_t>(1, depth)) / 16 * 16);
   parallel_ranges(b.columns, grain, [&](std::int64_t begin, std::int64_t end) {
     Scratch<T> sums(rows * (end - begin));
@@ -107,14 +124,18 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
     copy.emplace(kernels, a);
     x = (*copy)[0], row_stride = copy->stride(), depth_stride = 1;
   }
-  // Of a deeper product, so many columns that they stay in the first-level cache from one few steps of the depth to the next.
-  const std::int64_t columns = a.columns <= max_skinny ? b.columns : std::int64_t{256};
-  const std::int64_t few = max_skinny, grain = std::max(few, divide_up(std::int64_t{1} << 17, b.columns) / few * few);
+  // Of a deeper product, so many columns that they stay in the first-level cache from one few steps of the depth to the next. Of another,
+  // long rows one by one: several at once, often powers of two apart, are written at a third of the speed.
+  const bool deep = a.columns > max_skinny;
+  const std::int64_t columns = deep ? std::int64_t{256} : b.columns, few = max_skinny;
+  const std::int64_t rows = deep || b.columns <= 256 ? a.rows : 1;
+  const std::int64_t grain = std::max(few, divide_up(std::int64_t{1} << 17, b.columns) / few * few);
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t j = 0; j < b.columns; j += columns)
-      kernels.axpy(x + begin * row_stride, row_stride, depth_stride, end - begin, a.columns, b.data + j * size_of(b.dtype),
-                   b.dtype, b.row_stride, std::min(columns, b.columns - j),
-                   reinterpret_cast<T*>(y.data) + begin * y.row_stride + j, y.row_stride, false);
+    for (std::int64_t i = begin; i < end; i += rows)
+      for (std::int64_t j = 0; j < b.columns; j += columns)
+        kernels.axpy(x + i * row_stride, row_stride, depth_stride, std::min(rows, end - i), a.columns,
+                     b.data + j * size_of(b.dtype), b.dtype, b.row_stride, std::min(columns, b.columns - j),
+                     reinterpret_cast<T*>(y.data) + i * y.row_stride + j, y.row_stride, false);
   });
 }
 
@@ -136,10 +157,11 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
     std::swap(a, b);
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }
-  if (a.rows <= max_skinny && (b.row_stride == 1 || b.column_stride == 1)) return skinny_product(kernels, a, b, y);
-  if (a.columns <= (a.dtype == dtype_of<T> ? max_shallow : max_skinny) && b.column_stride == 1 && y.dtype == dtype_of<T> &&
-      y.column_stride == 1)
+  const bool skinny = a.rows <= max_skinny && (b.row_stride == 1 || b.column_stride == 1);
+  const std::int64_t shallow = skinny || a.dtype != dtype_of<T> ? max_skinny : max_shallow;
+  if (a.columns <= shallow && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
     return shallow_product(kernels, a, b, y);
+  if (skinny) return skinny_product(kernels, a, b, y);
   if constexpr (std::is_same_v<T, float>)
     if (const auto* pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 ? pair_kernels(isa()) : nullptr)
       return blocked(*pairs, a, b, y);

@@ -73,19 +73,20 @@ void LowRankPanels<T>::add(std::int64_t row, int rows, std::int64_t column, std:
 template <class T>
 void LowRankPanels<T>::add_as_it_lies(std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y,
                                       std::int64_t ldy) const {
-  constexpr std::int64_t usual = 64;  // of ranks
-  T few[cpu::max_skinny * usual];
-  const cpu::Scratch<T> many(depth_ > usual ? rows * depth_ : 0);
-  T* x = depth_ > usual ? many.get() : few;
   for (const LowRank& term : problem_.terms) {
     const View &u = term.u, &v = term.v;
     const std::int64_t r = u.sizes[1], n = std::min(columns, v.sizes[1] - column);
     const auto at = [](const View& view, std::int64_t i, std::int64_t j) {
       return static_cast<const char*>(view.data) + (i * view.strides[0] + j * view.strides[1]) * size_of(view.dtype);
     };
-    for (int i = 0; i < rows; ++i) kernels_.pack(at(u, row + i, 0), u.dtype, r, u.strides[1], 1, 1, 1, x + i * r);
-    if (v.strides[0] == 1) kernels_.dot(x, r, rows, r, at(v, 0, column), v.dtype, v.strides[1], n, y, ldy, true);
-    else kernels_.axpy(x, r, 1, rows, r, at(v, 0, column), v.dtype, v.strides[0], n, y, ldy, true);
+    const bool lies = u.dtype == dtype_of<T> && u.strides[1] == 1;
+    const cpu::Scratch<T> copy(lies ? 0 : rows * r);
+    for (int i = 0; !lies && i < rows; ++i)
+      kernels_.pack(at(u, row + i, 0), u.dtype, r, u.strides[1], 1, 1, 1, copy.get() + i * r);
+    const T* x = lies ? reinterpret_cast<const T*>(at(u, row, 0)) : copy.get();
+    const std::int64_t ldx = lies ? u.strides[0] : r;
+    if (v.strides[0] == 1) kernels_.dot(x, ldx, rows, r, at(v, 0, column), v.dtype, v.strides[1], n, y, ldy, true);
+    else kernels_.axpy(x, ldx, 1, rows, r, at(v, 0, column), v.dtype, v.strides[0], n, y, ldy, true);
   }
 }
 

@@ -72,6 +72,7 @@ TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
                              {5, 70, 3},
                              {14, 257, 4},
                              {18, 300, 16},
+                             {7, 300, 1},
                              {33, 16, 9}})
         for (Order a : {Order::rows, Order::columns, Order::gaps})
           for (Order b : {Order::rows, Order::columns, Order::gaps})
@@ -105,7 +106,8 @@ TEST(Gemm, FewColumnsOverALongDepth) {  // in several chains, or a stretch of th
   for (Isa isa : isas()) {
     Pinned pinned(isa);
     for (DType dtype : dtypes)
-      for (auto [m, n, k] : {std::tuple{1, 16, 2048}, {3, 9, 2500}, {4, 8, 501}, {2, 16, 1023}, {16, 16, 2100}})
+      for (auto [m, n, k] :
+           {std::tuple{1, 16, 2048}, {3, 9, 2500}, {4, 8, 501}, {2, 16, 1023}, {16, 16, 2100}, {1, 16, 4100}, {3, 200, 999}})
         for (Order a : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, Order::rows, Order::rows);
   }
 }
@@ -174,20 +176,22 @@ TEST(Gemm, HalfResultsAreRoundedOnce) {
 TEST(Gemm, SameBitsForAnyNumberOfThreads) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
-    for (auto [m, n, k] : {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}, {700, 5, 20}, {700, 300, 3}}) {
-      Guarded a(DType::f32, {m, k}, {k, 1}), b(DType::f32, {k, n}, {1, k}), y(DType::f32, {m, n}, {n, 1});
-      a.randomize(5);
-      b.randomize(6);
-      std::vector<double> first;
-      for (int threads : {1, 2, 3, 7}) {
-        set_thread_pool(make_thread_pool(threads));
-        cpu::matmul(a.view(), b.view(), y.view());
-        if (first.empty()) first = y.values();
-        EXPECT_EQ(std::memcmp(first.data(), y.values().data(), first.size() * sizeof(double)), 0)
-            << threads << " threads on " << name(isa);
+    for (auto [m, n, k] :
+         {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}, {700, 5, 20}, {700, 300, 3}, {2, 16, 5000}})
+      for (const auto& order : {std::vector<std::int64_t>{1, k}, std::vector<std::int64_t>{n, 1}}) {
+        Guarded a(DType::f32, {m, k}, {k, 1}), b(DType::f32, {k, n}, order), y(DType::f32, {m, n}, {n, 1});
+        a.randomize(5);
+        b.randomize(6);
+        std::vector<double> first;
+        for (int threads : {1, 2, 3, 7}) {
+          set_thread_pool(make_thread_pool(threads));
+          cpu::matmul(a.view(), b.view(), y.view());
+          if (first.empty()) first = y.values();
+          EXPECT_EQ(std::memcmp(first.data(), y.values().data(), first.size() * sizeof(double)), 0)
+              << threads << " threads on " << name(isa);
+        }
+        set_thread_pool(nullptr);
       }
-      set_thread_pool(nullptr);
-    }
   }
 }
 

@@ -54,6 +54,33 @@ TEST(ParallelThreads, WakesWorkersThatSleep) {
   }
 }
 
+TEST(ParallelThreads, AThreadBeginsWithTheSameChunksEachTime) {
+  const PoolScope scope(3);
+  std::vector<std::thread::id> before;
+  for (int job = 0; job < 20; ++job) {
+    std::vector<std::thread::id> ran(3);
+    std::atomic<int> started{0};
+    parallel_for(3, [&](std::int64_t i) {
+      ran[static_cast<std::size_t>(i)] = std::this_thread::get_id();
+      ++started;
+      while (started < 3) std::this_thread::yield();
+    });
+    if (job > 0) EXPECT_EQ(ran, before);
+    before = ran;
+  }
+}
+
+TEST(ParallelThreads, WhoIsDoneHelpsTheOthers) {
+  const PoolScope scope(2);
+  std::atomic<int> left{7};
+  parallel_for(8, [&](std::int64_t i) {
+    if (i > 0) --left;
+    else
+      while (left > 0) std::this_thread::yield();  // its thread's other chunks are for somebody else
+  });
+  EXPECT_EQ(left, 0);
+}
+
 TEST(ParallelThreads, NestedCallsRunInline) {
   const PoolScope scope(4);
   std::vector<std::int64_t> sums(8);
