@@ -74,7 +74,7 @@ bool fits(const Problem& problem, const Kind& kind) {
   const Packed& w = problem.weight;
   constexpr std::int64_t most = std::int64_t{1} << 30;
   return is_half(problem.x.dtype) && problem.m() > 0 && w.in > 0 && w.out > 0 && problem.m() < most && w.rows < most &&
-         w.columns < most && problem.terms.size() <= std::size_t{TiledProduct::most_terms} &&
+         w.columns < most && decltype(TiledProduct::added)::holds(problem) &&
          kind.shared(kind.wide.rows, w.bits) <= properties().most_shared;
 }
 
@@ -95,15 +95,7 @@ void run(const Problem& problem, const Kind& kind) {
   p.results = static_cast<int>(problem.transposed ? w.rows : w.out);
   p.y = y.data, p.y_dtype = y.dtype, p.y_in_pairs = in_pairs(y);
   p.y_strides[0] = y.strides[0], p.y_strides[1] = y.strides[1];
-  if (problem.bias) p.bias = problem.bias->data, p.bias_dtype = problem.bias->dtype, p.bias_stride = problem.bias->strides[0];
-  for (const quant::LowRank& term : problem.terms)
-    p.term[p.terms++] = {term.u.data,
-                         term.v.data,
-                         term.u.dtype,
-                         term.v.dtype,
-                         term.u.sizes[1],
-                         {term.u.strides[0], term.u.strides[1]},
-                         {term.v.strides[0], term.v.strides[1]}};
+  p.added.take(problem);
 
   // Where there are fewer tiles than the GPU runs blocks at once, blocks share the sum of one: but none has fewer than four stages.
   p.row_tiles = static_cast<int>(divide_up(p.m, variant.rows));
