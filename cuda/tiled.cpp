@@ -122,8 +122,8 @@ void run(const Problem& problem, const Kind& kind) {
          {count * p.parts}, variant.threads, p, shared);
 }
 
-/// Below, forward has kernels that stream the weights; above, a dense copy of them costs nothing beside the product.
-bool in_range(const Problem& problem) { return (problem.transposed || problem.m() > 32) && problem.m() < 4096; }
+/// Weights that can be streamed are; and for many rows a dense copy of them costs nothing beside the product.
+bool in_range(const Problem& problem) { return !is_skinny(problem) && problem.m() < 4096; }
 
 }  // namespace
 
