@@ -17,7 +17,8 @@ class ThreadPool {
   virtual void run(std::int64_t chunks, const std::function<void(std::int64_t)>& f) = 0;
 };
 
-/// A pool of `threads` threads, the calling one included, each of which begins with the same chunks whenever there are as many; ValueError below 1 and for more than the system starts.
+/// A pool of `threads` threads, the calling one included, each of which begins with the same chunks whenever there are as many;
+/// ValueError below 1 and for more than the system starts.
 std::shared_ptr<ThreadPool> make_thread_pool(int threads);
 
 /// Replaces the process-wide pool; null restores the default (as many threads as the machine has cores, made at first use).

@@ -18,13 +18,14 @@ struct Product {
 /// Preferred first; the last one takes every problem.
 std::span<const Product> products();
 
-/// Up to 32 rows of bf16 or f16, forward.
+/// Up to 32 rows of bf16 or f16 and 8 terms, forward.
 bool is_skinny(const quant::Problem& problem);
 void skinny_product(const quant::Problem& problem);
 
 void chunked_product(const quant::Problem& problem);
 
-// Half types, through tiles that are dequantized in shared memory. The kernels take any number of rows.
+// Half types and up to 16 terms, through tiles that are dequantized in shared memory; for what is not skinny. The kernels take any number
+// of rows.
 bool supports_tiled_sm80(const quant::Problem& problem);
 void tiled_product_sm80(const quant::Problem& problem);
 bool supports_tiled_sm90a(const quant::Problem& problem);

@@ -33,7 +33,7 @@ bool has_vectors(const quant::Problem& problem) {
 bool is_skinny(const quant::Problem& problem) {
   const quant::Packed& w = problem.weight;
   return !problem.transposed && is_half(problem.x.dtype) && problem.m() >= 1 && problem.m() <= most_rows &&
-         problem.terms.size() <= Skinny::most_terms && slabs(w) <= Skinny::most_slabs && w.rows < std::int64_t{1} << 30 &&
+         decltype(Skinny::added)::holds(problem) && slabs(w) <= Skinny::most_slabs && w.rows < std::int64_t{1} << 30 &&
          units_per_slab(w) * slabs(w) < INT32_MAX &&
          static_cast<std::size_t>(shared_layout(w.bits, row_tiles_of(problem)).bytes) <= properties().most_shared;
 }
@@ -48,17 +48,11 @@ void skinny_product(const quant::Problem& problem) {
   p.places = static_cast<const std::int32_t*>(w.places->data());
   p.x = x.data, p.y = y.data, p.y_dtype = y.dtype;
   std::copy_n(x.strides, 2, p.x_strides), std::copy_n(y.strides, 2, p.y_strides);
-  if (problem.bias) p.bias = problem.bias->data, p.bias_dtype = problem.bias->dtype, p.bias_stride = problem.bias->strides[0];
   p.m = static_cast<int>(problem.m()), p.in = static_cast<int>(w.in), p.out = static_cast<int>(w.out);
   p.rows = static_cast<int>(w.rows), p.columns = static_cast<int>(w.columns);
   p.units_per_slab = static_cast<int>(units_per_slab(w)), p.units = p.units_per_slab * static_cast<int>(slabs(w));
   p.affine = w.affine, p.by_vectors = has_vectors(problem);
-  for (const quant::LowRank& share : problem.terms) {
-    const View &u = share.u, &v = share.v;
-    p.term[p.terms++] = {
-        u.data,  v.data, {u.strides[0], u.strides[1]}, {v.strides[0], v.strides[1]}, static_cast<int>(u.sizes[1]),
-        u.dtype, v.dtype};
-  }
+  p.added.take(problem);
   const int row_tiles = row_tiles_of(problem), blocks = blocks_of(p.units, row_tiles);
   const Scratch sums(sizeof(float) * slab * static_cast<std::size_t>(p.m * meetings(blocks, static_cast<int>(slabs(w)))));
   p.sums = static_cast<float*>(sums.data());

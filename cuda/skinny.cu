@@ -37,8 +37,8 @@ __device__ void add_terms(const Skinny& p, const Walk& walk, Sums& sums, char* s
   float* u = v + staged_ranks * slab;
   const int thread = static_cast<int>(threadIdx.x), column = walk.slab_index * slab + thread;
 #pragma unroll 1
-  for (int i = 0; i < p.terms; ++i) {
-    const Skinny::Term& term = p.term[i];
+  for (int i = 0; i < p.added.terms; ++i) {
+    const Term& term = p.added.term[i];
     const int end = share_begin(term.rank, p.units_per_slab, walk.end);
 #pragma unroll 1
     for (int r = share_begin(term.rank, p.units_per_slab, walk.first); r < end; r += staged_ranks) {
@@ -66,7 +66,7 @@ template <int rows, int blocks>  // at once
 __device__ void add_up(const Skinny& p, int slab_index, int first, int last) {
   const int column = slab_index * slab + static_cast<int>(threadIdx.x);
   if (column >= p.out) return;
-  const float bias = p.bias ? load<float>(p.bias, p.bias_dtype, column * p.bias_stride) : 0.0f;
+  const float bias = p.added.bias ? load<float>(p.added.bias, p.added.bias_dtype, column * p.added.bias_stride) : 0.0f;
   const std::int64_t size = static_cast<std::int64_t>(p.m) * slab;
 #pragma unroll 1
   for (int row = 0; row < p.m; row += rows) {
@@ -97,7 +97,7 @@ __device__ void product(const Skinny& p) {
   auto* last_one = reinterpret_cast<bool*>(shared + layout.last);
   const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x), warp = static_cast<int>(threadIdx.x) / 32;
   const int begin = share_begin(p.units, blocks, block), end = share_begin(p.units, blocks, block + 1);
-  const auto ring = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared + layout.ring)) + warp * ring_bytes(bits);
+  const auto ring = shared_address(shared + layout.ring) + warp * ring_bytes(bits);
   Stream<bits> stream(p, begin, end, ring);
   for (int at = begin; at < end;) {
     const Walk walk(p, at, end);

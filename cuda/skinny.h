@@ -1,33 +1,27 @@
 // Argument of the kernels in skinny.cu.
 #pragma once
 
-#include "graft/core/view.h"
+#include "graft/cuda/added.h"
 
 namespace graft::cuda {
 
 /// y = x W (+ bias) (+ terms) for up to 32 rows of bf16 or f16.
 struct Skinny {
-  static constexpr int most_terms = 8, most_slabs = 8192;
+  static constexpr int most_slabs = 8192;
 
   const std::uint8_t* codes;  // tiles as in quant/kernels.h
   const float *scales, *zeros;
   const std::int32_t* places;  // channel and group of each row
-  const void *x, *bias;        // bias may be null
+  const void* x;
   void* y;
   float* sums;  // [meetings][m][slab]
-  std::int64_t x_strides[2], y_strides[2], bias_stride;
+  std::int64_t x_strides[2], y_strides[2];
   int m, in, out, rows, columns;
   int units, units_per_slab;  // the whole product's, a slab's
   bool affine;
   bool by_vectors;  // 16 bytes of a row of x are aligned and belong to consecutive rows of W
-  DType y_dtype, bias_dtype;
-  int terms;
-  struct Term {
-    const void *u, *v;
-    std::int64_t u_strides[2], v_strides[2];
-    int rank;
-    DType u_dtype, v_dtype;
-  } term[most_terms];
+  DType y_dtype;
+  Added<8> added;
 };
 
 }  // namespace graft::cuda

@@ -3,6 +3,7 @@
 
 #include "graft/cuda/skinny.h"
 #include "graft/cuda/skinny_layout.h"
+#include "graft/cuda/tensor_cores.cuh"
 
 namespace graft::cuda::skinny {
 
@@ -43,7 +44,7 @@ class Stream {
 
   /// The oldest batch: the words of this lane's four columns, as they lie. Its slot is filled again at the next call.
   __device__ void next(std::uint32_t (*to)[words]) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(slots(bits) - 2) : "memory");
+    wait_for_copies<slots(bits) - 2>();
     if constexpr (bits == 3) __syncwarp();  // other lanes' copies are there, and other lanes have read the slot before
     copy(before_);
     const std::uint32_t at = ring_ + slot_ + read_from(bits, lane_);
@@ -94,7 +95,7 @@ class Stream {
         count(p_.units_per_slab);
       }
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit_copies();
   }
 
   const Skinny& p_;

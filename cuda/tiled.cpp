@@ -39,15 +39,17 @@ class Columns {
     const Packed& w = problem.weight;
     const bool ordered = !problem.transposed && !w.order.empty();
     columns_ = ordered ? w.rows : x.sizes[1];
-    data_ = x.data, ld_ = x.strides[0];
-    const bool aligned = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && (ld_ % tiles::chunk == 0 || x.sizes[0] == 1);
-    if (!ordered && aligned && (x.strides[1] == 1 || columns_ == 1)) return;
+    if (!ordered) {
+      lines_.emplace(x);
+      data_ = lines_->data(), ld_ = lines_->ld();
+      return;
+    }
     ld_ = divide_up(columns_, tiles::chunk) * tiles::chunk;
     copy_.emplace(static_cast<std::size_t>(x.sizes[0] * ld_ * size_of(x.dtype)));
     data_ = copy_->data();
     const ArrangeColumns a{x.data,
                            static_cast<std::uint16_t*>(copy_->data()),
-                           ordered ? static_cast<const std::int32_t*>(w.places->data()) : nullptr,
+                           static_cast<const std::int32_t*>(w.places->data()),
                            x.sizes[0],
                            columns_,
                            ld_,
@@ -61,6 +63,7 @@ class Columns {
  private:
   const void* data_;
   std::int64_t columns_, ld_;
+  std::optional<Lines> lines_;
   std::optional<Scratch> copy_;
 };
 
@@ -74,7 +77,7 @@ bool fits(const Problem& problem, const Kind& kind) {
   const Packed& w = problem.weight;
   constexpr std::int64_t most = std::int64_t{1} << 30;
   return is_half(problem.x.dtype) && problem.m() > 0 && w.in > 0 && w.out > 0 && problem.m() < most && w.rows < most &&
-         w.columns < most && problem.terms.size() <= std::size_t{TiledProduct::most_terms} &&
+         w.columns < most && decltype(TiledProduct::added)::holds(problem) &&
          kind.shared(kind.wide.rows, w.bits) <= properties().most_shared;
 }
 
@@ -95,15 +98,7 @@ void run(const Problem& problem, const Kind& kind) {
   p.results = static_cast<int>(problem.transposed ? w.rows : w.out);
   p.y = y.data, p.y_dtype = y.dtype, p.y_in_pairs = in_pairs(y);
   p.y_strides[0] = y.strides[0], p.y_strides[1] = y.strides[1];
-  if (problem.bias) p.bias = problem.bias->data, p.bias_dtype = problem.bias->dtype, p.bias_stride = problem.bias->strides[0];
-  for (const quant::LowRank& term : problem.terms)
-    p.term[p.terms++] = {term.u.data,
-                         term.v.data,
-                         term.u.dtype,
-                         term.v.dtype,
-                         term.u.sizes[1],
-                         {term.u.strides[0], term.u.strides[1]},
-                         {term.v.strides[0], term.v.strides[1]}};
+  p.added.take(problem);
 
   // Where there are fewer tiles than the GPU runs blocks at once, blocks share the sum of one: but none has fewer than four stages.
   p.row_tiles = static_cast<int>(divide_up(p.m, variant.rows));
@@ -130,8 +125,8 @@ void run(const Problem& problem, const Kind& kind) {
          {count * p.parts}, variant.threads, p, shared);
 }
 
-/// Below, forward has kernels that stream the weights; above, a dense copy of them costs nothing beside the product.
-bool in_range(const Problem& problem) { return (problem.transposed || problem.m() > 32) && problem.m() < 4096; }
+/// Weights that can be streamed are; and for many rows a dense copy of them costs nothing beside the product.
+bool in_range(const Problem& problem) { return !is_skinny(problem) && problem.m() < 4096; }
 
 }  // namespace
 

@@ -8,37 +8,6 @@ namespace {
 
 constexpr int threads = items;
 
-struct Registers {
-  unsigned at[4];
-};
-template <bool transposed>
-__device__ inline Registers load_matrices(std::uint32_t address) {
-  Registers r;
-  if constexpr (transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r.at[0]), "=r"(r.at[1]), "=r"(r.at[2]), "=r"(r.at[3])
-                 : "r"(address)
-                 : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r.at[0]), "=r"(r.at[1]), "=r"(r.at[2]), "=r"(r.at[3])
-                 : "r"(address)
-                 : "memory");
-  return r;
-}
-
-template <class H>
-__device__ inline void multiply(float (&d)[4], const Registers& a, unsigned b0, unsigned b1) {
-#define GRAFT_MMA(type)                                                               \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
-               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
-               : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b0), "r"(b1))
-  if constexpr (std::is_same_v<H, f16>) GRAFT_MMA("f16");
-  else GRAFT_MMA("bf16");
-#undef GRAFT_MMA
-}
-
 template <class H, bool backward, int rows>
 __device__ inline void product(const TiledProduct& p) {
   constexpr int stages = Shared80::stages, warp_rows = rows / 2, warp_columns = width / 4;
@@ -77,7 +46,7 @@ __device__ inline void product(const TiledProduct& p) {
     __syncthreads();
 #pragma unroll(rows == 64 ? depth / 16 : 1)
     for (int k16 = 0; k16 < depth / 16; ++k16) {
-      Registers a[I], b[J / 2];
+      Matrices a[I], b[J / 2];
 #pragma unroll
       for (int j = 0; j < J / 2; ++j)
         b[j] = load_matrices<backward>(base + weight_row_of(backward, lane(), column + 16 * j, k16));
@@ -86,7 +55,7 @@ __device__ inline void product(const TiledProduct& p) {
 #pragma unroll
       for (int i = 0; i < I; ++i)
 #pragma unroll
-        for (int j = 0; j < J; ++j) multiply<H>(sums.at[i][j], a[i], b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
+        for (int j = 0; j < J; ++j) multiply<H>(sums.at[i][j], a[i].at, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
     }
   }
   sums.template finish<backward, rows>(p, at, warp_owner(lane(), row, column, 16), thread, memory);
@@ -113,7 +82,7 @@ GRAFT_TILED(tiled_backward_f16_128, f16, true, 128)
 
 __global__ void arrange_columns(const __grid_constant__ ArrangeColumns a) {
   for (std::int64_t at = first_index(); at < a.m * a.columns; at += index_step()) {
-    const std::int64_t i = at / a.columns, j = at % a.columns, from = a.places ? a.places[2 * j] : j;
+    const std::int64_t i = at / a.columns, j = at % a.columns, from = a.places[2 * j];
     a.to[i * a.ld + j] =
         from < 0 ? std::uint16_t{0} : static_cast<const std::uint16_t*>(a.x)[i * a.x_strides[0] + from * a.x_strides[1]];
   }

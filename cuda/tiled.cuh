@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "graft/cuda/elements.cuh"
+#include "graft/cuda/tensor_cores.cuh"
 #include "graft/cuda/tiled.h"
 
 namespace graft::cuda::tiles {
@@ -13,24 +14,11 @@ constexpr unsigned all_lanes = 0xffffffffu;
 constexpr int warp = 32;
 
 __device__ inline int lane() { return static_cast<int>(threadIdx.x) % warp; }
-__device__ inline std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 /// Waits for the `threads` threads that use barrier `id`.
 template <int id, int threads>
 __device__ inline void meet() {
   asm volatile("bar.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
-}
-
-/// 16 bytes, of which `there` are read and the others become 0.
-__device__ inline void copy_16(std::uint32_t to, const void* from, int there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there) : "memory");
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int left>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
 }
 
 /// Two values rounded to H, the first in the low half.
@@ -210,12 +198,12 @@ struct Sums {
 
   /// A term's share, in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and [rank][column].
   template <int rows, class Channel>
-  __device__ void add(const TiledProduct& p, const TiledProduct::Term& term, int first_row, const Owner& owner, int thread,
-                      Channel channel, unsigned char* memory) {
+  __device__ void add(const TiledProduct& p, const Term& term, int first_row, const Owner& owner, int thread, Channel channel,
+                      unsigned char* memory) {
     auto* u = reinterpret_cast<float*>(memory);
     float* v = u + term_ranks * rows;
-    for (std::int64_t rank = 0; rank < term.rank; rank += term_ranks) {
-      const int ranks = static_cast<int>(term.rank - rank < term_ranks ? term.rank - rank : term_ranks);
+    for (int rank = 0; rank < term.rank; rank += term_ranks) {
+      const int ranks = term.rank - rank < term_ranks ? term.rank - rank : term_ranks;
       meet<1, threads>();
       for (int i = thread; i < rows * ranks; i += threads) {
         const int row = first_row + i / ranks;
@@ -259,14 +247,14 @@ struct Sums {
       if (result >= p.results) return -1;
       return backward ? p.places[2 * result] : result;
     };
-    for (int t = 0; t < p.terms; ++t) add<rows>(p, p.term[t], first_row, owner, thread, channel, memory);
+    for (int t = 0; t < p.added.terms; ++t) add<rows>(p, p.added.term[t], first_row, owner, thread, channel, memory);
 #pragma unroll
     for (int j = 0; j < J; ++j) {
       const int to[2] = {channel(owner.column_of(j)), channel(owner.column_of(j) + 1)};
       float bias[2] = {};
-      if (p.bias)
+      if (p.added.bias)
         for (int e = 0; e < 2; ++e)
-          if (to[e] >= 0) bias[e] = load<float>(p.bias, p.bias_dtype, to[e] * p.bias_stride);
+          if (to[e] >= 0) bias[e] = load<float>(p.added.bias, p.added.bias_dtype, to[e] * p.added.bias_stride);
       const bool pair = p.y_in_pairs && to[0] >= 0 && to[0] % 2 == 0 && to[1] == to[0] + 1;
 #pragma unroll
       for (int i = 0; i < 2 * I; ++i) {

@@ -1,7 +1,7 @@
 // Arguments of the kernels in tiled.cu and tiled_sm90a.cu.
 #pragma once
 
-#include "graft/core/view.h"
+#include "graft/cuda/added.h"
 #include "graft/cuda/tile_maps.h"
 
 namespace graft::cuda {
@@ -29,20 +29,10 @@ struct TiledProduct {
   DType y_dtype;
   bool y_in_pairs;  // two neighbouring results are one aligned piece of memory
   std::int64_t y_strides[2];
-  const void* bias;  // or null
-  DType bias_dtype;
-  std::int64_t bias_stride;
-  struct Term {
-    const void *u, *v;
-    DType u_dtype, v_dtype;
-    std::int64_t rank, u_strides[2], v_strides[2];
-  };
-  static constexpr int most_terms = 16;
-  int terms;
-  Term term[most_terms];
+  Added<16> added;
 };
 
-/// to [m, columns] = x [m, channels] in the order of the packed rows, or in its own where places is null; fillings are 0.
+/// to [m, columns] = x [m, channels] in the order of the packed rows; fillings are 0.
 struct ArrangeColumns {
   const void* x;
   std::uint16_t* to;

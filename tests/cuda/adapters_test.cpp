@@ -11,11 +11,10 @@
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
 #include "graft/tests/adapters/layers.h"
+#include "graft/tests/cuda/device_tensors.h"
 
 namespace graft::test {
 namespace {
-
-constexpr Device gpu{Device::Type::cuda, 0};
 
 struct Method {
   const char* name;

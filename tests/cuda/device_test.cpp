@@ -9,12 +9,11 @@
 #include "graft/core/kernels.h"
 #include "graft/quant/kernels.h"
 #include "graft/tests/adapters/layers.h"
+#include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/support/errors.h"
 
 namespace graft::test {
 namespace {
-
-constexpr Device gpu{Device::Type::cuda, 0};
 
 TEST(Gpu, TensorsTravel) {
   Generator generator{5, 0};

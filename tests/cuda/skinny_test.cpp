@@ -4,29 +4,18 @@
 #include <cmath>
 
 #include "graft/autograd/ops.h"
-#include "graft/core/kernels.h"
-#include "graft/core/tensor.h"
 #include "graft/cuda/products.h"
 #include "graft/quant/kernels.h"
 #include "graft/quant/pack.h"
+#include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/random_layer.h"
 
 namespace graft::quant::test {
 namespace {
 
-constexpr Device gpu{Device::Type::cuda, 0};
-
-Tensor numbers(const Shape& shape, std::uint64_t seed, DType dtype) {
-  const Tensor x = Tensor::empty(shape, dtype);
-  cpu_kernels().draw(Draw::uniform, seed, 0, x.view(), -1, 1);
-  return x;
-}
-
-Tensor on(const Tensor& x, Device device) {
-  const Tensor there = Tensor::empty(x.shape(), x.dtype(), device);
-  there.copy_(x);
-  return there;
-}
+using graft::test::gpu;
+using graft::test::numbers;
+using graft::test::on;
 
 /// y = x W + bias + Σ u v and how far from it f32 sums of so many terms may be: some of the magnitude of all that is added up.
 struct Wanted {

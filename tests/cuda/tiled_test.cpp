@@ -134,6 +134,11 @@ TEST(GpuTiled, WideTilesOfEveryType) {
       check({{72, 80, 4, 64, Grouping::shuffled}, 195, dtype, dtype, backward, false, 1, 17, Lie::rows, dtype});
 }
 
+TEST(GpuTiled, FewRowsWithManyTerms) {
+  check({{150, 70, 4, 32, Grouping::shuffled}, 5, DType::bf16, DType::bf16, false, true, 9});
+  check({{150, 70, 4, 32}, 32, DType::f16, DType::f16, false, true, 16});
+}
+
 // Long sums are cut, and the parts added up.
 TEST(GpuTiled, PartsOfASum) {
   check({{1100, 40, 4, 128}, 2, DType::bf16, DType::bf16, false, true, 1});
@@ -162,6 +167,11 @@ TEST(GpuTiled, Chosen) {
     EXPECT_EQ(chosen(4095, dtype, true), first);
     EXPECT_EQ(chosen(4096, dtype, true), dense);
     EXPECT_NE(chosen(32, dtype, false), first);
+    // More terms than the kernel of few rows takes, up to what tiles do.
+    EXPECT_NE(chosen(1, dtype, false, 8), first);
+    EXPECT_EQ(chosen(1, dtype, false, 9), first);
+    EXPECT_EQ(chosen(32, dtype, false, 16), first);
+    EXPECT_EQ(chosen(32, dtype, false, 17), dense);
   }
   EXPECT_EQ(chosen(64, DType::bf16, true, 16), first);
   EXPECT_EQ(chosen(64, DType::bf16, true, 17), dense);

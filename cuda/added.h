@@ -1,0 +1,40 @@
+// What is added to a product with a packed weight before it is rounded, as its kernel is told.
+#pragma once
+
+#include <algorithm>
+
+#include "graft/quant/kernels.h"
+
+namespace graft::cuda {
+
+/// A share u v of the result.
+struct Term {
+  const void *u, *v;
+  std::int64_t u_strides[2], v_strides[2];
+  int rank;
+  DType u_dtype, v_dtype;
+};
+
+/// The bias, if there is one, and up to `most` terms.
+template <int most>
+struct Added {
+  static constexpr int most_terms = most;
+
+  const void* bias;  // or null
+  std::int64_t bias_stride;
+  DType bias_dtype;
+  int terms;
+  Term term[most];
+
+  static bool holds(const quant::Problem& problem) { return problem.terms.size() <= std::size_t{most}; }
+  void take(const quant::Problem& problem) {
+    if (problem.bias) bias = problem.bias->data, bias_stride = problem.bias->strides[0], bias_dtype = problem.bias->dtype;
+    for (const auto& [u, v] : problem.terms) {
+      Term& t = term[terms++];
+      t.u = u.data, t.u_dtype = u.dtype, t.v = v.data, t.v_dtype = v.dtype, t.rank = static_cast<int>(u.sizes[1]);
+      std::copy_n(u.strides, 2, t.u_strides), std::copy_n(v.strides, 2, t.v_strides);
+    }
+  }
+};
+
+}  // namespace graft::cuda
