@@ -128,7 +128,8 @@ class Round {
   // Left panels [begin, end) times `columns` columns, over the whole depth.
   void task(std::int64_t begin, std::int64_t end, std::int64_t column, std::int64_t columns) const {
     const std::int64_t rows = std::min(end * height_, m_) - begin * height_, width = kernels_.columns;
-    const bool direct = target_.dtype == dtype_of<Sum<T>> && target_.column_stride == 1 && !target_.bias && !target_.columns;
+    const bool direct =
+        target_.dtype == dtype_of<Sum<T>> && target_.column_stride == 1 && !target_.bias && !target_.columns && !target_.epilogue;
     const Scratch<T> block(divide_up(columns, width) * width * entries(std::min(depth_block, depth_)));
     const Scratch<Sum<T>> sums(direct ? 0 : rows * columns);
     T* right = block.get();
@@ -145,6 +146,7 @@ class Round {
         right_.fill(b * depth_block, depth, column + j, static_cast<int>(width), right + j * entries(depth));
       multiply(b, begin, end, right, columns, c, ldc);
     }
+    if (target_.epilogue) target_.epilogue->apply(row_ + begin * height_, column, rows, columns, c, ldc);
     if (!direct) put(row_ + begin * height_, column, rows, columns, c, ldc);
   }
 
