@@ -68,15 +68,25 @@ struct Packed {
 /// The same weight on another device; the same pointer where it is already there.
 std::shared_ptr<const Packed> move_to(std::shared_ptr<const Packed> weight, Device device);
 
-/// A share u v of a product's result [m, n], summed with it before it is rounded: u [m, r], v [r, n], dtypes and strides as free as
-/// those of the product's own operands.
+/// How a share joins a product whose result is rounded to y's dtype; fl is that rounding. Shares but summed ones join one after the other,
+/// in sums of their own.
+enum class Join {
+  summed,   // in the product's own sums: y = fl(x W + share)
+  added,    // to the rounded product: y = fl(fl(x W) + share)
+  rounded,  // y = fl(fl(x W) + fl(share))
+  scaled,   // y = fl(fl(x W) + fl(scale · fl(share)))
+};
+/// A share u v of a product's result [m, n]: u [m, r], v [r, n], dtypes and strides as free as those of the product's own operands.
 struct LowRank {
   View u, v;
+  Join join = Join::summed;  // all terms of a product are summed, or none
+  double scale = 1;          // of Join::scaled
 };
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
-/// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU the weight is rounded once more, to half types
-/// that are multiplied as such, unless these are up to 32 rows of a forward product.
+/// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU terms are summed (NotImplementedError for
+/// others), and the weight is rounded once more, to half types that are multiplied as such, unless these are up to 32 rows of a forward
+/// product.
 /// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error
 /// is that of the activations' rounding, at most 1/254 of the largest in the stretch each: some 1 % of a result's size, and compute_error
 /// (quant_linear.h) says how much for a layer and its input.

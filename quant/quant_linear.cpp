@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
@@ -43,8 +44,12 @@ Tensor folded(const Tensor& x) { return reshape(x, {-1, x.dim(-1)}); }
 struct Term {
   Tensor A, B;
   double scale;
-  /// The share before Bᵀ, [..., r].
-  Tensor narrow(const Tensor& x) const { return scale == 1 ? linear(x, A) : linear(x, A) * scale; }
+  Join join = Join::summed;
+  /// The share before Bᵀ, [..., r], in the factors' dtype.
+  Tensor narrow(const Tensor& x) const {
+    const Tensor share = linear(to(x, A.dtype()), A);
+    return scale == 1 || join == Join::scaled ? share : share * scale;
+  }
 };
 
 /// x W (+ bias) and the terms, or with Wᵀ, each element summed in one pass; `narrow` are the terms' narrow(x).
@@ -57,7 +62,8 @@ Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Te
         bias.defined() ? bias.device() : Device(), weight->device());
   return apply(what, *weight, x, from, to, [&](const View& in, const View& out) {
     std::vector<LowRank> shares;
-    for (std::size_t i = 0; i < terms.size(); ++i) shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view()});
+    for (std::size_t i = 0; i < terms.size(); ++i)
+      shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view(), terms[i].join, terms[i].scale});
     const View added = bias.defined() ? bias.view() : View();
     if (transposed) backward(*weight, in, out, shares);
     else forward(*weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
@@ -67,7 +73,7 @@ Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Te
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
                const std::vector<Tensor>& narrow, Compute compute = Compute::exact);
 
-/// aᵀ b, with a [m, k] and b [m, n].
+/// aᵀ b in a's dtype, with a [m, k] and b [m, n].
 struct Outer {
   Tensor a, b;
   Tensor* product;
@@ -76,10 +82,8 @@ struct Outer {
 /// Computes all of them side by side where they are too small to be worth splitting each. A part of the work is the same part of every
 /// product's memory, so that a thread finds in its own caches what it wrote the last time, even in blocks that have changed places since.
 void outer_products(std::span<const Outer> all) {
-  bool mixed = false;
-  for (const auto& [a, b, product] : all) mixed = mixed || a.dtype() != b.dtype();
-  if (grad_enabled() || mixed) {
-    for (const auto& [a, b, product] : all) *product = matmul(a.t(), b);
+  if (grad_enabled()) {
+    for (const auto& [a, b, product] : all) *product = matmul(a.t(), to(b, a.dtype()));
     return;
   }
   constexpr std::int64_t few_rows = 32, parts = 4;
@@ -90,7 +94,7 @@ void outer_products(std::span<const Outer> all) {
   }
   if (!small) {
     for (const auto& [a, b, product] : all)
-      kernel(a.device(), &Kernels::linear_backward, "linear")(a.view(), b.view(), {}, {}, product->view());
+      kernel(a.device(), &Kernels::linear_backward, "linear")(a.view(), to(b, a.dtype()).view(), {}, {}, product->view());
     return;
   }
   parallel_for(parts, [&](std::int64_t part) {
@@ -112,15 +116,18 @@ struct ProductRule {
   struct SavedTerm {
     Saved A, B, narrow;
     double scale;
+    Join join;
     bool wants_A, wants_B;
+    /// The gradient of the term's share before its scale came in, in the factors' dtype.
+    Tensor share(const Tensor& dy) const { return to(join == Join::scaled && scale != 1 ? dy * scale : dy, A().dtype()); }
 
-    /// The gradient of the narrow factor, times the scale, and B's with it: a GPU reads dy once for both.
-    Tensor gradients(const Tensor& dy, Tensor& dB) const {
-      const Tensor rows = folded(dy), dnarrow = Tensor::empty({rows.dim(0), B().dim(1)}, dy.dtype(), dy.device());
-      dB = Tensor::empty(B().shape(), dy.dtype(), dy.device());
-      kernel(dy.device(), &Kernels::linear_backward, "linear")(rows.view(), folded(narrow()).view(), B().view(), dnarrow.view(),
-                                                               dB.view());
-      return scale == 1 ? dnarrow : dnarrow * scale;
+    /// The gradient of the narrow factor, times the scale, and B's with it: a GPU reads the share's gradient once for both.
+    Tensor gradients(const Tensor& dshare, Tensor& dB) const {
+      const Tensor rows = folded(dshare), dnarrow = Tensor::empty({rows.dim(0), B().dim(1)}, rows.dtype(), rows.device());
+      dB = Tensor::empty(B().shape(), rows.dtype(), rows.device());
+      kernel(rows.device(), &Kernels::linear_backward, "linear")(rows.view(), folded(narrow()).view(), B().view(), dnarrow.view(),
+                                                                 dB.view());
+      return scale == 1 || join == Join::scaled ? dnarrow : dnarrow * scale;
     }
   };
   Weight weight;
@@ -132,10 +139,10 @@ struct ProductRule {
               const std::vector<Tensor>& narrow)
       : weight(weight), transposed(transposed), wants_x(input.requires_grad()), x(saved(Tensor())) {
     for (std::size_t i = 0; i < from.size(); ++i) {
-      const auto& [A, B, scale] = from[i];
+      const auto& [A, B, scale, join] = from[i];
       const bool wants_A = A.requires_grad(), wants_B = B.requires_grad();
       if (wants_A || wants_B) x = saved(input);
-      terms.push_back({saved(A), saved(B), saved(wants_B ? narrow[i].detach() : Tensor()), scale, wants_A, wants_B});
+      terms.push_back({saved(A), saved(B), saved(wants_B ? narrow[i].detach() : Tensor()), scale, join, wants_A, wants_B});
     }
   }
 
@@ -144,25 +151,46 @@ struct ProductRule {
     // The CPU makes them side by side with the gradients of A instead, where there are few rows.
     const bool together = !grad_enabled() && !dy.device().is_cpu();
     std::vector<Term> other;
-    std::vector<Tensor> dnarrow;
+    std::vector<Tensor> dshare, dnarrow;
     Gradients all(1 + 2 * terms.size());
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
-      other.push_back({term.B().t(), term.A().t(), term.scale});
-      dnarrow.push_back(together && term.wants_B ? term.gradients(dy, all[2 + 2 * i]) : other.back().narrow(dy));
+      const bool rounded = term.join != Join::summed;
+      dshare.push_back(term.share(dy));
+      other.push_back(
+          {term.B().t(), term.A().t(), term.join == Join::scaled ? 1 : term.scale, rounded ? Join::rounded : Join::summed});
+      dnarrow.push_back(together && term.wants_B ? term.gradients(dshare.back(), all[2 + 2 * i])
+                                                 : other.back().narrow(dshare.back()));
+      other.back().scale = term.scale;  // for its own derivatives
     }
-    if (wants_x) all[0] = product(weight, !transposed, dy, {}, other, dnarrow);
+    if (wants_x) all[0] = input_gradient(dy, other, dnarrow);
     std::vector<Outer> outer;
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
       if (term.wants_A) outer.push_back({folded(dnarrow[i]), folded(x()), &all[1 + 2 * i]});
       // Differentiated once more, the narrow factor is not a constant.
       if (term.wants_B && !together)
-        outer.push_back(
-            {folded(dy), folded(grad_enabled() ? Term{term.A(), {}, term.scale}.narrow(x()) : term.narrow()), &all[2 + 2 * i]});
+        outer.push_back({folded(dshare[i]),
+                         folded(grad_enabled() ? Term{term.A(), {}, term.scale, term.join}.narrow(x()) : term.narrow()),
+                         &all[2 + 2 * i]});
     }
     outer_products(outer);
     return all;
+  }
+
+ private:
+  /// The shares of terms that are rounded are summed before they are, as the gradients of their common input.
+  Tensor input_gradient(const Tensor& dy, std::vector<Term> other, std::vector<Tensor> dnarrow) const {
+    if (other.size() > 1 && other.front().join == Join::rounded) {
+      std::vector<Tensor> A, B;
+      for (const Term& term : other) {
+        if (grad_enabled()) A.push_back(term.A * term.scale);
+        B.push_back(term.B.t());
+      }
+      other = {{A.empty() ? Tensor() : concat(A, 0), concat(B, 0).t(), 1, Join::rounded}};
+      dnarrow = {concat(dnarrow, -1)};
+    }
+    return product(weight, !transposed, dy, {}, other, dnarrow);
   }
 };
 
@@ -190,7 +218,10 @@ QuantLinear::QuantLinear(Description description, std::shared_ptr<const Packed> 
 std::string QuantLinear::description() const {
   return fmt::format("in_features={}, out_features={}, bias={}, {} {}, bits={}, group_size={}{}", in_features(), out_features(),
                      bias_.defined() ? "True" : "False", description_.method, description_.layout, description_.bits,
-                     description_.group_size, compute_ == Compute::int8_activations ? ", compute=int8_activations" : "");
+                     description_.group_size,
+                     compute_ == Compute::exact             ? ""
+                     : compute_ == Compute::one_accumulator ? ", compute=one_accumulator"
+                                                            : ", compute=int8_activations");
 }
 
 void QuantLinear::visit(Visitor& visitor) {
@@ -209,19 +240,36 @@ Tensor QuantLinear::forward(const Tensor& x) const {
 }
 
 Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
-  const auto joins = [&](const LowRankTerm& term) {
-    return !is_half(x.dtype()) && x.dtype() == term.A.dtype() && x.dtype() == term.B.dtype() && !term.x.defined() &&
-           !term.bias.defined() && !term.rows.defined();
+  const auto join = [&](const LowRankTerm& term) -> std::optional<Join> {
+    const DType dtype = term.A.dtype();
+    if (dtype != term.B.dtype() || term.x.defined() || term.bias.defined() || term.rows.defined()) return {};
+    if (!is_half(x.dtype()) && x.dtype() == dtype) return Join::summed;
+    if (!is_half(x.dtype()) || dtype != DType::f32) return {};
+    if (compute_ == Compute::one_accumulator) return Join::summed;
+    if (!x.device().is_cpu()) return {};
+    switch (term.rounding) {
+      case Rounding::per_adapter: return Join::added;
+      case Rounding::before_scale: return Join::scaled;
+      case Rounding::after_scale: return Join::rounded;
+      case Rounding::once: break;
+    }
+    return {};
   };
   std::vector<Term> joined;
   std::vector<Tensor> narrow;
   if (!autocast::dtype(x.device().type)) {
     const NoGrad unrecorded;
-    for (; !terms.empty() && joins(terms.front()); terms = terms.subspan(1)) {
-      joined.push_back({terms.front().A, terms.front().B, terms.front().scale});
-      narrow.push_back(joined.back().narrow(x));
+    for (const LowRankTerm& term : terms) {
+      const std::optional<Join> how = join(term);
+      if (!how) break;
+      joined.push_back({term.A, term.B, term.scale, *how});
     }
+    // In half precision all or none: the gradients of x are summed before they are rounded.
+    if (is_half(x.dtype()) && joined.size() < terms.size()) joined.clear();
+    const Tensor input = joined.empty() ? x : to(x, joined.front().A.dtype());
+    for (const Term& term : joined) narrow.push_back(term.narrow(input));
   }
+  terms = terms.subspan(joined.size());
   const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, narrow, compute_);
   return terms.empty() ? y : low_rank_sum(y, x, terms);
 }

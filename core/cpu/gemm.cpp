@@ -128,7 +128,8 @@ class Round {
   // Left panels [begin, end) times `columns` columns, over the whole depth.
   void task(std::int64_t begin, std::int64_t end, std::int64_t column, std::int64_t columns) const {
     const std::int64_t rows = std::min(end * height_, m_) - begin * height_, width = kernels_.columns;
-    const bool direct = target_.dtype == dtype_of<Sum<T>> && target_.column_stride == 1 && !target_.bias && !target_.columns;
+    const bool direct =
+        target_.dtype == dtype_of<Sum<T>> && target_.column_stride == 1 && !target_.bias && !target_.columns && !target_.epilogue;
     const std::int64_t panels = passes(begin, end) > 1 ? divide_up(columns, width) : 1;
     const Scratch<T> block(panels * width * entries(std::min(depth_block, depth_)));
     const Scratch<Sum<T>> sums(direct ? 0 : rows * columns);
@@ -143,6 +144,7 @@ class Round {
       if (stretchwise_) pack_left(b, begin, end);
       multiply(b, begin, end, column, right, columns, c, ldc);
     }
+    if (target_.epilogue) target_.epilogue->apply(row_ + begin * height_, column, rows, columns, c, ldc);
     if (!direct) put(row_ + begin * height_, column, rows, columns, c, ldc);
   }
 

@@ -96,6 +96,16 @@ class Panels {
   virtual void fill(std::int64_t depth_begin, std::int64_t depth_count, std::int64_t lane_begin, int lanes, T* panel) const = 0;
 };
 
+/// What becomes of sums before they are written.
+template <class T>
+class Epilogue {
+ public:
+  virtual ~Epilogue() = default;
+  /// c[rows][columns] at stride ldc, from element (row, column) of the result on. Runs on several threads at once.
+  virtual void apply(std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns, T* c,
+                     std::int64_t ldc) const = 0;
+};
+
 /// Where a product goes: element (i, j) of the result to data + i · row_stride + columns[j] · column_stride.
 template <class T>
 struct Target {
@@ -104,6 +114,7 @@ struct Target {
   std::int64_t row_stride = 0, column_stride = 0;
   const T* bias = nullptr;                // added to every row, by j; may be null
   const std::int32_t* columns = nullptr;  // null: j itself; a negative entry drops the column
+  const Epilogue<T>* epilogue = nullptr;  // of blocked_product; may be null
 };
 
 /// target [m, n] = left [m, depth] · right [depth, n]. OutOfMemoryError if there is no room for panels.

@@ -125,15 +125,16 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
     copy.emplace(kernels, a);
     x = (*copy)[0], row_stride = copy->stride(), depth_stride = 1;
   }
-  // Of a deeper product, so many columns that they stay in the first-level cache from one few steps of the depth to the next. Of another,
-  // long rows one by one: several at once, often powers of two apart, are written at a third of the speed.
+  // So many columns that their rows of b stay in the first-level cache: of a deeper product, together with those of y, from one few steps of
+  // the depth to the next. Of another, long rows of y one by one: several at once, often powers of two apart, are written at a third of
+  // the speed.
   const bool deep = a.columns > max_skinny;
-  const std::int64_t columns = deep ? std::int64_t{256} : b.columns, few = max_skinny;
+  const std::int64_t columns = deep ? 256 : 16384 / std::int64_t{sizeof(T)} / a.columns, few = max_skinny;
   const std::int64_t rows = deep || b.columns <= 256 ? a.rows : 1;
   const std::int64_t grain = std::max(few, divide_up(std::int64_t{1} << 17, b.columns) / few * few);
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; i += rows)
-      for (std::int64_t j = 0; j < b.columns; j += columns)
+    for (std::int64_t j = 0; j < b.columns; j += columns)
+      for (std::int64_t i = begin; i < end; i += rows)
         kernels.axpy(x + i * row_stride, row_stride, depth_stride, std::min(rows, end - i), a.columns,
                      b.data + j * size_of(b.dtype), b.dtype, b.row_stride, std::min(columns, b.columns - j),
                      reinterpret_cast<T*>(y.data) + i * y.row_stride + j, y.row_stride, false);

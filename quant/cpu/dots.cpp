@@ -163,7 +163,7 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
               y.get() + (pass.begin - row) * columns + (c - first_tile) * Packed::tile_columns, columns);
         }
       }
-    terms.add(row, static_cast<int>(rows), column, columns, y.get(), columns);
+    terms.add(row, rows, column, columns, y.get(), columns);
     cpu::write(to, row, column, rows, std::min(columns, weight.out - column), y.get(), columns);
   });
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "graft/core/cpu/vector.h"
+
 namespace graft::quant {
 
 /// Calls fill(term, begin, count, panel) for each term's part of [begin, begin + count).
@@ -54,40 +56,101 @@ void LowRankPanels<T>::fill_gathered(const View& v, std::int64_t begin, std::int
 }
 
 template <class T>
-void LowRankPanels<T>::add(std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y, std::int64_t ldy) const {
-  if (depth_ == 0) return;
-  if (as_it_lies(rows)) return add_as_it_lies(row, rows, column, columns, y, ldy);
-  const int height = kernels_.rows, width = kernels_.columns;
+void LowRankPanels<T>::add(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y,
+                           std::int64_t ldy) const {
+  if (join_rounded(problem_)) return add_rounded(row, rows, column, columns, y, ldy);
+  std::int64_t begin = 0;
+  for (const LowRank& term : problem_.terms) {
+    share(term, begin, row, rows, column, columns, y, ldy, true);
+    begin += term.u.sizes[1];
+  }
+}
+
+namespace {
+
+// n values through a narrower dtype and back.
+template <class T>
+void round_to(DType dtype, T* values, std::int64_t n) {
+  if constexpr (std::is_same_v<T, float>) {
+    constexpr std::int64_t step = 256;
+    std::uint16_t buffer[step];
+    const cpu::HalfLoops& loops = cpu::half_loops();
+    for (std::int64_t i = 0; i < n; i += step) {
+      const std::int64_t count = std::min(step, n - i);
+      if (dtype == DType::bf16) {
+        loops.narrow_bf16(values + i, reinterpret_cast<bf16*>(buffer), count);
+        loops.widen_bf16(reinterpret_cast<bf16*>(buffer), values + i, count);
+      } else if (dtype == DType::f16) {
+        loops.narrow(values + i, reinterpret_cast<f16*>(buffer), count);
+        loops.widen(reinterpret_cast<f16*>(buffer), values + i, count);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void LowRankPanels<T>::add_rounded(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y,
+                                   std::int64_t ldy) const {
+  const std::int64_t all = gathered() ? problem_.weight.rows : problem_.y.sizes[1], n = std::min(columns, all - column);
+  constexpr std::int64_t few = 1024;
+  T near[few];
+  const cpu::Scratch<T> many(rows * columns > few ? rows * columns : 0);
+  T* const shares = rows * columns > few ? many.get() : near;
+  const DType dtype = problem_.y.dtype;
+  std::int64_t begin = 0;
+  for (const LowRank& term : problem_.terms) {
+    share(term, begin, row, rows, column, columns, shares, columns, false);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      T *to = y + i * ldy, *from = shares + i * columns;
+      if (begin == 0 && !bias_.empty())
+        for (std::int64_t j = 0; j < n; ++j) to[j] += bias_[static_cast<std::size_t>(column + j)];
+      round_to(dtype, to, n);
+      if (term.join != Join::added) round_to(dtype, from, n);
+      if (term.join == Join::scaled && term.scale != 1) {
+        for (std::int64_t j = 0; j < n; ++j) from[j] *= static_cast<T>(term.scale);
+        round_to(dtype, from, n);
+      }
+      for (std::int64_t j = 0; j < n; ++j) to[j] += from[j];
+    }
+    begin += term.u.sizes[1];
+  }
+}
+
+template <class T>
+void LowRankPanels<T>::share(const LowRank& term, std::int64_t begin, std::int64_t row, std::int64_t rows, std::int64_t column,
+                             std::int64_t columns, T* y, std::int64_t ldy, bool accumulate) const {
+  if (as_it_lies(term, rows)) return share_as_it_lies(term, row, static_cast<int>(rows), column, columns, y, ldy, accumulate);
+  const std::int64_t depth = term.u.sizes[1], height = kernels_.rows, width = kernels_.columns;
   const std::int64_t panels = (rows + height - 1) / height;
-  const cpu::Scratch<T> scratch(depth_ * (panels * height + width));
-  T* right = scratch.get() + depth_ * panels * height;
-  for (std::int64_t i = 0; i < panels; ++i) fill_left(0, depth_, row + i * height, height, scratch.get() + i * depth_ * height);
+  const cpu::Scratch<T> scratch(depth * (panels * height + width));
+  T* right = scratch.get() + depth * panels * height;
+  for (std::int64_t i = 0; i < panels; ++i)
+    fill_left(begin, depth, row + i * height, kernels_.rows, scratch.get() + i * depth * height);
   for (std::int64_t j = 0; j < columns; j += width) {
-    fill_right(0, depth_, column + j, width, right);
-    kernels_.tiles(depth_, scratch.get(), height, right, y + j, ldy, rows,
-                   static_cast<int>(std::min<std::int64_t>(width, columns - j)), true);
+    fill_right(begin, depth, column + j, kernels_.columns, right);
+    kernels_.tiles(depth, scratch.get(), kernels_.rows, right, y + j, ldy, rows,
+                   static_cast<int>(std::min<std::int64_t>(width, columns - j)), accumulate);
   }
 }
 
 // For few rows, where packing v would cost more than it saves.
 template <class T>
-void LowRankPanels<T>::add_as_it_lies(std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y,
-                                      std::int64_t ldy) const {
-  for (const LowRank& term : problem_.terms) {
-    const View &u = term.u, &v = term.v;
-    const std::int64_t r = u.sizes[1], n = std::min(columns, v.sizes[1] - column);
-    const auto at = [](const View& view, std::int64_t i, std::int64_t j) {
-      return static_cast<const char*>(view.data) + (i * view.strides[0] + j * view.strides[1]) * size_of(view.dtype);
-    };
-    const bool lies = u.dtype == dtype_of<T> && u.strides[1] == 1;
-    const cpu::Scratch<T> copy(lies ? 0 : rows * r);
-    for (int i = 0; !lies && i < rows; ++i)
-      kernels_.pack(at(u, row + i, 0), u.dtype, r, u.strides[1], 1, 1, 1, copy.get() + i * r);
-    const T* x = lies ? reinterpret_cast<const T*>(at(u, row, 0)) : copy.get();
-    const std::int64_t ldx = lies ? u.strides[0] : r;
-    if (v.strides[0] == 1) kernels_.dot(x, ldx, rows, r, at(v, 0, column), v.dtype, v.strides[1], n, y, ldy, true);
-    else kernels_.axpy(x, ldx, 1, rows, r, at(v, 0, column), v.dtype, v.strides[0], n, y, ldy, true);
-  }
+void LowRankPanels<T>::share_as_it_lies(const LowRank& term, std::int64_t row, int rows, std::int64_t column,
+                                        std::int64_t columns, T* y, std::int64_t ldy, bool accumulate) const {
+  const View &u = term.u, &v = term.v;
+  const std::int64_t r = u.sizes[1], n = std::min(columns, v.sizes[1] - column);
+  const auto at = [](const View& view, std::int64_t i, std::int64_t j) {
+    return static_cast<const char*>(view.data) + (i * view.strides[0] + j * view.strides[1]) * size_of(view.dtype);
+  };
+  const bool lies = u.dtype == dtype_of<T> && u.strides[1] == 1;
+  const cpu::Scratch<T> copy(lies ? 0 : rows * r);
+  for (int i = 0; !lies && i < rows; ++i) kernels_.pack(at(u, row + i, 0), u.dtype, r, u.strides[1], 1, 1, 1, copy.get() + i * r);
+  const T* x = lies ? reinterpret_cast<const T*>(at(u, row, 0)) : copy.get();
+  const std::int64_t ldx = lies ? u.strides[0] : r;
+  if (v.strides[0] == 1) kernels_.dot(x, ldx, rows, r, at(v, 0, column), v.dtype, v.strides[1], n, y, ldy, accumulate);
+  else kernels_.axpy(x, ldx, 1, rows, r, at(v, 0, column), v.dtype, v.strides[0], n, y, ldy, accumulate);
 }
 
 template class LowRankPanels<float>;

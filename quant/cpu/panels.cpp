@@ -136,8 +136,10 @@ std::int64_t result_columns(const Problem& problem) {
 template <class T>
 void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const cpu::Panels<T>& weight) {
   std::vector<T> bias;
-  const cpu::Target<T> to = target<T>(problem, bias);
+  cpu::Target<T> to = target<T>(problem, bias);
   const LowRankPanels<T> terms(kernels, problem);
+  const JoinRounded<T> join(terms);
+  if (join_rounded(problem)) to.epilogue = &join;
   const auto multiply = [&](std::int64_t columns, std::int64_t depth, const cpu::Panels<T>& left) {
     cpu::blocked_product<T>(kernels, problem.m(), columns, depth + terms.depth(),
                             Extended<T>(left, depth, terms, &LowRankPanels<T>::fill_left),
@@ -160,12 +162,16 @@ void run_panels(const Problem& problem, Isa isa) {
 void run_rounded(const Problem& problem, Isa isa) {
   const cpu::GemmKernels<cpu::Pair>& kernels = *cpu::pair_kernels(isa);
   std::vector<float> no_bias;
+  cpu::Target<float> to = target<float>(problem, no_bias);
+  const LowRankPanels<float> terms(cpu::gemm_kernels<float>(isa), problem);
+  const JoinRounded<float> join(terms);
+  if (join_rounded(problem)) to.epilogue = &join;
   const View& dy = problem.x;
   const WeightPanels exact(*code_kernels(isa, problem.weight.bits), problem.weight, true);
   cpu::blocked_product<cpu::Pair>(
       kernels, problem.m(), result_columns(problem), problem.weight.out,
       cpu::StridedPanels<cpu::Pair>(kernels, dy.data, dy.dtype, dy.sizes[0], dy.strides[0], dy.strides[1]),
-      RoundedPanels(kernels, exact), target<float>(problem, no_bias));
+      RoundedPanels(kernels, exact), to);
 }
 
 void run_exact(const Problem& problem) {

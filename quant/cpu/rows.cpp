@@ -62,8 +62,8 @@ constexpr Row dots_row(std::string_view name) {
 
 template <Isa isa>
 bool supports_rounded(const Problem& problem) {
-  return problem.transposed && problem.x.dtype == DType::bf16 && problem.terms.empty() && cpu::pair_kernels(isa) != nullptr &&
-         code_kernels(isa, problem.weight.bits) != nullptr;
+  return problem.transposed && problem.x.dtype == DType::bf16 && (problem.terms.empty() || join_rounded(problem)) &&
+         cpu::pair_kernels(isa) != nullptr && code_kernels(isa, problem.weight.bits) != nullptr;
 }
 template <Isa isa>
 void rounded(const Problem& problem) {
@@ -112,6 +112,10 @@ void run(const char* what, const Problem& problem) {
     check(u.rank == 2 && v.rank == 2 && u.sizes[0] == x.sizes[0] && u.sizes[1] == v.sizes[0] && v.sizes[1] == out,
           "{}: a term of {} by {} is not one of [{}, {}]", what, Shape(std::span(u.sizes, static_cast<std::size_t>(u.rank))),
           Shape(std::span(v.sizes, static_cast<std::size_t>(v.rank))), x.sizes[0], out);
+    check((term.join == Join::summed) == !join_rounded(problem), "{}: some terms are summed with the product, others are not",
+          what);
+    check<NotImplementedError>(term.join == Join::summed || problem.weight.device().is_cpu(),
+                               "{}: only terms that are summed with it are taken on {}", what, problem.weight.device());
     for (const View* view : {&u, &v})
       check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (x.dtype == DType::f64), "{}: {} meets {}",
                        what, x.dtype, view->dtype);
@@ -159,21 +163,30 @@ Weights weights(const Packed& packed) {
 }
 
 template <class T>
+std::vector<T> bias_of(const Problem& problem) {
+  if (!problem.bias) return {};
+  std::vector<T> bias(static_cast<std::size_t>(problem.bias->sizes[0]));
+  dispatch(problem.bias->dtype, FloatingTypes{}, "bias", [&]<class From>() {
+    for (std::size_t i = 0; i < bias.size(); ++i)
+      bias[i] = static_cast<T>(problem.bias->as<From>()[static_cast<std::int64_t>(i) * problem.bias->strides[0]]);
+  });
+  return bias;
+}
+
+template <class T>
 cpu::Target<T> target(const Problem& problem, std::vector<T>& bias) {
   const View& y = problem.y;
   cpu::Target<T> to{y.data, y.dtype, y.strides[0], y.strides[1], nullptr, nullptr};
   if (problem.transposed && !problem.weight.order.empty()) to.columns = problem.weight.order.data();
-  if (problem.bias) {
-    bias.resize(static_cast<std::size_t>(problem.bias->sizes[0]));
-    dispatch(problem.bias->dtype, FloatingTypes{}, "bias", [&]<class From>() {
-      for (std::size_t i = 0; i < bias.size(); ++i)
-        bias[i] = static_cast<T>(problem.bias->as<From>()[static_cast<std::int64_t>(i) * problem.bias->strides[0]]);
-    });
+  if (problem.bias && !join_rounded(problem)) {
+    bias = bias_of<T>(problem);
     to.bias = bias.data();
   }
   return to;
 }
 
+template std::vector<float> bias_of(const Problem&);
+template std::vector<double> bias_of(const Problem&);
 template cpu::Target<float> target(const Problem&, std::vector<float>&);
 template cpu::Target<double> target(const Problem&, std::vector<double>&);
 

@@ -10,6 +10,13 @@ namespace graft::quant {
 Weights weights(const Packed& packed);
 const CodeKernels* code_kernels(Isa isa, int bits);
 
+/// Whether terms join a rounded result. The bias then goes with them.
+inline bool join_rounded(const Problem& problem) { return !problem.terms.empty() && problem.terms.front().join != Join::summed; }
+
+/// The bias as T; empty if there is none.
+template <class T>
+std::vector<T> bias_of(const Problem& problem);
+
 /// The result of a problem as the blocked driver writes it; `bias` is scratch that must outlive it.
 template <class T>
 cpu::Target<T> target(const Problem& problem, std::vector<T>& bias);
@@ -23,7 +30,7 @@ void run_panels(const Problem& problem, Isa isa);
 /// The same in f64, with weights exact in f64.
 void run_exact(const Problem& problem);
 
-/// The gradient of bf16 through panels of weights rounded to bf16, for sets that multiply pairs of them; without low-rank terms.
+/// The gradient of bf16 through panels of weights rounded to bf16, for sets that multiply pairs of them; without terms that are summed.
 void run_rounded(const Problem& problem, Isa isa);
 
 }  // namespace graft::quant

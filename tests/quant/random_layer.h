@@ -2,11 +2,20 @@
 #pragma once
 
 #include "graft/core/rng.h"
+#include "graft/core/tensor.h"
 #include "graft/quant/format.h"
 
 namespace graft::quant::test {
 
 inline std::uint32_t word(std::uint64_t seed, std::uint64_t i) { return random_block(seed, 7, i)[0]; }
+
+/// From −3 to 3, so that sums of a few hundred products are exact.
+inline Tensor whole_numbers(const Shape& shape, DType dtype, std::uint64_t seed) {
+  std::vector<float> values;
+  for (std::int64_t i = 0; i < shape.count(); ++i)
+    values.push_back(static_cast<float>(word(seed, static_cast<std::uint64_t>(i)) % 7) - 3);
+  return Tensor::from(values, shape).to(dtype);
+}
 
 enum class Grouping { in_order, shuffled, irregular };
 

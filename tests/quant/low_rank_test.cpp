@@ -1,0 +1,139 @@
+// Low-rank terms of half-precision layers: fused, they have the bits of the same orders of rounding composed of operations. Operands are
+// small whole numbers, so that every sum of a share is exact and only the orders of rounding are compared.
+#include <gtest/gtest.h>
+
+#include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
+#include "graft/core/parallel.h"
+#include "graft/quant/quant_linear.h"
+#include "graft/tests/quant/random_layer.h"
+
+#include "reference.h"
+
+namespace graft::quant {
+namespace {
+
+using quant::test::whole_numbers;
+
+constexpr Rounding orders[] = {Rounding::per_adapter, Rounding::before_scale, Rounding::after_scale};
+
+struct Adapters {
+  Tensor x, dy;
+  std::vector<Tensor> factors;  // A, B, A, B, …
+  std::vector<LowRankTerm> terms;
+
+  Adapters(const QuantLinear& layer, const Shape& leading, DType dtype, int count, int first_order) {
+    Shape in = leading, out = leading;
+    in.push_back(layer.in_features()), out.push_back(layer.out_features());
+    x = whole_numbers(in, dtype, 1);
+    dy = whole_numbers(out, dtype, 2);
+    x.set_requires_grad();
+    for (int i = 0; i < count; ++i) {
+      const std::int64_t r = 2 + 3 * i;
+      factors.push_back(whole_numbers({r, layer.in_features()}, DType::f32, static_cast<std::uint64_t>(3 + i)));
+      factors.push_back(whole_numbers({layer.out_features(), r}, DType::f32, static_cast<std::uint64_t>(13 + i)));
+    }
+    for (Tensor& factor : factors) factor.set_requires_grad();
+    for (int i = 0; i < count; ++i)
+      terms.push_back({.A = factors[static_cast<std::size_t>(2 * i)],
+                       .B = factors[static_cast<std::size_t>(2 * i + 1)],
+                       .scale = 0.75 + i,
+                       .rounding = orders[(first_order + i) % 3]});
+  }
+
+  std::vector<Tensor> wanted() const {
+    std::vector<Tensor> all{x};
+    all.insert(all.end(), factors.begin(), factors.end());
+    return all;
+  }
+  /// The result, and the gradients of x and of the factors.
+  std::vector<Tensor> run(const Tensor& y, const BackwardOptions& options = {}) const {
+    std::vector<Tensor> all = grad({&y, 1}, wanted(), {&dy, 1}, options);
+    all.insert(all.begin(), y);
+    return all;
+  }
+};
+
+void expect_same_bits(const std::vector<Tensor>& got, const std::vector<Tensor>& want, const std::string& what) {
+  ASSERT_EQ(got.size(), want.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].dtype(), want[i].dtype());
+    EXPECT_EQ(got[i].to_vector<float>(), want[i].to_vector<float>()) << i << ", " << what;
+  }
+}
+
+TEST(LowRankTerms, FusedInHalfPrecisionTheyHaveTheBitsOfComposedOperations) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) {
+    const auto layer = make_layer(stored);
+    for (const DType dtype : {DType::bf16, DType::f16})
+      for (const Shape& leading : {Shape{1}, Shape{3}, Shape{2, 9}, Shape{40}})
+        for (int order = 0; order < 3; ++order) {
+          const Adapters adapters(*layer, leading, dtype, 3, order);
+          const auto what =
+              fmt::format("{} {} {} {} order {}", stored.description.method, stored.description.layout, dtype, leading, order);
+          const auto composed = adapters.run(low_rank_sum(layer->forward(adapters.x), adapters.x, adapters.terms));
+          for (const int threads : {1, 3}) {
+            set_thread_pool(make_thread_pool(threads));
+            expect_same_bits(adapters.run(layer->forward(adapters.x, adapters.terms)), composed, what);
+            set_thread_pool(nullptr);
+          }
+        }
+  }
+}
+
+TEST(LowRankTerms, InHalfPrecisionTheyAreDifferentiatedTwice) {
+  const auto layer = make_layer(reference::gptq(reference::draw(64, 32, 4, 32, true, false, 1), reference::ZeroWriter::per_word));
+  for (int order = 0; order < 3; ++order) {
+    const Adapters adapters(*layer, {2}, DType::bf16, 2, order);
+    const auto twice = [&](const Tensor& y) {
+      std::vector<Tensor> first = adapters.run(y, {.create_graph = true});
+      const Tensor dA = first[2];
+      std::vector<Tensor> wanted{adapters.x, adapters.factors[1]};
+      const auto second = grad({&dA, 1}, wanted, std::vector<Tensor>{whole_numbers(dA.shape(), DType::f32, 5)});
+      first.insert(first.end(), second.begin(), second.end());
+      return first;
+    };
+    expect_same_bits(twice(layer->forward(adapters.x, adapters.terms)),
+                     twice(low_rank_sum(layer->forward(adapters.x), adapters.x, adapters.terms)), fmt::format("order {}", order));
+  }
+}
+
+TEST(LowRankTerms, WhatIsNotFusedFollowsComposed) {
+  const auto layer =
+      make_layer(reference::gptq(reference::draw(64, 32, 4, 32, false, false, 1), reference::ZeroWriter::per_word));
+  Adapters adapters(*layer, {5}, DType::f16, 2, 0);
+  adapters.terms[1].bias = whole_numbers({32}, DType::f32, 6);
+  for (const bool once : {false, true}) {
+    if (once) adapters.terms[0].rounding = Rounding::once;
+    expect_same_bits(adapters.run(layer->forward(adapters.x, adapters.terms)),
+                     adapters.run(low_rank_sum(layer->forward(adapters.x), adapters.x, adapters.terms)), once ? "once" : "bias");
+  }
+}
+
+TEST(LowRankTerms, OneAccumulatorIsAskedForAndRoundsOnce) {
+  const auto layer =
+      make_layer(reference::gptq(reference::draw(256, 96, 4, 64, false, false, 1), reference::ZeroWriter::per_word));
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const Adapters adapters(*layer, {3}, dtype, 2, 0);
+    layer->set_compute(Compute::exact);
+    const auto separate = layer->forward(adapters.x, adapters.terms).to_vector<double>();
+    layer->set_compute(Compute::one_accumulator);
+    EXPECT_NE(print(*layer).find(", compute=one_accumulator)"), std::string::npos);
+    const auto got = adapters.run(layer->forward(adapters.x, adapters.terms));
+    // In f64 there is nothing to round.
+    const Tensor wide = to(adapters.x, DType::f64);
+    std::vector<LowRankTerm> terms = adapters.terms;
+    for (LowRankTerm& term : terms) term.A = to(term.A, DType::f64), term.B = to(term.B, DType::f64);
+    const Tensor y = layer->forward(wide, terms);
+    const auto want = to(y, dtype).to_vector<double>(), have = got[0].to_vector<double>();
+    double largest = 0, worst = 0;
+    for (std::size_t i = 0; i < want.size(); ++i)
+      largest = std::max(largest, std::abs(want[i])), worst = std::max(worst, std::abs(have[i] - want[i]));
+    EXPECT_LE(worst, largest * (dtype == DType::bf16 ? 0x1p-7 : 0x1p-10));
+    EXPECT_NE(have, separate) << "which is another order of rounding";
+    EXPECT_EQ(got[1].dtype(), dtype);
+  }
+}
+
+}  // namespace
+}  // namespace graft::quant
