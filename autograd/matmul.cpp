@@ -38,6 +38,31 @@ Tensor product(const Tensor& a, const Tensor& b, DType dtype, const char* what) 
 // All dimensions but the last as one.
 Tensor folded(const Tensor& x) { return reshape(x, {compute::leading(x.shape(), 1).count(), x.dim(-1)}); }
 
+/// The gradients of x weightᵀ, together: a device may read dy once for both. The weight's comes in the weight's own layout, not as the
+/// transpose of a product. What only the gradient of a frozen operand needs is not kept.
+struct LinearRule {
+  bool wants_x, wants_weight;
+  Saved x, weight;
+  LinearRule(const Tensor& x, const Tensor& weight)
+      : wants_x(x.requires_grad()),
+        wants_weight(weight.requires_grad()),
+        x(saved(wants_weight ? x : Tensor())),
+        weight(saved(wants_x ? weight : Tensor())) {}
+
+  Gradients operator()(const Tensor& dy) const {
+    if (grad_enabled()) return {wants_x ? matmul(dy, weight()) : Tensor(), wants_weight ? matmul(dy.t(), x()) : Tensor()};
+    const DType dtype = promote(dy.dtype(), (wants_x ? weight : x)().dtype());
+    const auto operand = [&](const Saved& saved) { return saved().defined() ? compute::cast(saved(), dtype) : Tensor(); };
+    const Tensor wide = compute::cast(dy, dtype), left = operand(x), right = operand(weight);
+    Tensor dx, dweight;
+    if (wants_x) dx = Tensor::empty({dy.dim(0), right.dim(1)}, dtype, dy.device());
+    if (wants_weight) dweight = Tensor::empty({dy.dim(1), left.dim(1)}, dtype, dy.device());
+    const auto view = [](const Tensor& t) { return t.defined() ? t.view() : View(); };
+    kernel(dy.device(), &Kernels::linear_backward, "linear")(wide.view(), view(left), view(right), view(dx), view(dweight));
+    return {dx, dweight};
+  }
+};
+
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
@@ -65,11 +90,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   // With a bias the sum is rounded once, not the product first.
   Tensor y = product(rows, in.b.detach().t(), shift.defined() ? compute::wide(rows.dtype()) : dtype, "linear");
   if (shift.defined()) y = compute::cast(compute::binary(BinaryOp::add, y, shift, "linear"), dtype);
-  // The weight's gradient comes in the weight's own layout, not as the transpose of a product.
-  y = record("linear", y)
-          .wrt(rows, [weight = saved(in.b)](const Tensor& dy) { return matmul(dy, weight()); })
-          .wrt(in.b, [rows = saved(rows)](const Tensor& dy) { return matmul(dy.t(), rows()); })
-          .wrt(shift, [](const Tensor& dy) { return dy; });
+  y = record("linear", y).wrt({rows, in.b}, LinearRule(rows, in.b)).wrt(shift, [](const Tensor& dy) { return dy; });
   return reshape(y, compute::joined(compute::leading(x.shape(), 1), {weight.dim(0)}));
 }
 

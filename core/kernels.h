@@ -50,6 +50,9 @@ struct Kernels {
   // ---- products: [..., m, k] × [..., k, n], batch dimensions equal (stride 0 where broadcast), accumulated in Accumulator<T>;
   // y has the operands' dtype, or f32 where they are half ----
   void (*matmul)(const View& a, const View& b, const View& y);
+  // Of y = x weightᵀ: dx [m, k] = dy [m, n] · weight [n, k], dweight = dyᵀ · x, dtypes and strides as free as matmul's. A gradient whose view
+  // has no data is not wanted, and then neither is weight, or x.
+  void (*linear_backward)(const View& dy, const View& x, const View& weight, const View& dx, const View& dweight);
   void (*attention)(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse);
   void (*attention_backward)(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y,
                              const View& lse, const View& dy, const View& dq, const View& dk, const View& dv);

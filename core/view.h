@@ -26,4 +26,7 @@ struct View {
   }
 };
 
+/// A matrix, rows for columns.
+inline View transposed(const View& m) { return {m.data, m.dtype, 2, {m.sizes[1], m.sizes[0]}, {m.strides[1], m.strides[0]}}; }
+
 }  // namespace graft

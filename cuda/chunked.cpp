@@ -28,7 +28,6 @@ std::int64_t lines_of(std::int64_t length, DType dtype) {
 View matrix(void* data, DType dtype, std::int64_t rows, std::int64_t columns) {
   return {data, dtype, 2, {rows, columns}, {columns, 1}};
 }
-View transposed(const View& m) { return {m.data, m.dtype, 2, {m.sizes[1], m.sizes[0]}, {m.strides[1], m.strides[0]}}; }
 View columns_of(const View& m, std::int64_t begin, std::int64_t end) {
   View part = m;
   part.data = static_cast<char*>(m.data) + begin * m.strides[1] * size_of(m.dtype);

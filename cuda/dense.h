@@ -1,8 +1,12 @@
-// A contiguous buffer of the device in the shape of a view, for kernels that want dense row-major data.
+// Memory of the device for kernels that do not take every stride: a contiguous buffer in the shape of a view, and a matrix by rows.
 #pragma once
+
+#include <optional>
 
 #include "graft/core/cpu/temporary.h"
 #include "graft/cuda/backend.h"
+#include "graft/cuda/entries.h"
+#include "graft/cuda/swizzle.h"
 
 namespace graft::cuda {
 
@@ -25,6 +29,27 @@ class Dense {
  private:
   View view_;
   Scratch memory_;
+};
+
+/// A matrix in rows of 16-byte pieces, aligned to that: as it lies, or copied.
+class Lines {
+ public:
+  explicit Lines(const View& matrix) : data_(matrix.data), ld_(matrix.strides[0]) {
+    const std::int64_t rows = matrix.sizes[0], columns = matrix.sizes[1], piece = piece_bytes / size_of(matrix.dtype);
+    const bool aligned = reinterpret_cast<std::uintptr_t>(data_) % piece_bytes == 0 && (ld_ % piece == 0 || rows == 1);
+    if (aligned && (matrix.strides[1] == 1 || columns == 1)) return;
+    ld_ = (columns + piece - 1) / piece * piece;
+    copy_.emplace(static_cast<std::size_t>(rows * ld_ * size_of(matrix.dtype)));
+    data_ = copy_->data();
+    copy(matrix, {copy_->data(), matrix.dtype, 2, {rows, columns}, {ld_, 1}});
+  }
+  const void* data() const { return data_; }
+  std::int64_t ld() const { return ld_; }
+
+ private:
+  const void* data_;
+  std::int64_t ld_;
+  std::optional<Scratch> copy_;
 };
 
 }  // namespace graft::cuda

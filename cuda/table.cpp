@@ -42,6 +42,7 @@ const Kernels& cuda_kernels() {
       .cross_entropy = There<cross_entropy>::run,
       .cross_entropy_backward = There<cross_entropy_backward>::run,
       .matmul = There<matmul>::run,
+      .linear_backward = There<linear_backward>::run,
       .attention = There<attention>::run,
       .attention_backward = There<attention_backward>::run,
       .index_select = There<index_select>::run,

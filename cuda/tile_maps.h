@@ -8,7 +8,7 @@
 // transposed operand of wgmma), so that one copy and one way of making it serve both.
 #pragma once
 
-#include "graft/core/host_device.h"
+#include "graft/cuda/swizzle.h"
 #include "graft/quant/kernels.h"
 
 namespace graft::cuda::tiles {
@@ -23,11 +23,8 @@ inline constexpr int line = 2 * depth;  // bytes of a row of x, or of an n of a 
 inline constexpr int box_bytes = box * line, weight_bytes = boxes * box_bytes;
 static_assert(boxes * box == width && box == depth && Packed::tile_columns == box && Packed::tile_rows == 2 * box);
 
-/// Byte of 16-byte column `chunk` of a line: XORed with the line's number, so that 8 lines' same column, and 8 columns of one line,
-/// lie in all 32 banks. The same as a 128-byte swizzle of wgmma and TMA for memory that is aligned to 1024 bytes.
-constexpr int swizzled(int line_number, int chunk_number) {
-  return line_number * line + ((chunk_number ^ (line_number % 8)) * 16);
-}
+/// Byte of 16-byte column `chunk_number` of a line.
+constexpr int swizzled(int line_number, int chunk_number) { return cuda::swizzled(line, line_number, chunk_number); }
 
 /// First k and n of a box.
 struct Corner {

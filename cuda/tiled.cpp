@@ -39,15 +39,17 @@ class Columns {
     const Packed& w = problem.weight;
     const bool ordered = !problem.transposed && !w.order.empty();
     columns_ = ordered ? w.rows : x.sizes[1];
-    data_ = x.data, ld_ = x.strides[0];
-    const bool aligned = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 && (ld_ % tiles::chunk == 0 || x.sizes[0] == 1);
-    if (!ordered && aligned && (x.strides[1] == 1 || columns_ == 1)) return;
+    if (!ordered) {
+      lines_.emplace(x);
+      data_ = lines_->data(), ld_ = lines_->ld();
+      return;
+    }
     ld_ = divide_up(columns_, tiles::chunk) * tiles::chunk;
     copy_.emplace(static_cast<std::size_t>(x.sizes[0] * ld_ * size_of(x.dtype)));
     data_ = copy_->data();
     const ArrangeColumns a{x.data,
                            static_cast<std::uint16_t*>(copy_->data()),
-                           ordered ? static_cast<const std::int32_t*>(w.places->data()) : nullptr,
+                           static_cast<const std::int32_t*>(w.places->data()),
                            x.sizes[0],
                            columns_,
                            ld_,
@@ -61,6 +63,7 @@ class Columns {
  private:
   const void* data_;
   std::int64_t columns_, ld_;
+  std::optional<Lines> lines_;
   std::optional<Scratch> copy_;
 };
 

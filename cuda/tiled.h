@@ -32,7 +32,7 @@ struct TiledProduct {
   Added<16> added;
 };
 
-/// to [m, columns] = x [m, channels] in the order of the packed rows, or in its own where places is null; fillings are 0.
+/// to [m, columns] = x [m, channels] in the order of the packed rows; fillings are 0.
 struct ArrangeColumns {
   const void* x;
   std::uint16_t* to;

@@ -76,16 +76,22 @@ struct Outer {
 /// Computes all of them side by side where they are too small to be worth splitting each: every part of the work is the same part of each
 /// product, so that a thread finds what it wrote the last time in its own caches.
 void outer_products(std::span<const Outer> all) {
-  constexpr std::int64_t few_rows = 32, parts = 4, line = 16;
-  bool small = !grad_enabled();
-  for (const auto& [a, b, product] : all)
-    small = small && a.device().is_cpu() && a.dtype() == b.dtype() && a.dim(0) <= few_rows &&
-            std::max(a.dim(1), b.dim(1)) >= parts * line;
-  if (!small) {
+  if (grad_enabled()) {
     for (const auto& [a, b, product] : all) *product = matmul(a.t(), b);
     return;
   }
-  for (const auto& [a, b, product] : all) *product = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
+  constexpr std::int64_t few_rows = 32, parts = 4, line = 16;
+  bool small = true;
+  for (const auto& [a, b, product] : all) {
+    *product = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
+    small = small && a.device().is_cpu() && a.dtype() == b.dtype() && a.dim(0) <= few_rows &&
+            std::max(a.dim(1), b.dim(1)) >= parts * line;
+  }
+  if (!small) {
+    for (const auto& [a, b, product] : all)
+      kernel(a.device(), &Kernels::linear_backward, "linear")(a.view(), b.view(), {}, {}, product->view());
+    return;
+  }
   parallel_for(parts, [&](std::int64_t part) {
     const NoGrad unrecorded;  // a mode is a thread's own
     for (const auto& [a, b, product] : all) {
@@ -111,6 +117,15 @@ struct ProductRule {
     Saved A, B, narrow;
     double scale;
     bool wants_A, wants_B;
+
+    /// The gradient of the narrow factor, times the scale, and B's with it: a GPU reads dy once for both.
+    Tensor gradients(const Tensor& dy, Tensor& dB) const {
+      const Tensor rows = folded(dy), dnarrow = Tensor::empty({rows.dim(0), B().dim(1)}, dy.dtype(), dy.device());
+      dB = Tensor::empty(B().shape(), dy.dtype(), dy.device());
+      kernel(dy.device(), &Kernels::linear_backward, "linear")(rows.view(), folded(narrow()).view(), B().view(), dnarrow.view(),
+                                                               dB.view());
+      return scale == 1 ? dnarrow : dnarrow * scale;
+    }
   };
   Weight weight;
   bool transposed, wants_x;
@@ -130,20 +145,23 @@ struct ProductRule {
 
   /// For x and every term's A and B.
   Gradients operator()(const Tensor& dy) const {
+    // The CPU makes them side by side with the gradients of A instead, where there are few rows.
+    const bool together = !grad_enabled() && !dy.device().is_cpu();
     std::vector<Term> other;
     std::vector<Tensor> dnarrow;
-    for (const SavedTerm& term : terms) {
-      other.push_back({term.B().t(), term.A().t(), term.scale});
-      dnarrow.push_back(other.back().narrow(dy));
-    }
     Gradients all(1 + 2 * terms.size());
+    for (std::size_t i = 0; i < terms.size(); ++i) {
+      const SavedTerm& term = terms[i];
+      other.push_back({term.B().t(), term.A().t(), term.scale});
+      dnarrow.push_back(together && term.wants_B ? term.gradients(dy, all[2 + 2 * i]) : other.back().narrow(dy));
+    }
     if (wants_x) all[0] = product(weight, !transposed, dy, {}, other, dnarrow);
     std::vector<Outer> outer;
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
       if (term.wants_A) outer.push_back({folded(dnarrow[i]), folded(x()), &all[1 + 2 * i]});
       // Differentiated once more, the narrow factor is not a constant.
-      if (term.wants_B)
+      if (term.wants_B && !together)
         outer.push_back(
             {folded(dy), folded(grad_enabled() ? Term{term.A(), {}, term.scale}.narrow(x()) : term.narrow()), &all[2 + 2 * i]});
     }

@@ -110,16 +110,15 @@ void Operands::run(const cuda::Product& product, const Weights& weights, std::si
   const View x = x_.view(), y = y_.view();
   quant::Problem problem{*weights.there[copy], cell_.backward, x, nullptr, y};
   std::optional<quant::LowRank> term;
+  const auto gradients = runtime(gpu).kernels().linear_backward;
   if (cell_.rank > 0) {
-    multiply(x_, cell_.backward ? B_ : A_.t(), u_);
+    if (cell_.backward) gradients(x_.view(), narrow_.view(), B_.view(), u_.view(), dB_.view());
+    else multiply(x_, A_.t(), u_);
     term.emplace(u_.view(), (cell_.backward ? A_ : B_.t()).view());
     problem.terms = {&*term, 1};
   }
   product.run(problem);
-  if (cell_.rank > 0 && cell_.backward) {
-    multiply(u_.t(), input_, dA_);
-    multiply(x_.t(), narrow_, dB_);
-  }
+  if (cell_.rank > 0 && cell_.backward) gradients(u_.view(), input_.view(), {}, {}, dA_.view());
 }
 
 void Operands::run_dense(const std::vector<Tensor>& weights, std::size_t copy) const {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/gemm.h"
 #include "graft/core/parallel.h"
 
@@ -179,6 +180,11 @@ void matmul(const View& a, const View& b, const View& y) {
   }
   if (y.dtype == DType::f64) batched<double>(a, b, y);
   else batched<float>(a, b, y);
+}
+
+void linear_backward(const View& dy, const View& x, const View& weight, const View& dx, const View& dweight) {
+  if (dx.data) matmul(dy, weight, dx);
+  if (dweight.data) matmul(transposed(dy), x, dweight);
 }
 
 }  // namespace graft::cpu

@@ -111,6 +111,7 @@ const Kernels& tested_kernels() {
       .cross_entropy = Via<&Kernels::cross_entropy>::run,
       .cross_entropy_backward = Via<&Kernels::cross_entropy_backward>::run,
       .matmul = Via<&Kernels::matmul>::run,
+      .linear_backward = Via<&Kernels::linear_backward>::run,
       .attention = Via<&Kernels::attention>::run,
       .attention_backward = Via<&Kernels::attention_backward>::run,
       .index_select = Via<&Kernels::index_select>::run,
