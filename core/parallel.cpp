@@ -84,7 +84,7 @@ class Pool final : public ThreadPool {
   };
 
   // Each thread has a share of the chunks, the same one whenever there are as many, and helps the others when it is done: what it wrote
-  // in one job it finds in its own caches in the next. Memory that another core wrote last costs ten times as much to write.
+  // in one job it finds in its own caches in the next. Memory that another core wrote last takes longer to write.
   struct Job {
     struct alignas(64) Share {
       std::atomic<std::int64_t> next;

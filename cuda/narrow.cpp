@@ -53,11 +53,10 @@ class Shares {
 /// down = wideᵀ · narrow and, unless factor is null, along = wide · factor.
 void multiply(const View& wide, const View& narrow, const View& down, const View* factor, const View& along) {
   const int size = static_cast<int>(size_of(wide.dtype)), ranks = ranks_for(narrow.sizes[1]);
-  const Lines w(wide), u(narrow);
-  std::optional<Lines> f;
+  const Lines w(wide), u(narrow), f(factor ? *factor : narrow);
   NarrowProducts p{};
   p.wide = {w.data(), w.ld()}, p.narrow = {u.data(), u.ld()};
-  if (factor) f.emplace(*factor), p.factor = {f->data(), f->ld()};
+  p.factor = {factor ? f.data() : nullptr, f.ld()};
   p.m = static_cast<int>(wide.sizes[0]), p.n = static_cast<int>(wide.sizes[1]), p.k = static_cast<int>(narrow.sizes[1]);
   p.panels = static_cast<int>(divide_up(p.m, panels::rows));
   p.steps = static_cast<int>(divide_up(p.n, panels::columns(size)));
