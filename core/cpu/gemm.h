@@ -1,8 +1,8 @@
 // Dense products on the CPU: one blocked driver over panels, and the kernels that each instruction set gives it.
 //
 // An operand enters as panels: a few lanes (rows of the left operand, columns of the right one) by a stretch of the depth, the
-// dimension that is summed over, stored [depth][lanes], or [depth / 2][lanes][2] where the set multiplies pairs of bf16. A dense operand copies its elements into panels; a quantized weight
-// computes them (quant/cpu). Everything below the panels is shared.
+// dimension that is summed over, stored [depth][lanes], or [depth / 2][lanes][2] where the set multiplies pairs of bf16. A dense
+// operand copies its elements into panels; a quantized weight computes them (quant/cpu). Everything below the panels is shared.
 //
 // The order in which one element of the result is summed depends on the depth alone, so results do not depend on threads.
 #pragma once
