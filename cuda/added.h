@@ -29,7 +29,8 @@ struct Added {
   static bool holds(const quant::Problem& problem) { return problem.terms.size() <= std::size_t{most}; }
   void take(const quant::Problem& problem) {
     if (problem.bias) bias = problem.bias->data, bias_stride = problem.bias->strides[0], bias_dtype = problem.bias->dtype;
-    for (const auto& [u, v] : problem.terms) {
+    for (const quant::LowRank& low_rank : problem.terms) {
+      const View &u = low_rank.u, &v = low_rank.v;
       Term& t = term[terms++];
       t.u = u.data, t.u_dtype = u.dtype, t.v = v.data, t.v_dtype = v.dtype, t.rank = static_cast<int>(u.sizes[1]);
       std::copy_n(u.strides, 2, t.u_strides), std::copy_n(v.strides, 2, t.v_strides);
