@@ -389,7 +389,7 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
   const NoGrad no_grad;
   const autocast::Guard exact(weight.device().type, {});
   const auto now = state();
-  std::vector<std::string> todo, already;
+  std::vector<std::string> to_merge, already;
   for (const auto& name : names ? *names : now->active) {
     if (!names && !now->find(name)) continue;  // active elsewhere in the model
     const Entry& entry = now->at(name, *this);
@@ -402,19 +402,19 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
           type_name_, name, fmt::join(now->merged, ", "));
     check(!entry.adapter->bias_delta().defined() || base_->bias().defined(),
           "{}: adapter '{}' has a bias (lora_bias) and the base layer has none to merge it into", type_name_, name);
-    todo.push_back(name);
+    to_merge.push_back(name);
   }
-  if (todo.empty()) return adapters::warn("{}: all adapters are merged already, there is nothing to do", type_name_);
+  if (to_merge.empty()) return adapters::warn("{}: all adapters are merged already, there is nothing to do", type_name_);
   if (!already.empty()) adapters::warn("{}: these adapters are merged already: {}", type_name_, fmt::join(already, ", "));
 
   // x R₁ R₂ Wᵀ = x (W R₂ᵀ R₁ᵀ)ᵀ: what turns the input goes first and from the last to the first, then what adds to the weight.
-  const auto added =
-      std::stable_partition(todo.begin(), todo.end(), [&](auto& name) { return now->at(name, *this).adapter->turns_input(); });
-  std::reverse(todo.begin(), added);
+  const auto added = std::stable_partition(to_merge.begin(), to_merge.end(),
+                                           [&](auto& name) { return now->at(name, *this).adapter->turns_input(); });
+  std::reverse(to_merge.begin(), added);
 
   // Everything is computed, and with safe_merge looked at, before anything is changed.
   Tensor merged_weight = weight, merged_bias = base_->bias();
-  for (const auto& name : todo) {
+  for (const auto& name : to_merge) {
     Adapter& adapter = *now->at(name, *this).adapter;
     merged_weight = adapter.merged(merged_weight, safe_merge);
     if (const Tensor delta = adapter.bias_delta(); delta.defined()) merged_bias = to(merged_bias + delta, merged_bias.dtype());
@@ -423,7 +423,7 @@ void AdapterLayer::merge(bool safe_merge, std::optional<std::vector<std::string>
   }
   weight.copy_(merged_weight);
   if (merged_bias.defined()) base_->bias().copy_(merged_bias);
-  change([&](State& s) { s.merged.insert(s.merged.end(), todo.begin(), todo.end()); });
+  change([&](State& s) { s.merged.insert(s.merged.end(), to_merge.begin(), to_merge.end()); });
 }
 
 void AdapterLayer::unmerge() {

@@ -45,10 +45,9 @@ struct Codes {
     }
   };
 
-  // Codes of rows first … first + 7 of one column, whose words word(line) gives.
-  template <int first, class Word>
+  // Codes of rows first … first + 7 of one column, whose words, of in_word codes each, word(line) gives.
+  template <int first, int in_word, class Word>
   [[gnu::always_inline]] static __m256 rows(Word word) {
-    constexpr int in_word = bits == 3 ? 8 : 32 / bits;
     __m256i words = _mm256_set1_epi32(static_cast<int>(word(first / in_word)));
     if constexpr (in_word < 8)
       words = _mm256_blend_epi32(words, _mm256_set1_epi32(static_cast<int>(word(first / in_word + 1))), 0xf0);

@@ -39,10 +39,9 @@ struct Codes {
     }
   };
 
-  // Codes of rows first … first + 15 of one column, whose words word(line) gives.
-  template <int first, class Word>
+  // Codes of rows first … first + 15 of one column, whose words, of in_word codes each, word(line) gives.
+  template <int first, int in_word, class Word>
   [[gnu::always_inline]] static __m512 rows(Word word) {
-    constexpr int in_word = bits == 3 ? 8 : 32 / bits;
     __m512i words = _mm512_set1_epi32(static_cast<int>(word(first / in_word)));
     for (int i = 1; i < 16 / in_word; ++i)
       words = _mm512_mask_mov_epi32(words, static_cast<__mmask16>(0xffff << (i * in_word)),

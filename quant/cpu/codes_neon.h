@@ -35,10 +35,10 @@ struct Codes {
     }
   };
 
-  // Codes of rows first … first + 3 of one column, whose words word(line) gives.
-  template <int first, class Word>
+  // Codes of rows first … first + 3 of one column, whose words, of in_word codes each, word(line) gives.
+  template <int first, int in_word, class Word>
   [[gnu::always_inline]] static float32x4_t rows(Word word) {
-    constexpr int in_word = bits == 3 ? 8 : 32 / bits, place = first % in_word * bits;
+    constexpr int place = first % in_word * bits;
     const int32x4_t right = {-place, -place - bits, -place - 2 * bits, -place - 3 * bits};
     const uint32x4_t words = vshlq_u32(vdupq_n_u32(word(first / in_word)), right);
     return vcvtq_f32_u32(vandq_u32(words, vdupq_n_u32((1u << bits) - 1)));

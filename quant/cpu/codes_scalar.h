@@ -21,10 +21,9 @@ struct Codes {
       return static_cast<float>(static_cast<int>(words >> (bits * j) & ((1u << bits) - 1)) - origin);
     }
   };
-  /// Code of row `first` of one column, whose words word(line) gives.
-  template <int first, class Word>
+  /// Code of row `first` of one column, whose words, of in_word codes each, word(line) gives.
+  template <int first, int in_word, class Word>
   static float rows(Word word) {
-    constexpr int in_word = bits == 3 ? 8 : 32 / bits;
     return Field<first % in_word, 0>()(word(first / in_word));
   }
 

@@ -115,7 +115,8 @@ void backward_panel_of(const Weights& w, std::int64_t column, std::int64_t depth
         };
         float* to = panel + (d + i) * lanes + u;
         unroll<unit / V::width>([&]<int part>() __attribute__((always_inline)) {
-          V::store(to + part * V::width, weight<V, affine>(C<bits>::template rows<part * V::width>(word), scale, zero));
+          V::store(to + part * V::width,
+                   weight<V, affine>(C<bits>::template rows<part * V::width, L::rows_per_word>(word), scale, zero));
         });
       });
     }

@@ -260,12 +260,11 @@ TEST(QuantKernels, LowRankTermsInTheirOrdersOfRounding) {
           std::vector<Tensor> kept, shares;
           std::vector<LowRank> terms;
           for (const auto& [r, join] : {std::pair{3, Join::added}, {16, Join::scaled}, {1, Join::rounded}}) {
-            const Tensor u = whole_numbers({m, r}, DType::f32, 3), v = whole_numbers({out, r}, DType::f32, 4);
-            kept.insert(kept.end(), {u, v.t()});
-            // Rows of one factor, columns of the other.
-            terms.push_back({u.view(), (join == Join::rounded ? v.t().contiguous() : v.t()).view(), join, 0.7});
-            if (join == Join::rounded) kept.push_back(v.t().contiguous()), terms.back().v = kept.back().view();
-            shares.push_back(matmul(u, v.t()));
+            const Tensor u = whole_numbers({m, r}, DType::f32, 3), columns = whole_numbers({out, r}, DType::f32, 4).t();
+            const Tensor v = join == Join::rounded ? columns.contiguous() : columns;  // one factor by rows, the others by columns
+            kept.insert(kept.end(), {u, v});
+            terms.push_back({u.view(), v.view(), join, 0.7});
+            shares.push_back(matmul(u, v));
           }
           for (const Row& row : rows()) {
             if (!includes(best_isa(), row.isa)) continue;
