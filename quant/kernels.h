@@ -93,9 +93,19 @@ struct LowRank {
 void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {},
              Compute compute = Compute::exact);
 
+/// product [i, j] = aᵀ b with a [m, i] and b [m, j], floating types, f64 together or not at all: the gradient of a term's factor.
+struct Outer {
+  View a, b, product;
+};
+/// All of them; ValueError for shapes that do not fit. Of few rows side by side, each a part at a time: a part of the work is the same part
+/// of every product's memory, so that a thread finds in its own caches what it wrote the last time, even in blocks that have changed
+/// places since.
+void outer_products(std::span<const Outer> all, Device device);
+
 /// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way; but where the set multiplies pairs of bf16, more than a few rows of bf16 meet
-/// weights that are rounded to bf16, once.
-void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms = {});
+/// weights that are rounded to bf16, once. Makes outer products besides, which is faster than afterwards.
+void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms = {},
+              std::span<const Outer> outer = {});
 
 /// Rows [begin, end) of the dense weight [out, in] to out[(end − begin) · in] on the CPU, each entry exact and rounded once.
 void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out);
@@ -110,6 +120,7 @@ struct Problem {
   const View& y;  // [m, out], or dx [m, in]
   std::span<const LowRank> terms = {};
   Compute compute = Compute::exact;  // of a forward product
+  std::span<const Outer> outer = {};
   std::int64_t m() const { return x.sizes[0]; }
 };
 
@@ -118,6 +129,7 @@ struct Row {
   Isa isa;  // the set that is needed
   bool (*supports)(const Problem& problem);
   void (*run)(const Problem& problem);
+  bool takes_outer = false;  // makes the outer products too, where they can be made in parts
 };
 
 /// All rows of the CPU, preferred first: forward and backward run the first one whose set isa() includes and that supports the problem.

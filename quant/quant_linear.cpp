@@ -6,8 +6,8 @@
 
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
+#include "graft/core/elementwise.h"
 #include "graft/core/kernels.h"
-#include "graft/core/parallel.h"
 #include "graft/quant/kernels.h"
 
 namespace graft::quant {
@@ -52,63 +52,49 @@ struct Term {
   }
 };
 
-/// x W (+ bias) and the terms, or with Wᵀ, each element summed in one pass; `narrow` are the terms' narrow(x).
+/// x W (+ bias) and the terms, or with Wᵀ, each element summed in one pass; `narrow` are the terms' narrow(x). Makes the outer products, too.
 Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-                const std::vector<Tensor>& narrow, Compute compute) {
+                const std::vector<Tensor>& narrow, Compute compute, std::span<const Outer> outer) {
   const NoGrad unrecorded;
   const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
   const std::int64_t from = transposed ? weight->out : weight->in, to = transposed ? weight->in : weight->out;
   check(!bias.defined() || bias.device() == weight->device(), "{}: the bias is on {}, the weight on {}", what,
         bias.defined() ? bias.device() : Device(), weight->device());
-  return apply(what, *weight, x, from, to, [&](const View& in, const View& out) {
+  const bool beside = transposed && x.count() > 0;
+  const Tensor y = apply(what, *weight, x, from, to, [&](const View& in, const View& out) {
     std::vector<LowRank> shares;
     for (std::size_t i = 0; i < terms.size(); ++i)
       shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view(), terms[i].join, terms[i].scale});
     const View added = bias.defined() ? bias.view() : View();
-    if (transposed) backward(*weight, in, out, shares);
+    if (transposed) backward(*weight, in, out, shares, outer);
     else forward(*weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
   });
+  if (!beside) outer_products(outer, y.device());
+  return y;
 }
 
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow, Compute compute = Compute::exact);
+               const std::vector<Tensor>& narrow, Compute compute = Compute::exact, std::span<const Outer> outer = {});
 
-/// aᵀ b in a's dtype, with a [m, k] and b [m, n].
-struct Outer {
+/// aᵀ b in a's dtype, with a [m, i] and b [m, j].
+struct Factors {
   Tensor a, b;
   Tensor* product;
 };
 
-/// Computes all of them side by side where they are too small to be worth splitting each. A part of the work is the same part of every
-/// product's memory, so that a thread finds in its own caches what it wrote the last time, even in blocks that have changed places since.
-void outer_products(std::span<const Outer> all) {
-  if (grad_enabled()) {
-    for (const auto& [a, b, product] : all) *product = matmul(a.t(), to(b, a.dtype()));
-    return;
-  }
-  constexpr std::int64_t few_rows = 32, parts = 4;
-  bool small = true;
-  for (const auto& [a, b, product] : all) {
-    *product = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
-    small = small && a.device().is_cpu() && a.dim(0) <= few_rows;
-  }
-  if (!small) {
-    for (const auto& [a, b, product] : all)
-      kernel(a.device(), &Kernels::linear_backward, "linear")(a.view(), to(b, a.dtype()).view(), {}, {}, product->view());
-    return;
-  }
-  parallel_for(parts, [&](std::int64_t part) {
-    for (const auto& [a, b, product] : all) {
-      const std::int64_t rows = a.dim(1), begin = rows * part / parts, count = rows * (part + 1) / parts - begin;
-      const auto some_rows = [&](View view) {
-        view.data = static_cast<char*>(view.data) + begin * view.strides[0] * size_of(view.dtype);
-        view.sizes[0] = count;
-        return view;
-      };
-      if (count > 0)
-        kernel(a.device(), &Kernels::matmul, "matmul")(some_rows(transposed(a.view())), b.view(), some_rows(product->view()));
+/// The outer products for a kernel to make, with memory for them; made already where they are differentiated once more.
+std::vector<Outer> outer_views(std::span<Factors> all) {
+  std::vector<Outer> views;
+  for (auto& [a, b, product] : all) {
+    if (grad_enabled() || !a.device().is_cpu()) b = to(b, a.dtype());  // a GPU's kernels take one type
+    if (grad_enabled()) {
+      *product = matmul(a.t(), b);
+      continue;
     }
-  });
+    *product = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
+    views.push_back({a.view(), b.view(), product->view()});
+  }
+  return views;
 }
 
 /// What a product's rule keeps. The gradient for x is a product of this kind itself, in the other direction.
@@ -121,13 +107,15 @@ struct ProductRule {
     /// The gradient of the term's share before its scale came in, in the factors' dtype.
     Tensor share(const Tensor& dy) const { return to(join == Join::scaled && scale != 1 ? dy * scale : dy, A().dtype()); }
 
-    /// The gradient of the narrow factor, times the scale, and B's with it: a GPU reads the share's gradient once for both.
-    Tensor gradients(const Tensor& dshare, Tensor& dB) const {
+    /// The gradient of the narrow factor, times the scale; and B's too, unless null: a GPU reads the share's gradient once for both.
+    Tensor gradients(const Tensor& dshare, Tensor* dB) const {
       const Tensor rows = folded(dshare), dnarrow = Tensor::empty({rows.dim(0), B().dim(1)}, rows.dtype(), rows.device());
-      dB = Tensor::empty(B().shape(), rows.dtype(), rows.device());
-      kernel(rows.device(), &Kernels::linear_backward, "linear")(rows.view(), folded(narrow()).view(), B().view(), dnarrow.view(),
-                                                                 dB.view());
-      return scale == 1 || join == Join::scaled ? dnarrow : dnarrow * scale;
+      if (dB) *dB = Tensor::empty(B().shape(), rows.dtype(), rows.device());
+      const View view = dnarrow.view();
+      kernel(rows.device(), &Kernels::linear_backward, "linear")(rows.view(), dB ? folded(narrow()).view() : View(), B().view(), view,
+                                                                 dB ? dB->view() : View());
+      if (scale != 1 && join != Join::scaled) kernel(rows.device(), &Kernels::unary, "linear")(UnaryOp::affine, view, view, scale, 0);
+      return dnarrow;
     }
   };
   Weight weight;
@@ -159,28 +147,30 @@ struct ProductRule {
       dshare.push_back(term.share(dy));
       other.push_back(
           {term.B().t(), term.A().t(), term.join == Join::scaled ? 1 : term.scale, rounded ? Join::rounded : Join::summed});
-      dnarrow.push_back(together && term.wants_B ? term.gradients(dshare.back(), all[2 + 2 * i])
-                                                 : other.back().narrow(dshare.back()));
+      dnarrow.push_back(grad_enabled() ? other.back().narrow(dshare.back())
+                                       : term.gradients(dshare.back(), together && term.wants_B ? &all[2 + 2 * i] : nullptr));
       other.back().scale = term.scale;  // for its own derivatives
     }
-    if (wants_x) all[0] = input_gradient(dy, other, dnarrow);
-    std::vector<Outer> outer;
+    std::vector<Factors> factors;
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
-      if (term.wants_A) outer.push_back({folded(dnarrow[i]), folded(x()), &all[1 + 2 * i]});
+      if (term.wants_A) factors.push_back({folded(dnarrow[i]), folded(x()), &all[1 + 2 * i]});
       // Differentiated once more, the narrow factor is not a constant.
       if (term.wants_B && !together)
-        outer.push_back({folded(dshare[i]),
-                         folded(grad_enabled() ? Term{term.A(), {}, term.scale, term.join}.narrow(x()) : term.narrow()),
-                         &all[2 + 2 * i]});
+        factors.push_back({folded(dshare[i]),
+                           folded(grad_enabled() ? Term{term.A(), {}, term.scale, term.join}.narrow(x()) : term.narrow()),
+                           &all[2 + 2 * i]});
     }
-    outer_products(outer);
+    const std::vector<Outer> outer = outer_views(factors);
+    if (wants_x) all[0] = input_gradient(dy, other, dnarrow, outer);
+    else outer_products(outer, dy.device());
     return all;
   }
 
  private:
   /// The shares of terms that are rounded are summed before they are, as the gradients of their common input.
-  Tensor input_gradient(const Tensor& dy, std::vector<Term> other, std::vector<Tensor> dnarrow) const {
+  Tensor input_gradient(const Tensor& dy, std::vector<Term> other, std::vector<Tensor> dnarrow,
+                        std::span<const Outer> outer) const {
     if (other.size() > 1 && other.front().join == Join::rounded) {
       std::vector<Tensor> A, B;
       for (const Term& term : other) {
@@ -190,17 +180,17 @@ struct ProductRule {
       other = {{A.empty() ? Tensor() : concat(A, 0), concat(B, 0).t(), 1, Join::rounded}};
       dnarrow = {concat(dnarrow, -1)};
     }
-    return product(weight, !transposed, dy, {}, other, dnarrow);
+    return product(weight, !transposed, dy, {}, other, dnarrow, Compute::exact, outer);
   }
 };
 
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow, Compute compute) {
-  if (!grad_enabled()) return multiply(weight, transposed, x, bias, terms, narrow, compute);
+               const std::vector<Tensor>& narrow, Compute compute, std::span<const Outer> outer) {
+  if (!grad_enabled()) return multiply(weight, transposed, x, bias, terms, narrow, compute, outer);
   std::vector<Tensor> inputs{x};
   for (const Term& term : terms) inputs.insert(inputs.end(), {term.A, term.B});
   return record(transposed ? "quant_linear_transposed" : "quant_linear",
-                multiply(weight, transposed, x, bias, terms, narrow, compute))
+                multiply(weight, transposed, x, bias, terms, narrow, compute, outer))
       .wrt(inputs, ProductRule(weight, transposed, x, terms, narrow))
       .wrt(bias, [](const Tensor& dy) { return dy; });
 }

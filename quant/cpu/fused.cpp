@@ -3,6 +3,7 @@
 
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/low_rank.h"
+#include "graft/quant/cpu/outer.h"
 #include "graft/quant/cpu/passes.h"
 
 namespace graft::quant {
@@ -79,15 +80,18 @@ void backward(const Problem& problem, const CodeKernels& kernels, const LowRankP
   const cpu::Target<float> to = target<float>(problem, no_bias);
   const std::vector<Pass> all = passes(m, fused_backward_rows);
   const std::int64_t columns = weight.order.empty() ? weight.in : weight.rows;
+  const OuterParts outer(problem.outer, weight.row_tiles());
   parallel_for(weight.row_tiles(), [&](std::int64_t tile) {
     float dx[fused_backward_rows * Packed::tile_rows];
     const std::int64_t column = tile * Packed::tile_rows;
-    if (column >= columns) return;
+    const std::vector<Ahead> ahead = outer.memory(tile, weight.column_tiles());
     for (const Pass& pass : all) {
-      kernels.backward(plain, dy + pass.begin * weight.columns, pass.count, tile, dx);
+      if (column >= columns) break;
+      kernels.backward(plain, dy + pass.begin * weight.columns, pass.count, tile, dx, ahead);
       terms.add(pass.begin, pass.count, column, Packed::tile_rows, dx, Packed::tile_rows);
       cpu::write(to, pass.begin, column, pass.count, std::min(Packed::tile_rows, columns - column), dx, Packed::tile_rows);
     }
+    outer.run(tile);
   });
 }
 

@@ -262,9 +262,9 @@ void forward(const Weights& w, const float* x, const float* sums, int m, std::in
 }
 
 template <class V, template <int> class C, int bits, int M = fused_backward_rows>
-void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float* dx) {
+void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float* dx, std::span<const Ahead> ahead) {
   if constexpr (M > 1)
-    if (m < M) return backward<V, C, bits, M - 1>(w, dy, m, tile, dx);
+    if (m < M) return backward<V, C, bits, M - 1>(w, dy, m, tile, dx, ahead);
   using L = Layout<bits>;
   using Reg = typename V::Reg;
   constexpr int width = V::width, vectors = static_cast<int>(tile_columns) / width, block = 4;
@@ -281,6 +281,8 @@ void backward(const Weights& w, const float* dy, int m, std::int64_t tile, float
 
   const std::int32_t first = w.tiles[tile], last = w.tiles[tile + 1];
   for (std::int64_t c = 0; c < w.column_tiles; ++c) {
+    for (const Ahead& a : ahead)
+      for (std::int64_t i = c * a.step; i < a.lines && i < (c + 1) * a.step; ++i) __builtin_prefetch(a.begin + i * 64, 1);
     const std::uint8_t* words = L::tile(w, tile, c);
     const float* gradients = dy + c * tile_columns;
     for (std::int32_t i = first; i < last; ++i) {

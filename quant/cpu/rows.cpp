@@ -3,6 +3,7 @@
 
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/dots.h"
+#include "graft/quant/cpu/outer.h"
 #include "graft/quant/pack.h"
 
 namespace graft::quant {
@@ -38,7 +39,7 @@ void panels(const Problem& problem) {
 
 template <Isa isa>
 constexpr Row fused_row(std::string_view name) {
-  return {name, isa, supports_fused<isa>, fused<isa>};
+  return {name, isa, supports_fused<isa>, fused<isa>, true};
 }
 template <Isa isa>
 constexpr Row panels_row(std::string_view name) {
@@ -96,8 +97,7 @@ void run(const char* what, const Problem& problem) {
   const std::int64_t in = problem.transposed ? problem.weight.out : problem.weight.in;
   const std::int64_t out = problem.transposed ? problem.weight.in : problem.weight.out;
   check(x.rank == 2 && y.rank == 2 && x.sizes[1] == in && y.sizes[1] == out && x.sizes[0] == y.sizes[0],
-        "{}: a weight of {} × {} cannot take {} to {}", what, problem.weight.in, problem.weight.out,
-        Shape(std::span(x.sizes, static_cast<std::size_t>(x.rank))), Shape(std::span(y.sizes, static_cast<std::size_t>(y.rank))));
+        "{}: a weight of {} × {} cannot take {} to {}", what, problem.weight.in, problem.weight.out, shape_of(x), shape_of(y));
   for (const View* view : {&x, &y, problem.bias ? problem.bias : &y}) {
     check<TypeError>(is_floating(view->dtype), "{}: does not take elements of type {}", what, view->dtype);
     check<TypeError>((view->dtype == DType::f64) == (x.dtype == DType::f64) || view == problem.bias, "{}: {} meets {}", what,
@@ -110,8 +110,7 @@ void run(const char* what, const Problem& problem) {
   for (const LowRank& term : problem.terms) {
     const View &u = term.u, &v = term.v;
     check(u.rank == 2 && v.rank == 2 && u.sizes[0] == x.sizes[0] && u.sizes[1] == v.sizes[0] && v.sizes[1] == out,
-          "{}: a term of {} by {} is not one of [{}, {}]", what, Shape(std::span(u.sizes, static_cast<std::size_t>(u.rank))),
-          Shape(std::span(v.sizes, static_cast<std::size_t>(v.rank))), x.sizes[0], out);
+          "{}: a term of {} by {} is not one of [{}, {}]", what, shape_of(u), shape_of(v), x.sizes[0], out);
     check((term.join == Join::summed) == !join_rounded(problem), "{}: some terms are summed with the product, others are not",
           what);
     check<NotImplementedError>(term.join == Join::summed || problem.weight.device().is_cpu(),
@@ -120,10 +119,20 @@ void run(const char* what, const Problem& problem) {
       check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (x.dtype == DType::f64), "{}: {} meets {}",
                        what, x.dtype, view->dtype);
   }
-  if (problem.m() == 0) return;
-  if (!problem.weight.device().is_cpu()) return cuda::product(problem);
+  const Device device = problem.weight.device();
+  for (const Outer& outer : problem.outer)
+    check(outer.a.sizes[0] == problem.m(), "{}: an outer product of {} rows beside one of {}", what, outer.a.sizes[0], problem.m());
+  if (problem.m() == 0) return outer_products(problem.outer, device);
+  if (!device.is_cpu()) {
+    cuda::product(problem);
+    return outer_products(problem.outer, device);
+  }
   for (const Row& row : rows())
-    if (includes(isa(), row.isa) && row.supports(problem)) return row.run(problem);
+    if (includes(isa(), row.isa) && row.supports(problem)) {
+      row.run(problem);
+      if (!row.takes_outer || !OuterParts::fit(problem.outer)) outer_products(problem.outer, device);
+      return;
+    }
   fail<NotImplementedError>("{}: no kernel takes {} bits and {} on this processor", what, problem.weight.bits, x.dtype);
 }
 
@@ -136,8 +145,9 @@ void forward(const Packed& weight, const View& x, const View* bias, const View& 
   run("quantized product", {weight, false, x, bias, y, terms, compute});
 }
 
-void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms) {
-  run("quantized product's gradient", {weight, true, dy, nullptr, dx, terms});
+void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms,
+              std::span<const Outer> outer) {
+  run("quantized product's gradient", {weight, true, dy, nullptr, dx, terms, Compute::exact, outer});
 }
 
 const CodeKernels* code_kernels(Isa isa, int bits) {

@@ -6,6 +6,8 @@
 
 namespace graft::quant {
 
+inline Shape shape_of(const View& view) { return Shape(std::span(view.sizes, static_cast<std::size_t>(view.rank))); }
+
 /// Plain data of a packed weight, and the kernels for its codes; null if the build lacks the set.
 Weights weights(const Packed& packed);
 const CodeKernels* code_kernels(Isa isa, int bits);

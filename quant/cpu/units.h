@@ -21,6 +21,12 @@ struct Weights {
 inline constexpr int fused_forward_rows = 6;
 inline constexpr int fused_backward_rows = 4;
 
+/// So many cache lines of memory, `step` of which are asked for at a time.
+struct Ahead {
+  const char* begin;
+  std::int64_t lines, step;
+};
+
 struct CodeKernels {
   // ---- panels of dense weights, for the blocked driver (core/cpu/gemm.h) ----
   /// panel[depth][lanes] = w(row + d, column + l); whole units of rows, and whole panels of columns.
@@ -31,8 +37,9 @@ struct CodeKernels {
   // ---- fused products: codes go from words to registers to sums ----
   /// y[m][tiles · tile_columns] = x W for a run of column tiles; x [rows][m], sums [segments][m] of x over each segment.
   void (*forward)(const Weights& w, const float* x, const float* sums, int m, std::int64_t tile, std::int64_t tiles, float* y);
-  /// dx[m][tile_rows] = dy Wᵀ for one row tile; dy [m][columns].
-  void (*backward)(const Weights& w, const float* dy, int m, std::int64_t tile, float* dx);
+  /// dx[m][tile_rows] = dy Wᵀ for one row tile; dy [m][columns]. Asks for the memory that is needed next with every column tile: while
+  /// weights are unpacked, waiting for it costs nothing.
+  void (*backward)(const Weights& w, const float* dy, int m, std::int64_t tile, float* dx, std::span<const Ahead> ahead);
 };
 
 struct Unit {

@@ -98,6 +98,28 @@ TEST(LowRankTerms, InHalfPrecisionTheyAreDifferentiatedTwice) {
   }
 }
 
+// The gradient of the input is a product of the same kind, with the terms' factors the other way round.
+TEST(LowRankTerms, TheInputsGradientIsDifferentiated) {
+  const auto layer = make_layer(reference::gptq(reference::draw(64, 32, 4, 32, true, false, 1), reference::ZeroWriter::per_word));
+  for (const std::int64_t m : {0, 2, 40}) {
+    const Adapters adapters(*layer, {m}, DType::f32, 2, 1);
+    const auto twice = [&](const Tensor& y) {
+      const Tensor dx = adapters.run(y, {.create_graph = true})[1];
+      return grad({&dx, 1}, adapters.factors, std::vector<Tensor>{whole_numbers(dx.shape(), DType::f32, 5)});
+    };
+    expect_same_bits(twice(layer->forward(adapters.x, adapters.terms)),
+                     twice(low_rank_sum(layer->forward(adapters.x), adapters.x, adapters.terms)), fmt::format("{} rows", m));
+  }
+}
+
+TEST(LowRankTerms, OfNoRowsTheFactorsHaveGradientsOfZeros) {
+  const auto layer = make_layer(reference::gptq(reference::draw(64, 32, 4, 32, true, false, 1), reference::ZeroWriter::per_word));
+  const Adapters adapters(*layer, {0}, DType::f32, 1, 1);
+  const auto all = adapters.run(layer->forward(adapters.x, adapters.terms));
+  for (std::size_t i = 0; i < 2; ++i)
+    EXPECT_EQ(all[2 + i].to_vector<float>(), Tensor::zeros(adapters.factors[i].shape()).to_vector<float>());
+}
+
 TEST(LowRankTerms, WhatIsNotFusedFollowsComposed) {
   const auto layer =
       make_layer(reference::gptq(reference::draw(64, 32, 4, 32, false, false, 1), reference::ZeroWriter::per_word));

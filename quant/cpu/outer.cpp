@@ -1,0 +1,84 @@
+#include "graft/quant/cpu/outer.h"
+
+#include <algorithm>
+
+#include "graft/core/kernels.h"
+#include "graft/core/parallel.h"
+#include "graft/quant/cpu/rows.h"
+
+namespace graft::quant {
+namespace {
+
+constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Elements.
+constexpr std::int64_t line = 64 / sizeof(float);
+
+// Rows up to which writing the products takes longer than computing them.
+constexpr std::int64_t few_rows = 16;
+
+// Elements of b that stay in the first-level cache from one row of the product to the next, and columns that are few enough for several rows
+// at a time: long ones, often powers of two apart, are written at a third of the speed.
+constexpr std::int64_t near = 4096, narrow = 256;
+
+}  // namespace
+
+OuterParts::OuterParts(std::span<const Outer> all, std::int64_t parts)
+    : all_(fit(all) ? all : std::span<const Outer>()), parts_(parts), kernels_(cpu::gemm_kernels<float>(isa())) {}
+
+bool OuterParts::fit(std::span<const Outer> all) {
+  return std::ranges::all_of(all, [](const Outer& outer) {
+    const auto& [a, b, product] = outer;
+    return a.dtype == DType::f32 && b.dtype != DType::f64 && b.strides[1] == 1 && product.dtype == DType::f32 &&
+           product.strides[1] == 1 && product.strides[0] == product.sizes[1] && a.sizes[0] > 0 && a.sizes[0] <= few_rows;
+  });
+}
+
+OuterParts::Run OuterParts::run_of(const Outer& outer, std::int64_t part) const {
+  const std::int64_t all = outer.product.sizes[0] * outer.product.sizes[1], lines = divide_up(all, line);
+  return {lines * part / parts_ * line, std::min(all, lines * (part + 1) / parts_ * line)};
+}
+
+std::vector<Ahead> OuterParts::memory(std::int64_t part, std::int64_t steps) const {
+  std::vector<Ahead> all;
+  for (const Outer& outer : all_) {
+    const auto [begin, end] = run_of(outer, part);
+    const std::int64_t lines = divide_up(end - begin, line);
+    all.push_back({reinterpret_cast<const char*>(outer.product.as<float>() + begin), lines, divide_up(lines, steps)});
+  }
+  return all;
+}
+
+void OuterParts::run(std::int64_t part) const {
+  for (const auto& outer : all_) {
+    const auto& [a, b, product] = outer;
+    const std::int64_t depth = a.sizes[0], columns = product.sizes[1], widest = near / depth;
+    // The rest of a row, whole rows where several are written at a time, the beginning of a row.
+    for (auto [begin, end] = run_of(outer, part); begin < end;) {
+      const std::int64_t row = begin / columns, column = begin % columns, left = end - begin;
+      const bool whole = column == 0 && left >= columns && columns <= narrow;
+      const std::int64_t rows = whole ? left / columns : 1, width = whole ? columns : std::min({columns - column, left, widest});
+      kernels_.axpy(a.as<float>() + row * a.strides[1], a.strides[1], a.strides[0], rows, depth,
+                    static_cast<const char*>(b.data) + column * size_of(b.dtype), b.dtype, b.strides[0], width,
+                    product.as<float>() + begin, columns, false);
+      begin += rows * width;
+    }
+  }
+}
+
+void outer_products(std::span<const Outer> all, Device device) {
+  constexpr std::int64_t parts = 4;
+  if (all.empty()) return;
+  for (const auto& [a, b, product] : all) {
+    check(a.rank == 2 && b.rank == 2 && product.rank == 2 && a.sizes[0] == b.sizes[0] && a.sizes[1] == product.sizes[0] &&
+              b.sizes[1] == product.sizes[1],
+          "outer product: {} and {} do not make {}", shape_of(a), shape_of(b), shape_of(product));
+  }
+  if (device.is_cpu() && OuterParts::fit(all)) {
+    const OuterParts outer(all, parts);
+    return parallel_for(parts, [&](std::int64_t part) { outer.run(part); });
+  }
+  for (const auto& [a, b, product] : all) kernel(device, &Kernels::linear_backward, "linear")(a, b, {}, {}, product);
+}
+
+}  // namespace graft::quant
