@@ -20,8 +20,13 @@ constexpr std::int64_t least_depth = 32;
 // Elements of a narrow right operand that are worth a task: five microseconds.
 constexpr std::int64_t stretch_elements = std::int64_t{1} << 15;
 
-// Depth up to which nothing is packed where rows can be read as they lie.
-constexpr std::int64_t max_shallow = 16;
+// Depth, or rows of a, up to which nothing is packed where rows of b can be read as they lie.
+constexpr std::int64_t max_shallow = 16, max_few = 16;
+
+// So many columns of so deep a right operand that they make a task of some 10⁵ elements.
+std::int64_t columns_of_a_task(std::int64_t depth, std::int64_t least) {
+  return std::max(least, divide_up(std::int64_t{1} << 17, std::max<std::int64_t>(1, depth)) / 16 * 16);
+}
 
 // One matrix of a batch.
 struct Matrix {
@@ -81,50 +86,77 @@ class Rows {
   const T* data_;
 };
 
-// y = a b for at most max_skinny rows, with b read as it lies: columns or rows of it are contiguous.
+// a of type T, as it lies or copied.
 template <class T>
-void skinny_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+struct Left {
+  std::optional<Rows<T>> copy;
+  const T* data;
+  std::int64_t row_stride, depth_stride;
+  Left(const GemmKernels<T>& kernels, const Matrix& a)
+      : data(reinterpret_cast<const T*>(a.data)), row_stride(a.row_stride), depth_stride(a.column_stride) {
+    if (a.dtype == dtype_of<T>) return;
+    copy.emplace(kernels, a);
+    data = (*copy)[0], row_stride = copy->stride(), depth_stride = 1;
+  }
+};
+
+// y = a b for at most max_skinny rows, with the columns of b read as they lie.
+template <class T>
+void dot_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   const Rows<T> x(kernels, a);
   const std::int64_t depth = a.columns;
   const int rows = static_cast<int>(a.rows);
-  const bool by_columns = b.row_stride == 1;
-  // As many columns as make a task of some 10⁵ elements of b; whole vectors, and long rows where rows are what is contiguous.
-  const std::int64_t least = by_columns ? 8 : 256;
+  parallel_ranges(b.columns, columns_of_a_task(depth, 8), [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t width = end - begin;
+    Scratch<T> sums(rows * width);
+    kernels.dot(x[0], x.stride(), rows, depth, b.data + begin * b.column_stride * size_of(b.dtype), b.dtype, b.column_stride,
+                width, sums.get(), width, false);
+    write(target<T>(y), 0, begin, rows, width, sums.get(), width);
+  });
+}
+
+// y = a b for at most max_few rows, with the rows of b read as they lie.
+template <class T>
+void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+  constexpr std::int64_t near = 256;  // columns of few rows of y and of `block` rows of b that stay in the first-level cache
+  const Left<T> x(kernels, a);
+  const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
+  const std::int64_t block = rows <= max_skinny ? depth : 16;  // b is read again for every max_skinny rows
+  const auto add_up = [&](std::int64_t from, std::int64_t to, std::int64_t column, std::int64_t width, T* sums,
+                          std::int64_t lds) {
+    for (std::int64_t d = from; d < to; d += block)
+      kernels.axpy(x.data + d * x.depth_stride, x.row_stride, x.depth_stride, rows, std::min(block, to - d),
+                   b.data + (d * b.row_stride + column) * size_of(b.dtype), b.dtype, b.row_stride, width, sums, lds, d > from);
+  };
   // Too few columns to share out, but much of the depth: each task takes a stretch of it, and stretches are added up in their order.
-  const std::int64_t stretches = by_columns || b.columns > least ? 1 : depth * b.columns / stretch_elements;
+  const std::int64_t stretches =
+      columns > 4 * near ? 1 : depth * columns / (stretch_elements * std::max<std::int64_t>(1, rows / 2));
   if (stretches > 1) {
-    const std::int64_t count = rows * b.columns;
-    Scratch<T> sums(stretches * count);
+    Scratch<T> sums(stretches * rows * columns);
     parallel_for(stretches, [&](std::int64_t i) {
-      const std::int64_t begin = depth * i / stretches, end = depth * (i + 1) / stretches;
-      kernels.axpy(x[0] + begin, x.stride(), 1, rows, end - begin, b.data + begin * b.row_stride * size_of(b.dtype), b.dtype,
-                   b.row_stride, b.columns, sums.get() + i * count, b.columns, false);
+      for (std::int64_t j = 0; j < columns; j += near)
+        add_up(depth * i / stretches, depth * (i + 1) / stretches, j, std::min(near, columns - j),
+               sums.get() + i * rows * columns + j, columns);
     });
     for (std::int64_t i = 1; i < stretches; ++i)
-      for (std::int64_t j = 0; j < count; ++j) sums.get()[j] += sums.get()[i * count + j];
-    return write(target<T>(y), 0, 0, rows, b.columns, sums.get(), b.columns);
+      for (std::int64_t j = 0; j < rows * columns; ++j) sums.get()[j] += sums.get()[i * rows * columns + j];
+    return write(target<T>(y), 0, 0, rows, columns, sums.get(), columns);
   }
-  const std::int64_t grain = std::max(least, divide_up(std::int64_t{1} << 17, std::max<std::int64_t>(1, depth)) / 16 * 16);
-  parallel_ranges(b.columns, grain, [&](std::int64_t begin, std::int64_t end) {
-    Scratch<T> sums(rows * (end - begin));
-    const char* from = b.data + begin * b.column_stride * size_of(b.dtype);
-    const std::int64_t width = end - begin;
-    if (by_columns) kernels.dot(x[0], x.stride(), rows, depth, from, b.dtype, b.column_stride, width, sums.get(), width, false);
-    else kernels.axpy(x[0], x.stride(), 1, rows, depth, from, b.dtype, b.row_stride, width, sums.get(), width, false);
-    write(target<T>(y), 0, begin, rows, end - begin, sums.get(), end - begin);
-  });
+  parallel_ranges(columns, columns_of_a_task(depth * std::max<std::int64_t>(1, rows / max_skinny), near),
+                  [&](std::int64_t begin, std::int64_t end) {
+                    Scratch<T> sums(rows * std::min(near, end - begin));
+                    for (std::int64_t j = begin; j < end; j += near) {
+                      const std::int64_t width = std::min(near, end - j);
+                      add_up(0, depth, j, width, sums.get(), width);
+                      write(target<T>(y), 0, j, rows, width, sums.get(), width);
+                    }
+                  });
 }
 
 // y = a b for a short depth: y is written once, from rows of b that stay near, and a of the same type is read as it lies.
 template <class T>
 void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
-  std::optional<Rows<T>> copy;
-  const T* x = reinterpret_cast<const T*>(a.data);
-  std::int64_t row_stride = a.row_stride, depth_stride = a.column_stride;
-  if (a.dtype != dtype_of<T>) {
-    copy.emplace(kernels, a);
-    x = (*copy)[0], row_stride = copy->stride(), depth_stride = 1;
-  }
+  const Left<T> x(kernels, a);
   // So many columns that their rows of b stay in the first-level cache: of a deeper product, together with those of y, from one few steps of
   // the depth to the next. Of another, long rows of y one by one: several at once, often powers of two apart, are written at a third of
   // the speed.
@@ -135,7 +167,7 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t j = 0; j < b.columns; j += columns)
       for (std::int64_t i = begin; i < end; i += rows)
-        kernels.axpy(x + i * row_stride, row_stride, depth_stride, std::min(rows, end - i), a.columns,
+        kernels.axpy(x.data + i * x.row_stride, x.row_stride, x.depth_stride, std::min(rows, end - i), a.columns,
                      b.data + j * size_of(b.dtype), b.dtype, b.row_stride, std::min(columns, b.columns - j),
                      reinterpret_cast<T*>(y.data) + i * y.row_stride + j, y.row_stride, false);
   });
@@ -159,11 +191,13 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
     std::swap(a, b);
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }
-  const bool skinny = a.rows <= max_skinny && (b.row_stride == 1 || b.column_stride == 1);
-  const std::int64_t shallow = skinny || a.dtype != dtype_of<T> ? max_skinny : max_shallow;
+  const bool skinny = a.rows <= max_skinny, few = skinny || (a.rows <= max_few && a.dtype == dtype_of<T>);
+  const bool by_columns = b.row_stride == 1, by_rows = b.column_stride == 1;
+  const std::int64_t shallow = (skinny && (by_columns || by_rows)) || a.dtype != dtype_of<T> ? max_skinny : max_shallow;
   if (a.columns <= shallow && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
     return shallow_product(kernels, a, b, y);
-  if (skinny) return skinny_product(kernels, a, b, y);
+  if (skinny && by_columns) return dot_product(kernels, a, b, y);
+  if (few && by_rows) return axpy_product(kernels, a, b, y);
   if constexpr (std::is_same_v<T, float>)
     if (const auto* pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 ? pair_kernels(isa()) : nullptr)
       return blocked(*pairs, a, b, y);

@@ -119,7 +119,17 @@ TEST(Gemm, ManyRoundsOfRows) {  // more left panels than fit in one round, and r
 TEST(Gemm, FewRowsAreCutAlongTheirColumns) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
-    for (Order a : {Order::columns, Order::rows}) expect_product(DType::f32, 8, 210, 9000, a, Order::rows, Order::rows);
+    for (Order a : {Order::columns, Order::rows}) expect_product(DType::f32, 8, 210, 9000, a, Order::columns, Order::rows);
+  }
+}
+
+TEST(Gemm, FewRowsOverALongDepth) {  // in stretches of it, or of the columns, a piece of which is near
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (DType dtype : dtypes)
+      for (auto [m, n, k] : {std::tuple{8, 256, 1500}, {5, 601, 1000}, {16, 1030, 200}, {15, 257, 33}, {6, 24, 2049}})
+        for (Order a : {Order::columns, Order::rows, Order::gaps})
+          for (Order y : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, Order::rows, y);
   }
 }
 
@@ -177,7 +187,7 @@ TEST(Gemm, SameBitsForAnyNumberOfThreads) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
     for (auto [m, n, k] :
-         {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}, {700, 5, 20}, {700, 300, 3}, {2, 16, 5000}})
+         {std::tuple{1, 700, 513}, {3, 130, 1000}, {130, 300, 700}, {700, 5, 90}, {700, 5, 20}, {700, 300, 3}, {2, 16, 5000}, {8, 300, 4000}})
       for (const auto& order : {std::vector<std::int64_t>{1, k}, std::vector<std::int64_t>{n, 1}}) {
         Guarded a(DType::f32, {m, k}, {k, 1}), b(DType::f32, {k, n}, order), y(DType::f32, {m, n}, {n, 1});
         a.randomize(5);
