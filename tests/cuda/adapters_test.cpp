@@ -13,7 +13,7 @@
 #include "graft/tests/adapters/layers.h"
 #include "graft/tests/cuda/device_tensors.h"
 
-namespace graft::test::adapters_test {
+namespace graft::test {
 namespace {
 
 struct Method {
@@ -160,4 +160,4 @@ TEST(GpuAdapters, MixedBatches) {
 }
 
 }  // namespace
-}  // namespace graft::test::adapters_test
+}  // namespace graft::test

@@ -5,7 +5,7 @@
 #include "interpreter.h"
 #include "ptx/support/snippets.h"
 
-namespace graft::test::narrow_faults {
+namespace graft::test {
 namespace {
 
 /// What is said about the gradients of both factors of an adapter of rank 8 once `from` is `to` in the kernel's text.
@@ -30,4 +30,4 @@ TEST(NarrowFaults, ATileThatWasNotWaitedFor) {
 TEST(NarrowFaults, WhatOtherThreadsCopied) { expect_fault("bar.sync", "// ", {"byte", "of shared memory"}); }
 
 }  // namespace
-}  // namespace graft::test::narrow_faults
+}  // namespace graft::test

@@ -8,7 +8,7 @@
 #include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/random_layer.h"
 
-namespace graft::quant::test::quantized_test {
+namespace graft::quant::test {
 namespace {
 
 using graft::test::gpu;
@@ -90,4 +90,4 @@ TEST(GpuQuantized, DenseRowsAndTheWayBack) {
 }
 
 }  // namespace
-}  // namespace graft::quant::test::quantized_test
+}  // namespace graft::quant::test

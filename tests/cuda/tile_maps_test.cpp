@@ -12,7 +12,7 @@
 #include "graft/quant/pack.h"
 #include "graft/tests/quant/random_layer.h"
 
-namespace graft::cuda::tiles::tile_maps_test {
+namespace graft::cuda::tiles {
 namespace {
 
 using quant::test::Case;
@@ -219,4 +219,4 @@ TEST(TileMaps, SharedMemory) {
 }
 
 }  // namespace
-}  // namespace graft::cuda::tiles::tile_maps_test
+}  // namespace graft::cuda::tiles

@@ -10,7 +10,7 @@
 #include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/random_layer.h"
 
-namespace graft::quant::test::tiled_test {
+namespace graft::quant::test {
 namespace {
 
 using graft::cuda::Product;
@@ -182,4 +182,4 @@ TEST(GpuTiled, Chosen) {
 }
 
 }  // namespace
-}  // namespace graft::quant::test::tiled_test
+}  // namespace graft::quant::test
