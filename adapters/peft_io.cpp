@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "graft/adapters/model.h"
+#include "graft/adapters/verify.h"
 #include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/safetensors.h"
@@ -16,7 +17,6 @@ namespace {
 
 constexpr const char* prefix = "base_model.model.";
 constexpr const char* config_file = "adapter_config.json";
-constexpr const char* base_key = "graft.base";  // in the tensors' metadata, which PEFT passes over
 constexpr const char* tensor_file = "adapter_model.safetensors";
 
 std::string bias_of(const AdapterConfig& config) {
@@ -56,7 +56,7 @@ void save_one(Module& model, const std::string& name, const std::filesystem::pat
   std::filesystem::create_directories(folder, error);
   check<FileError>(!error, "{}: cannot be made: {}", folder.string(), error.message());
   std::map<std::string, std::string> metadata = {{"format", "pt"}};
-  if (!record->base_fingerprint.empty()) metadata.emplace(base_key, record->base_fingerprint);
+  if (!record->base_fingerprint.empty()) metadata.emplace(fingerprint_key, record->base_fingerprint);
   safetensors::save(folder / tensor_file, tensors, metadata);
   safetensors::write_file_atomically(folder / config_file, to_json(config));
 }
@@ -142,7 +142,7 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
                                            .strict = false});
   if (auto* lora = std::get_if<LoraConfig>(&injection.record->config))
     lora->init_lora_weights = std::get<LoraConfig>(config).init_lora_weights;
-  const auto base_there = file.metadata().find(base_key);
+  const auto base_there = file.metadata().find(fingerprint_key);
   if (base_there != file.metadata().end() && base_there->second != injection.record->base_fingerprint) {
     const auto words = fmt::format("{}: the adapter was saved over another base (fingerprint {}) than this model ({})",
                                    (folder / tensor_file).string(), base_there->second, injection.record->base_fingerprint);

@@ -17,7 +17,6 @@ namespace graft::adapters {
 namespace {
 
 constexpr const char* suffix = ".zero_shift";
-constexpr const char* base_key = "graft.base";
 constexpr const char* shifted = "; zero points shifted by a merged adapter";
 
 quant::Stored stored(const quant::QuantLinear& layer) {
@@ -166,7 +165,7 @@ void save_zero_shifts(Module& model, const std::filesystem::path& file, const st
         "no place",
         name);
   for (const auto& [path, adapter] : adapters) tensors.push_back({path + suffix, adapter->group_delta()});
-  safetensors::save(file, tensors, {{"format", "graft zero shifts"}, {base_key, fingerprint(model)}});
+  safetensors::save(file, tensors, {{"format", "graft zero shifts"}, {fingerprint_key, fingerprint(model)}});
 }
 
 void load_zero_shifts(Module& model, const std::filesystem::path& file, bool same_base) {
@@ -187,7 +186,7 @@ void load_zero_shifts(Module& model, const std::filesystem::path& file, bool sam
     const auto layer = std::dynamic_pointer_cast<LinearBase>(slot->second->module());
     places.push_back({slot->second, quantized_layer(path, layer), shifts.tensor(name)});
   }
-  const auto base = shifts.metadata().find(base_key);
+  const auto base = shifts.metadata().find(fingerprint_key);
   if (const std::string here = fingerprint(model); base != shifts.metadata().end() && base->second != here) {
     const auto words = fmt::format("{}: the shifts were saved over another base (fingerprint {}) than this model ({})",
                                    file.string(), base->second, here);

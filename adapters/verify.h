@@ -12,6 +12,9 @@ namespace graft::adapters {
 /// bf16, so that the dtype in which a checkpoint is loaded makes no difference). Sixteen hexadecimal digits.
 std::string fingerprint(Module& model);
 
+/// Names it in the metadata of tensor files, which PEFT passes over.
+inline constexpr const char* fingerprint_key = "graft.base";
+
 struct LayerChange {
   std::string path;
   double relative;  // ‖y − y₀‖ / ‖y₀‖ for normal random inputs, with y₀ the base's result

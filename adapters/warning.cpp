@@ -8,7 +8,7 @@ namespace {
 
 std::mutex mutex;
 std::shared_ptr<const std::function<void(const std::string&)>> handler;
-thread_local WarningScope* innermost = nullptr;
+thread_local WarningScope* latest = nullptr;
 
 }  // namespace
 
@@ -18,11 +18,11 @@ void set_warning_handler(std::function<void(const std::string&)> replacement) {
   handler = std::move(shared);
 }
 
-WarningScope::WarningScope() : outer_(innermost) { innermost = this; }
-WarningScope::~WarningScope() { innermost = outer_; }
+WarningScope::WarningScope() : outer_(latest) { latest = this; }
+WarningScope::~WarningScope() { latest = outer_; }
 
 void warn_with(std::string message) {
-  for (WarningScope* scope = innermost; scope; scope = scope->outer_) scope->messages_.push_back(message);
+  for (WarningScope* scope = latest; scope; scope = scope->outer_) scope->messages_.push_back(message);
   std::shared_ptr<const std::function<void(const std::string&)>> current;
   {
     const std::lock_guard lock(mutex);

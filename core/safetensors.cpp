@@ -23,9 +23,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t prefix_bytes = 8;
-constexpr std::int64_t max_header_bytes = 100'000'000;
-
 std::string system_message(int code) { return std::generic_category().message(code); }
 
 // Receives the header's JSON, which may be one object of objects and nothing else. A tree of the document would have swallowed

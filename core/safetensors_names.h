@@ -1,13 +1,17 @@
-// The element types of the safetensors format.
+// What reader and writer of the safetensors format share: the frame of a file, and the names of element types.
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string_view>
 #include <utility>
 
 #include "graft/core/dtype.h"
 
 namespace graft::safetensors {
+
+inline constexpr std::int64_t prefix_bytes = 8;  // the length of the header
+inline constexpr std::int64_t max_header_bytes = 100'000'000;
 
 // From last to first, this is the order in which the format's own writer sorts tensors; save() follows it, so that equal tensors
 // make equal files.

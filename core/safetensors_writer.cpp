@@ -15,9 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t prefix_bytes = 8;
-constexpr std::size_t max_header_bytes = 100'000'000;
-
 std::size_t dtype_rank(DType dtype) {
   const auto* row =
       std::find_if(dtype_names.begin(), dtype_names.end(), [&](const auto& names) { return names.second == dtype; });
@@ -111,11 +108,11 @@ void save(const fs::path& path, const std::vector<NamedTensor>& tensors, const s
     fail("saving {}: a name or a metadata string is not valid UTF-8", path.string());
   }
   text.append((prefix_bytes - text.size() % prefix_bytes) % prefix_bytes, ' ');
-  check(text.size() <= max_header_bytes, "saving {}: a header of {} bytes; the format allows {}", path.string(), text.size(),
+  check(std::ssize(text) <= max_header_bytes, "saving {}: a header of {} bytes; the format allows {}", path.string(), text.size(),
         max_header_bytes);
 
   std::array<unsigned char, prefix_bytes> length;
-  for (std::size_t i = 0; i < prefix_bytes; ++i) length[i] = static_cast<unsigned char>(text.size() >> (8 * i));
+  for (std::size_t i = 0; i < length.size(); ++i) length[i] = static_cast<unsigned char>(text.size() >> (8 * i));
   AtomicFile file(path);
   file.write(length.data(), prefix_bytes);
   file.write(text.data(), static_cast<std::int64_t>(text.size()));

@@ -9,6 +9,21 @@
 #include "graft/quant/formats/gptq.h"
 
 namespace graft::quant {
+
+// A value and the file that gives it.
+template <class T>
+struct Said {
+  T value;
+  std::string source;
+};
+template <class T>
+using Maybe = std::optional<Said<T>>;
+
+// A tool as it is named in files, "gptqmodel:7.7.0".
+struct Producer {
+  std::string name, version;
+};
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -62,15 +77,6 @@ class Fields {
   const std::string& source_;
 };
 
-// A value and the file that gives it.
-template <class T>
-struct Said {
-  T value;
-  std::string source;
-};
-template <class T>
-using Maybe = std::optional<Said<T>>;
-
 template <class T>
 Maybe<T> said(std::optional<T> value, const std::string& source) {
   if (!value) return {};
@@ -117,11 +123,6 @@ std::optional<std::string> read_pack_dtype(const Fields& fields, const std::stri
         *name);
   return name;
 }
-
-// A tool as it is named in files, "gptqmodel:7.7.0".
-struct Producer {
-  std::string name, version;
-};
 
 // Which tool wrote the file, alone or in a list with others. Those whose files differ from their labels come first.
 Producer read_producer(const Fields& fields) {

@@ -22,7 +22,7 @@ bool passed_on(const fs::path& file) {
   return !name.ends_with(".index.json");
 }
 
-std::string read_text(const fs::path& path) {
+std::string text_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   text << file.rdbuf();
@@ -52,7 +52,7 @@ FolderWriter::FolderWriter(fs::path source, fs::path target, std::int64_t shard_
   std::error_code error;
   check<FileError>(!fs::exists(target_, error), "{}: exists already", target_.string());
   source_ = safetensors::Checkpoint::open(source_folder_);
-  config_ = read_text(source_folder_ / "config.json");
+  config_ = text_of(source_folder_ / "config.json");
   check(!parse_object(config_, (source_folder_ / "config.json").string()).contains("quantization_config"),
         "{} is quantized already", source_folder_.string());
   const fs::path partial = target_.parent_path() / fmt::format(".{}.partial", target_.filename().string());

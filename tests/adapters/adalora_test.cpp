@@ -10,7 +10,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::adalora_test {
 namespace {
 
 using adalora::AdaLoraAdapter;
@@ -152,4 +152,4 @@ TEST(AdaLora, TheRegulariserIsTheMeanDistanceFromOrthogonal) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::adalora_test

@@ -11,7 +11,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::adapter_test {
 namespace {
 
 using test::distance;
@@ -265,4 +265,4 @@ TEST(Merge, AModelThatCannotIsLeftAsItWas) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::adapter_test

@@ -13,7 +13,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft::adapters {
+namespace graft::adapters::combine_test {
 namespace {
 
 using test::distance;
@@ -204,4 +204,4 @@ TEST(Combine, RefusesAndLeavesTheModelAsItWas) {
 }
 
 }  // namespace
-}  // namespace graft::adapters
+}  // namespace graft::adapters::combine_test

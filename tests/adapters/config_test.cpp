@@ -10,7 +10,7 @@
 
 #include "../support/errors.h"
 
-namespace graft {
+namespace graft::config_test {
 namespace {
 
 using test::expect_error;
@@ -204,4 +204,4 @@ TEST(Config, WritesWholeNumbersAsSuchAsFarAsADoubleCountsThem) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::config_test

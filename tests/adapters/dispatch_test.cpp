@@ -9,7 +9,7 @@
 
 #include "layers.h"
 
-namespace graft {
+namespace graft::dispatch_test {
 namespace {
 
 std::shared_ptr<LinearBase> written_by(const std::string& format, const std::string& producer, const std::string& version = "") {
@@ -106,4 +106,4 @@ TEST(Dispatch, TheVersionOfAwqsPackerIsThatOfTheFileOrTheCallers) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::dispatch_test

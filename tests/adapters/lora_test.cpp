@@ -11,7 +11,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::lora_test {
 namespace {
 
 using lora::Options;
@@ -263,4 +263,4 @@ TEST(Lora, MergesNamedAdaptersOnceAndWarnsAboutTheRest) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::lora_test

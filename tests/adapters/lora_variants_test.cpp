@@ -12,7 +12,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::lora_variants_test {
 namespace {
 
 using lora::DoraLinearVariant;
@@ -259,4 +259,4 @@ TEST(Variants, AreResolvedByTheirFlags) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::lora_variants_test

@@ -18,7 +18,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::method_table_test {
 namespace {
 
 using test::distance;
@@ -389,4 +389,4 @@ TEST(MethodTableAsAWhole, NineteenCellsRunAndOneIsRefused) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::method_table_test

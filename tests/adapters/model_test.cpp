@@ -11,7 +11,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft::adapters {
+namespace graft::adapters::model_test {
 namespace {
 
 using test::distance;
@@ -289,4 +289,4 @@ TEST(Routing, MethodsAndRanksMixInOneBatch) {
 }
 
 }  // namespace
-}  // namespace graft::adapters
+}  // namespace graft::adapters::model_test

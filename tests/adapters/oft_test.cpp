@@ -18,7 +18,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::oft_test {
 namespace {
 
 using oft::Casts;
@@ -440,4 +440,4 @@ TEST(OFT, RandomInitialValuesFollowFromTheSeed) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::oft_test

@@ -11,7 +11,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft::adapters {
+namespace graft::adapters::peft_io_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -318,4 +318,4 @@ TEST(PeftIo, NamesInFilesAreWithoutTheAdapters) {
 }
 
 }  // namespace
-}  // namespace graft::adapters
+}  // namespace graft::adapters::peft_io_test

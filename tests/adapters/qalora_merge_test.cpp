@@ -15,7 +15,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft::adapters {
+namespace graft::adapters::qalora_merge_test {
 namespace {
 
 using test::distance;
@@ -278,4 +278,4 @@ TEST(PackedExport, RefusesWhatIntegersCannotHold) {
 }
 
 }  // namespace
-}  // namespace graft::adapters
+}  // namespace graft::adapters::qalora_merge_test

@@ -14,7 +14,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft::adalora {
+namespace graft::adalora::rank_allocator_test {
 namespace {
 
 using test::expect_error;
@@ -277,4 +277,4 @@ TEST(RankAllocator, RefusesStepsOutOfOrder) {
 }
 
 }  // namespace
-}  // namespace graft::adalora
+}  // namespace graft::adalora::rank_allocator_test

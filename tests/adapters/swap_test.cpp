@@ -20,7 +20,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::swap_test {
 namespace {
 
 using Bits = std::vector<float>;
@@ -263,4 +263,4 @@ TEST(Swap, ALeafMayBeFrozenWhileAnOperationThatReadItWaitsForBackward) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::swap_test

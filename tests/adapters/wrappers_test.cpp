@@ -9,7 +9,7 @@
 #include "../support/errors.h"
 #include "layers.h"
 
-namespace graft {
+namespace graft::wrappers_test {
 namespace {
 
 using test::expect_error;
@@ -119,4 +119,4 @@ TEST(Wrappers, HaveTheirPrefixesAndTheTensorsOfTheirBases) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::wrappers_test

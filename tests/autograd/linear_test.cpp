@@ -8,7 +8,7 @@
 
 #include "../support/errors.h"
 
-namespace graft {
+namespace graft::linear_test {
 namespace {
 
 using test::expect_error;
@@ -143,4 +143,4 @@ TEST(Linear, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::linear_test

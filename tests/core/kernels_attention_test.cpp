@@ -2,7 +2,7 @@
 
 #include "graft/tests/core/kernel_operands.h"
 
-namespace graft {
+namespace graft::kernels_attention_test {
 namespace {
 
 using namespace test;
@@ -176,4 +176,4 @@ TEST(KernelsAttentionThreads, SameBitsForAnyThreads) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::kernels_attention_test

@@ -2,7 +2,7 @@
 
 #include "graft/tests/core/kernel_operands.h"
 
-namespace graft {
+namespace graft::kernels_linalg_test {
 namespace {
 
 using namespace test;
@@ -179,4 +179,4 @@ TEST(KernelsLinalg, EmptyBatchesAndMatrices) {
 }
 
 }  // namespace
-}  // namespace graft
+}  // namespace graft::kernels_linalg_test

@@ -9,7 +9,7 @@
 
 #include "../support/errors.h"
 
-namespace graft::llama {
+namespace graft::llama::tokenizer_test {
 namespace {
 
 using test::expect_error;
@@ -253,4 +253,4 @@ TEST(Tokenizer, RefusesPartsThatItCannotFollow) {
 }
 
 }  // namespace
-}  // namespace graft::llama
+}  // namespace graft::llama::tokenizer_test

@@ -115,9 +115,9 @@ void check_layer(const Tensors& tensors) {
 }
 
 /// A model around one layer.
-struct Box final : graft::Module {
+struct OneLayer final : graft::Module {
   graft::Slot<graft::LinearBase> lin;
-  explicit Box(std::shared_ptr<graft::LinearBase> layer) : lin(std::move(layer)) {}
+  explicit OneLayer(std::shared_ptr<graft::LinearBase> layer) : lin(std::move(layer)) {}
   std::string type_name() const override { return "Box"; }
   void visit(graft::Visitor& visitor) override { visitor.child("lin", lin); }
 };
@@ -125,7 +125,7 @@ struct Box final : graft::Module {
 void check_weighted(const Tensors& tensors) {
   const Json& info = tensors.info();
   const auto layer = wrapped_layer(tensors);
-  Box model(layer);
+  OneLayer model(layer);
   std::vector<std::string> names;
   for (const Json& a : info.at("adapters")) names.push_back(a.at("name"));
   graft::adapters::CombineOptions options{.combination_type = info.at("combination"), .as_peft = true};

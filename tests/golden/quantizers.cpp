@@ -14,12 +14,12 @@ namespace {
 
 using namespace graft;
 
-struct Layer {
+struct CalibratedLayer {
   Tensor weight, x;
   quant::InputMoments inputs;
 };
 
-Layer layer(const Case& golden_case, const Json& info) {
+CalibratedLayer layer(const Case& golden_case, const Json& info) {
   const auto file = [&](const char* what) {
     return golden_case.path.parent_path() / (info.at("layer").get<std::string>() + "_" + what + ".safetensors");
   };
@@ -47,13 +47,13 @@ double output_error(const Tensor& x, const Tensor& w, const Tensor& q) {
   return error / size;
 }
 
-void expect_no_worse(double error, const Json& info, const Layer& l, const quant::Grid& grid) {
+void expect_no_worse(double error, const Json& info, const CalibratedLayer& l, const quant::Grid& grid) {
   EXPECT_LE(error, 1.01 * info.at("output_error").get<double>());
   EXPECT_LT(error, output_error(l.x, l.weight, dequantize(quant::round_to_nearest(l.weight, grid))));
   EXPECT_LT(error, info.at("output_error_rounding").get<double>());
 }
 
-void check_gptq(const Tensors& want, const Json& info, Layer l) {
+void check_gptq(const Tensors& want, const Json& info, CalibratedLayer l) {
   const std::int64_t tokens = l.x.dim(0), in = l.x.dim(1), batch = info.at("batch_tokens");
   for (std::int64_t begin = 0; begin < tokens; begin += batch)
     l.inputs.add(l.x.alias({std::min(batch, tokens - begin), in}, {in, 1}, begin * in));
@@ -75,7 +75,7 @@ void check_gptq(const Tensors& want, const Json& info, Layer l) {
   expect_no_worse(output_error(l.x, l.weight, dequantize(got.quantized)), info, l, settings.grid);
 }
 
-void check_awq(const Tensors& want, const Json& info, Layer l) {
+void check_awq(const Tensors& want, const Json& info, CalibratedLayer l) {
   l.inputs.add(l.x);
   const quant::AwqSettings settings{.grid = {.bits = info.at("bits"),
                                              .group_size = info.at("group_size"),

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # An outside project builds and runs with Graft by add_subdirectory, by find_package after install, and by pkg-config, each with
-# the static and the shared library; each public header compiles alone; and the README's program is examples/embed.
+# the static and the shared library, and from what this build installs, with its GPU half; each public header compiles alone; and the README's program is examples/embed.
 set -euo pipefail
-source=$1  # the repository
+source=$1      # the repository
 export CXX=$2  # the compiler of the build, here for CMake, make and the headers alone
-launcher=${3:-}
+build=$3       # what was built there is installed too
+launcher=${4:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1  # so that a compiler cache, where there is one, knows the objects of the last run
@@ -20,10 +21,24 @@ run_embed() {  # <program>
 step "the README's program is examples/embed/main.cpp"
 sed -n '/^```cpp$/,/^```$/{/^```/d;p}' "$source/README.md" | diff - "$source/examples/embed/main.cpp"
 
+installed() {  # <prefix> <what it holds> <pkg-config>
+  step "find_package, $2"
+  cmake -S "$source/examples/embed" -B "$1-package" -G Ninja -D CMAKE_PREFIX_PATH="$1" >"$work/log" || { cat "$work/log"; exit 1; }
+  cmake --build "$1-package" >"$work/log" || { cat "$work/log"; exit 1; }
+  run_embed "$1-package/embed"
+
+  step "pkg-config, $2"
+  cp -r "$source/examples/embed" "$1-make"
+  pc=$(dirname "$(find "$1" -name graft.pc)")
+  PKG_CONFIG_PATH=$pc make -s -C "$1-make" PKG_CONFIG="$3"
+  LD_LIBRARY_PATH=$(dirname "$pc") run_embed "$1-make/embed"
+}
+
 for shared in ON OFF; do
-  # One build folder for both: the objects are the same, so that only the library is linked anew.
+  # One build folder for both: the objects are the same, so that only the library is linked anew. Kernels for GPUs, which take long to
+  # compile, are taken from the build that this test belongs to.
   step "add_subdirectory, BUILD_SHARED_LIBS=$shared"
-  cmake -S "$source/examples/embed" -B "$work/subdirectory" -G Ninja -D GRAFT_SOURCE="$source" -D GRAFT_INSTALL=ON \
+  cmake -S "$source/examples/embed" -B "$work/subdirectory" -G Ninja -D GRAFT_SOURCE="$source" -D GRAFT_INSTALL=ON -D GRAFT_CUDA=OFF \
     -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS=-O0 -D CMAKE_CXX_COMPILER_LAUNCHER="$launcher" \
     -D CMAKE_DISABLE_PRECOMPILE_HEADERS="$whole_sources" -D BUILD_SHARED_LIBS=$shared \
     >"$work/log" || { cat "$work/log"; exit 1; }
@@ -32,20 +47,11 @@ for shared in ON OFF; do
 
   prefix=$work/prefix-$shared
   cmake --install "$work/subdirectory" --prefix "$prefix" >"$work/log"
-  step "find_package, BUILD_SHARED_LIBS=$shared"
-  cmake -S "$source/examples/embed" -B "$work/package-$shared" -G Ninja -D CMAKE_PREFIX_PATH="$prefix" >"$work/log" || { cat "$work/log"; exit 1; }
-  cmake --build "$work/package-$shared" >"$work/log" || { cat "$work/log"; exit 1; }
-  run_embed "$work/package-$shared/embed"
-
-  step "pkg-config, BUILD_SHARED_LIBS=$shared"
-  folder=$work/make-$shared
-  cp -r "$source/examples/embed" "$folder"
-  pc=$(dirname "$(find "$prefix" -name graft.pc)")
-  libraries=$(dirname "$pc")
-  [ $shared = ON ] && config=pkg-config || config="pkg-config --static"
-  PKG_CONFIG_PATH=$pc make -s -C "$folder" PKG_CONFIG="$config"
-  LD_LIBRARY_PATH=$libraries run_embed "$folder/embed"
+  installed "$prefix" "BUILD_SHARED_LIBS=$shared" "$([ $shared = ON ] && echo pkg-config || echo pkg-config --static)"
 done
+
+cmake --install "$build" --prefix "$work/prefix-build" >"$work/log"
+installed "$work/prefix-build" "this build" "pkg-config --static"
 
 step "public headers alone"
 headers=$(cd "$prefix/include" && find graft -name '*.h' | sort)

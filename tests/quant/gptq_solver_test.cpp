@@ -10,7 +10,7 @@
 #include "../support/errors.h"
 #include "calibrated_layer.h"
 
-namespace graft::quant {
+namespace graft::quant::gptq_solver_test {
 namespace {
 
 using test::expect_error;
@@ -220,4 +220,4 @@ TEST(Gptq, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace graft::quant
+}  // namespace graft::quant::gptq_solver_test

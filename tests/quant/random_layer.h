@@ -5,7 +5,11 @@
 #include "graft/core/tensor.h"
 #include "graft/quant/format.h"
 
+namespace graft::test {}
+
 namespace graft::quant::test {
+
+using namespace graft::test;
 
 inline std::uint32_t word(std::uint64_t seed, std::uint64_t i) { return random_block(seed, 7, i)[0]; }
 

@@ -9,7 +9,7 @@ namespace graft::ptx {
 namespace {
 
 enum Comparison : std::uint8_t { eq, ne, lt, le, gt, ge, lo, ls, hi, hs, equ, neu, ltu, leu, gtu, geu, num, nan_ };
-enum Combination : std::uint8_t { none, and_, or_, xor_ };
+enum Combination : std::uint8_t { alone, with_and, with_or, with_xor };
 
 template <class T>
 bool compare(std::uint8_t how, T a, T b) {
@@ -67,9 +67,9 @@ Lanes compared(Warp& w, const Instruction& i, unsigned first) {
 
 Lanes combine(Warp& w, const Instruction& i, Lanes result, unsigned k) {
   switch (i.mode >> 5) {
-    case and_: return result & w.predicate(i, k);
-    case or_: return result | w.predicate(i, k);
-    case xor_: return result ^ w.predicate(i, k);
+    case with_and: return result & w.predicate(i, k);
+    case with_or: return result | w.predicate(i, k);
+    case with_xor: return result ^ w.predicate(i, k);
     default: return result;
   }
 }
@@ -102,7 +102,7 @@ void decode_comparison(Spelling& s, Instruction& i) {
   const int how = s.one_of(
       {"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
   const int combination = s.one_of({"and", "or", "xor"}, 3);
-  i.mode = std::uint8_t(how | (combination == 3 ? none : combination + 1) << 5);
+  i.mode = std::uint8_t(how | (combination == 3 ? alone : combination + 1) << 5);
   i.ftz = s.take("ftz");
 }
 

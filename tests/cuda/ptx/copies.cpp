@@ -43,7 +43,7 @@ void settle(Warp& w, const Instruction& i, Lanes lanes, F end) {
   });
 }
 
-void execute_wait(Warp& w, const Instruction& i, Lanes lanes) {
+void execute_wait_groups(Warp& w, const Instruction& i, Lanes lanes) {
   const auto left = std::uint32_t(w.in(i, 0)[0]);
   settle(w, i, lanes, [&](unsigned lane) { return w.copy_groups[lane] < left ? 0 : w.copy_groups[lane] - left; });
 }
@@ -114,7 +114,7 @@ void execute_bulk_wait(Warp& w, const Instruction& i, Lanes lanes) {
   w.block().order.acquire(w.index(), lanes, w.live(), knowledge);
 }
 
-void execute_nothing(Warp&, const Instruction&, Lanes) {}
+void execute_bulk_prefetch(Warp&, const Instruction&, Lanes) {}
 
 void decode_bulk(Spelling& s, Instruction& i) {
   i.outputs = 0;
@@ -125,7 +125,7 @@ void decode_bulk(Spelling& s, Instruction& i) {
     i.execute = execute_bulk_wait;
   } else if (s.take("prefetch")) {
     s.ignore({"L2", "global", "L2::cache_hint"});
-    i.execute = execute_nothing;
+    i.execute = execute_bulk_prefetch;
   } else {
     const bool bulk_group = s.take("bulk_group"), arrives = s.take("mbarrier::complete_tx::bytes");
     s.one_of({"global"});
@@ -145,7 +145,7 @@ void decode_copy(Spelling& s, Instruction& i) {
   if (s.take("commit_group")) {
     i.execute = execute_commit;
   } else if (s.take("wait_group")) {
-    i.execute = execute_wait;
+    i.execute = execute_wait_groups;
   } else if (s.take("wait_all")) {
     i.execute = execute_wait_all;
   } else if (s.take("mbarrier")) {

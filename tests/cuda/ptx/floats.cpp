@@ -81,7 +81,7 @@ struct SqrtOp {
   }
 };
 template <double (*f)(double)>
-struct Function {
+struct UnaryOp {
   template <class T>
   static T native(T a) {
     return T(f(double(a)));
@@ -89,12 +89,12 @@ struct Function {
   static double odd(double a) { return f(a); }
 };
 double rsqrt(double a) { return 1 / std::sqrt(a); }
-using RsqrtOp = Function<rsqrt>;
-using Ex2Op = Function<std::exp2>;
-using Lg2Op = Function<std::log2>;
-using SinOp = Function<std::sin>;
-using CosOp = Function<std::cos>;
-using TanhOp = Function<std::tanh>;
+using RsqrtOp = UnaryOp<rsqrt>;
+using Ex2Op = UnaryOp<std::exp2>;
+using Lg2Op = UnaryOp<std::log2>;
+using SinOp = UnaryOp<std::sin>;
+using CosOp = UnaryOp<std::cos>;
+using TanhOp = UnaryOp<std::tanh>;
 /// A number where the other is NaN; -0 below +0.
 struct MinOp {
   template <class T>

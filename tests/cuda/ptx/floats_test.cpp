@@ -11,7 +11,7 @@
 
 #include "support/probe.h"
 
-namespace graft::ptx {
+namespace graft::ptx::floats_test {
 namespace {
 
 using U = std::uint64_t;
@@ -218,4 +218,4 @@ TEST(Approximations, AreNear) {
 }
 
 }  // namespace
-}  // namespace graft::ptx
+}  // namespace graft::ptx::floats_test

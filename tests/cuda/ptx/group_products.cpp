@@ -10,7 +10,7 @@
 namespace graft::ptx {
 namespace {
 
-constexpr unsigned rows = 16, depth = 16, most_columns = 256;
+constexpr unsigned warp_rows = 16, depth = 16, most_columns = 256;
 
 /// Where a descriptor says that an operand's 16 bytes lie: those with 8 neighbours along k (K-major), or along m or n (MN-major).
 struct Tile {
@@ -91,7 +91,7 @@ void execute_product(Warp& w, const Instruction& i, Lanes) {
   Toucher who = w.toucher(0, i);
   who.asynchronous = true;
   who.as = {block.order.products(w.index()), w.product_groups};
-  static thread_local float a[rows][depth], b[most_columns][depth];
+  static thread_local float a[warp_rows][depth], b[most_columns][depth];
   if (registers) {
     for (unsigned r = 0; r < 4; ++r) {
       const std::uint64_t* values = w.in(i, k + r);
@@ -102,7 +102,7 @@ void execute_product(Warp& w, const Instruction& i, Lanes) {
       w.hold(w.operand(i, k + r), Warp::Hold::operand);
     }
   } else {
-    read_tile(w, who, Tile(uniform(w, i, k)), transposed_a, i.from, w.index() % 4 * rows, rows, a);
+    read_tile(w, who, Tile(uniform(w, i, k)), transposed_a, i.from, w.index() % 4 * warp_rows, warp_rows, a);
   }
   read_tile(w, who, Tile(uniform(w, i, i.part[2])), transposed_b, i.from, 0, n, b);
   const double sign = double(immediate(4) * immediate(5));
@@ -120,19 +120,19 @@ void execute_product(Warp& w, const Instruction& i, Lanes) {
   ++w.group().pc;
 }
 
-void execute_fence(Warp& w, const Instruction& i, Lanes) {
+void execute_group_fence(Warp& w, const Instruction& i, Lanes) {
   if (!w.gather_all(i)) return;
   w.product_fence = true;
   ++w.group().pc;
 }
 
-void execute_commit(Warp& w, const Instruction& i, Lanes) {
+void execute_group_commit(Warp& w, const Instruction& i, Lanes) {
   if (!w.gather_all(i)) return;
   ++w.product_groups;
   ++w.group().pc;
 }
 
-void execute_wait(Warp& w, const Instruction& i, Lanes) {
+void execute_group_wait(Warp& w, const Instruction& i, Lanes) {
   if (!w.gather_all(i)) return;
   const auto left = std::uint32_t(w.in(i, 0)[0]);
   if (w.product_groups > left) w.release_groups(w.product_groups - left);
@@ -141,9 +141,9 @@ void execute_wait(Warp& w, const Instruction& i, Lanes) {
 
 void decode_product(Spelling& s, Instruction& i) {
   i.control = true;
-  if (s.take("fence")) i.execute = execute_fence, i.outputs = 0;
-  else if (s.take("commit_group")) i.execute = execute_commit;
-  else if (s.take("wait_group")) i.execute = execute_wait, i.outputs = 0;
+  if (s.take("fence")) i.execute = execute_group_fence, i.outputs = 0;
+  else if (s.take("commit_group")) i.execute = execute_group_commit;
+  else if (s.take("wait_group")) i.execute = execute_group_wait, i.outputs = 0;
   else if (!s.take("mma_async")) s.unknown();
   s.one_of({"sync"}), s.one_of({"aligned"});
   if (i.execute) return;

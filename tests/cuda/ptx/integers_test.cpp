@@ -7,7 +7,7 @@
 
 #include "support/probe.h"
 
-namespace graft::ptx {
+namespace graft::ptx::integers_test {
 namespace {
 
 using U = std::uint64_t;
@@ -135,4 +135,4 @@ INSTANTIATE_TEST_SUITE_P(Ptx, Integers, testing::ValuesIn(rows), [](const auto& 
 });
 
 }  // namespace
-}  // namespace graft::ptx
+}  // namespace graft::ptx::integers_test

@@ -29,7 +29,7 @@ void give(const Matrix& matrix, std::uint64_t* values, bool transposed) {
 }
 
 /// Lanes 8 m to 8 m + 7 give the addresses of the rows of matrix m.
-void execute_load(Warp& w, const Instruction& i, Lanes) {
+void execute_load_matrix(Warp& w, const Instruction& i, Lanes) {
   if (!w.gather_all(i)) return;
   for (unsigned m = 0; m < i.vector; ++m) {
     Matrix matrix;
@@ -44,7 +44,7 @@ void execute_load(Warp& w, const Instruction& i, Lanes) {
   ++w.group().pc;
 }
 
-void execute_store(Warp& w, const Instruction& i, Lanes) {
+void execute_store_matrix(Warp& w, const Instruction& i, Lanes) {
   if (!w.gather_all(i)) return;
   for (unsigned m = 0; m < i.vector; ++m) {
     Matrix matrix;
@@ -59,7 +59,7 @@ void execute_store(Warp& w, const Instruction& i, Lanes) {
   ++w.group().pc;
 }
 
-void execute_move(Warp& w, const Instruction& i, Lanes) {
+void execute_move_matrix(Warp& w, const Instruction& i, Lanes) {
   if (!w.gather_all(i)) return;
   Matrix matrix;
   take(matrix, w.in(i, 1), false);
@@ -83,18 +83,18 @@ void decode_matrices(Spelling& s, Instruction& i, Execute execute) {
 
 void add_matrices(Decoders& decoders) {
   decoders["ldmatrix"] = [](Spelling& s, Instruction& i) {
-    decode_matrices(s, i, execute_load);
+    decode_matrices(s, i, execute_load_matrix);
     if (i.outputs != i.vector) s.unknown();
   };
   decoders["stmatrix"] = [](Spelling& s, Instruction& i) {
-    decode_matrices(s, i, execute_store);
+    decode_matrices(s, i, execute_store_matrix);
     i.outputs = 0;
     if (i.count != i.vector + 1) s.unknown();
   };
   decoders["movmatrix"] = [](Spelling& s, Instruction& i) {
     s.one_of({"sync"}), s.one_of({"aligned"}), s.one_of({"m8n8"}), s.one_of({"trans"}), s.one_of({"b16"});
     i.control = true;
-    i.execute = execute_move;
+    i.execute = execute_move_matrix;
   };
 }
 

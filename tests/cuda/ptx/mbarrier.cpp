@@ -103,7 +103,7 @@ bool Mbarriers::deliver() {
 
 namespace {
 
-enum Operation : std::uint8_t { init, inval, expect, complete };
+enum BarrierOperation : std::uint8_t { init, inval, expect, complete };
 
 Toucher toucher(Warp& w, unsigned lane, const Instruction& i) { return w.toucher(lane, i); }
 
