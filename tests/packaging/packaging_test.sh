@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # An outside project builds and runs with Graft by add_subdirectory, by find_package after install, and by pkg-config, each with
-# the static and the shared library, and from what this build installs, with its GPU half; each public header compiles alone; and the README's program is examples/embed.
+# the static and the shared library, and the latter two with what this build installs, its GPU half included; each public header compiles
+# alone; and the README's program is examples/embed.
 set -euo pipefail
 source=$1      # the repository
 export CXX=$2  # the compiler of the build, here for CMake, make and the headers alone
