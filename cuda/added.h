@@ -13,6 +13,8 @@ struct Term {
   std::int64_t u_strides[2], v_strides[2];
   int rank;
   DType u_dtype, v_dtype;
+  quant::Join join;
+  float factor;  // of a rounded share
 };
 
 /// The bias, if there is one, and up to `most` terms.
@@ -23,16 +25,19 @@ struct Added {
   const void* bias;  // or null
   std::int64_t bias_stride;
   DType bias_dtype;
+  bool joins_rounded;  // terms have sums of their own, and join a result that is rounded, bias included
   int terms;
   Term term[most];
 
   static bool holds(const quant::Problem& problem) { return problem.terms.size() <= std::size_t{most}; }
   void take(const quant::Problem& problem) {
     if (problem.bias) bias = problem.bias->data, bias_stride = problem.bias->strides[0], bias_dtype = problem.bias->dtype;
+    joins_rounded = problem.joins_rounded();
     for (const quant::LowRank& low_rank : problem.terms) {
       const View &u = low_rank.u, &v = low_rank.v;
       Term& t = term[terms++];
       t.u = u.data, t.u_dtype = u.dtype, t.v = v.data, t.v_dtype = v.dtype, t.rank = static_cast<int>(u.sizes[1]);
+      t.join = low_rank.join, t.factor = static_cast<float>(low_rank.factor());
       std::copy_n(u.strides, 2, t.u_strides), std::copy_n(v.strides, 2, t.v_strides);
     }
   }

@@ -78,6 +78,22 @@ void add_bias(const View& x, const View& bias, const View& y) {
   });
 }
 
+void join(const View& share, const quant::LowRank& term, const View& y) {
+  const JoinShare j{share.data,
+                    y.data,
+                    share.dtype,
+                    y.dtype,
+                    term.join,
+                    term.factor(),
+                    y.sizes[0],
+                    y.sizes[1],
+                    {share.strides[0], share.strides[1]},
+                    {y.strides[0], y.strides[1]}};
+  with_floating(share.dtype, "join_share", [&]<class A>() {
+    launch({"quantized", fmt::format("join_share{}", suffix<A>)}, blocks_for(j.rows * j.columns), block_threads, j);
+  });
+}
+
 /// y = x W. Whole columns of W at a time.
 void forward(const Packed& w, const View& x, const View& y) {
   const std::int64_t width = std::min(lines_of(w.in, x.dtype), w.out);
@@ -125,18 +141,26 @@ void backward(const Packed& w, const View& dy, const View& dx) {
 
 void chunked_product(const Problem& problem) {
   const auto multiply = problem.transposed ? backward : forward;
-  if (!problem.bias && problem.terms.empty()) return multiply(problem.weight, problem.x, problem.y);
-  // Bias and terms are added before the result is rounded.
   const DType wide = problem.y.dtype == DType::f64 ? DType::f64 : DType::f32;
-  const Dense sum(problem.y, wide);
-  multiply(problem.weight, problem.x, sum.view());
-  for (const quant::LowRank& term : problem.terms) {
-    const Dense share(problem.y, wide);
-    matmul(term.u, term.v, share.view());
-    binary(BinaryOp::add, sum.view(), share.view(), sum.view());
+  const auto each_share = [&](auto&& take) {
+    for (const quant::LowRank& term : problem.terms) {
+      const Dense share(problem.y, wide);
+      matmul(term.u, term.v, share.view());
+      take(share.view(), term);
+    }
+  };
+  const bool summed = !problem.terms.empty() && !problem.joins_rounded();
+  if (problem.bias || summed) {  // they are added before the result is rounded
+    const Dense sum(problem.y, wide);
+    multiply(problem.weight, problem.x, sum.view());
+    if (summed)
+      each_share([&](const View& share, const quant::LowRank&) { binary(BinaryOp::add, sum.view(), share, sum.view()); });
+    if (problem.bias) add_bias(sum.view(), *problem.bias, problem.y);
+    else copy(sum.view(), problem.y);
+  } else {
+    multiply(problem.weight, problem.x, problem.y);
   }
-  if (problem.bias) add_bias(sum.view(), *problem.bias, problem.y);
-  else copy(sum.view(), problem.y);
+  if (!summed) each_share([&](const View& share, const quant::LowRank& term) { join(share, term, problem.y); });
 }
 
 }  // namespace graft::cuda

@@ -54,8 +54,12 @@ void skinny_product(const quant::Problem& problem) {
   p.affine = w.affine, p.by_vectors = has_vectors(problem);
   p.added.take(problem);
   const int row_tiles = row_tiles_of(problem), blocks = blocks_of(p.units, row_tiles);
-  const Scratch sums(sizeof(float) * slab * static_cast<std::size_t>(p.m * meetings(blocks, static_cast<int>(slabs(w)))));
-  p.sums = static_cast<float*>(sums.data());
+  const auto slab_sums = [&](std::int64_t count) { return static_cast<std::size_t>(count * p.m * slab); };
+  const std::size_t sums = slab_sums(meetings(blocks, static_cast<int>(slabs(w))));
+  const std::size_t shares = p.added.joins_rounded ? slab_sums(slabs(w) * p.added.terms) : 0;
+  const Scratch memory(sizeof(float) * (sums + shares));
+  p.sums = static_cast<float*>(memory.data());
+  if (shares) p.shares = p.sums + sums;
   launch({"skinny", fmt::format("skinny_{}_{}_bits_{}", x.dtype, w.bits, 8 * row_tiles)}, {blocks}, threads, p,
          static_cast<std::size_t>(shared_layout(w.bits, row_tiles).bytes));
 }

@@ -14,7 +14,8 @@ struct Skinny {
   const std::int32_t* places;  // channel and group of each row
   const void* x;
   void* y;
-  float* sums;  // [meetings][m][slab]
+  float* sums;    // [meetings][m][slab]
+  float* shares;  // [slabs][terms][m][slab], of terms that join a rounded result; else null
   std::int64_t x_strides[2], y_strides[2];
   int m, in, out, rows, columns;
   int units, units_per_slab;  // the whole product's, a slab's

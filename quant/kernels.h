@@ -81,12 +81,13 @@ struct LowRank {
   View u, v;
   Join join = Join::summed;  // all terms of a product are summed, or none
   double scale = 1;          // of Join::scaled
+  /// What a rounded share is multiplied with.
+  double factor() const { return join == Join::scaled ? scale : 1; }
 };
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
-/// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU terms are summed (NotImplementedError for
-/// others), and the weight is rounded once more, to half types that are multiplied as such, unless these are up to 32 rows of a forward
-/// product.
+/// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU the weight is rounded once more, to half types
+/// that are multiplied as such, unless these are up to 32 rows of a forward product.
 /// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error
 /// is that of the activations' rounding, at most 1/254 of the largest in the stretch each: some 1 % of a result's size, and compute_error
 /// (quant_linear.h) says how much for a layer and its input.
@@ -111,6 +112,8 @@ struct Problem {
   std::span<const LowRank> terms = {};
   Compute compute = Compute::exact;  // of a forward product
   std::int64_t m() const { return x.sizes[0]; }
+  /// Whether terms join a rounded result. The bias is then rounded with the product.
+  bool joins_rounded() const { return !terms.empty() && terms.front().join != Join::summed; }
 };
 
 struct Row {

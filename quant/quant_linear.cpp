@@ -246,7 +246,6 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
     if (!is_half(x.dtype()) && x.dtype() == dtype) return Join::summed;
     if (!is_half(x.dtype()) || dtype != DType::f32) return {};
     if (compute_ == Compute::one_accumulator) return Join::summed;
-    if (!x.device().is_cpu()) return {};
     switch (term.rounding) {
       case Rounding::per_adapter: return Join::added;
       case Rounding::before_scale: return Join::scaled;

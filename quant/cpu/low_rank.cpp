@@ -58,7 +58,7 @@ void LowRankPanels<T>::fill_gathered(const View& v, std::int64_t begin, std::int
 template <class T>
 void LowRankPanels<T>::add(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y,
                            std::int64_t ldy) const {
-  if (join_rounded(problem_)) return add_rounded(row, rows, column, columns, y, ldy);
+  if (problem_.joins_rounded()) return add_rounded(row, rows, column, columns, y, ldy);
   std::int64_t begin = 0;
   for (const LowRank& term : problem_.terms) {
     share(term, begin, row, rows, column, columns, y, ldy, true);
@@ -108,8 +108,8 @@ void LowRankPanels<T>::add_rounded(std::int64_t row, std::int64_t rows, std::int
         for (std::int64_t j = 0; j < n; ++j) to[j] += bias_[static_cast<std::size_t>(column + j)];
       round_to(dtype, to, n);
       if (term.join != Join::added) round_to(dtype, from, n);
-      if (term.join == Join::scaled && term.scale != 1) {
-        for (std::int64_t j = 0; j < n; ++j) from[j] *= static_cast<T>(term.scale);
+      if (const auto factor = static_cast<T>(term.factor()); factor != 1) {
+        for (std::int64_t j = 0; j < n; ++j) from[j] *= factor;
         round_to(dtype, from, n);
       }
       for (std::int64_t j = 0; j < n; ++j) to[j] += from[j];

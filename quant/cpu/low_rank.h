@@ -11,7 +11,7 @@ template <class T>
 class LowRankPanels {
  public:
   LowRankPanels(const cpu::GemmKernels<T>& kernels, const Problem& problem) : kernels_(kernels), problem_(problem) {
-    if (join_rounded(problem)) bias_ = bias_of<T>(problem);
+    if (problem.joins_rounded()) bias_ = bias_of<T>(problem);
     else
       for (const LowRank& term : problem.terms) depth_ += term.u.sizes[1];
   }
