@@ -35,6 +35,13 @@ View columns_of(const View& m, std::int64_t begin, std::int64_t end) {
   return part;
 }
 
+View rows_of(const View& m, const quant::LowRank& term) {
+  View part = m;
+  part.data = static_cast<char*>(m.data) + term.first_row * m.strides[0] * size_of(m.dtype);
+  part.sizes[0] = term.u.sizes[0];
+  return part;
+}
+
 Dequantize piece_of(const Packed& w, const View& to, bool by_channel, std::int64_t row_begin, std::int64_t row_end,
                     std::int64_t column_begin, std::int64_t column_end) {
   return {static_cast<const std::uint8_t*>(w.codes->data()),
@@ -144,7 +151,7 @@ void chunked_product(const Problem& problem) {
   const DType wide = problem.y.dtype == DType::f64 ? DType::f64 : DType::f32;
   const auto each_share = [&](auto&& take) {
     for (const quant::LowRank& term : problem.terms) {
-      const Dense share(problem.y, wide);
+      const Dense share(rows_of(problem.y, term), wide);
       matmul(term.u, term.v, share.view());
       take(share.view(), term);
     }
@@ -154,13 +161,16 @@ void chunked_product(const Problem& problem) {
     const Dense sum(problem.y, wide);
     multiply(problem.weight, problem.x, sum.view());
     if (summed)
-      each_share([&](const View& share, const quant::LowRank&) { binary(BinaryOp::add, sum.view(), share, sum.view()); });
+      each_share([&](const View& share, const quant::LowRank& term) {
+        const View to = rows_of(sum.view(), term);
+        binary(BinaryOp::add, to, share, to);
+      });
     if (problem.bias) add_bias(sum.view(), *problem.bias, problem.y);
     else copy(sum.view(), problem.y);
   } else {
     multiply(problem.weight, problem.x, problem.y);
   }
-  if (!summed) each_share([&](const View& share, const quant::LowRank& term) { join(share, term, problem.y); });
+  if (!summed) each_share([&](const View& share, const quant::LowRank& term) { join(share, term, rows_of(problem.y, term)); });
 }
 
 }  // namespace graft::cuda

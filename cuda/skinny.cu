@@ -61,20 +61,21 @@ __device__ void add_terms(const Skinny& p, const Walk& walk, Sums& sums, char* s
   }
 }
 
-__device__ float* shares_of(const Skinny& p, int slab_index, int term) {
-  return p.shares + (static_cast<std::int64_t>(slab_index) * p.added.terms + term) * p.m * slab;
+__device__ float* shares_of(const Skinny& p, int slab_index, const Term& term) {
+  return p.shares + (static_cast<std::int64_t>(slab_index) * p.added.term_rows + term.rows_before) * slab;
 }
 
 /// Terms that join a rounded result: their whole sums, for as many of the slab's columns as the block's share of its units comes to. A sum
 /// is one thread's, so that what it joins with is known at once.
 __device__ void make_shares(const Skinny& p, const Walk& walk) {
-  const int begin = share_begin(slab, p.units_per_slab, walk.first), columns = share_begin(slab, p.units_per_slab, walk.end) - begin;
+  const int begin = share_begin(slab, p.units_per_slab, walk.first),
+            columns = share_begin(slab, p.units_per_slab, walk.end) - begin;
 #pragma unroll 1
   for (int i = 0; i < p.added.terms; ++i) {
     const Term& term = p.added.term[i];
-    float* shares = shares_of(p, walk.slab_index, i);
+    float* shares = shares_of(p, walk.slab_index, term);
 #pragma unroll 1
-    for (int at = static_cast<int>(threadIdx.x); at < p.m * columns; at += threads) {
+    for (int at = static_cast<int>(threadIdx.x); at < term.rows * columns; at += threads) {
       const int row = at / columns, in_slab = begin + at % columns, column = walk.slab_index * slab + in_slab;
       if (column >= p.out) continue;
       float sum = 0;
@@ -87,8 +88,8 @@ __device__ void make_shares(const Skinny& p, const Walk& walk) {
   }
 }
 
-/// The sums of all blocks that meet in a slab, in their order, the bias, and what joins them when they are rounded. A thread has a column; one block does this while others have
-/// ended, so that what counts is how many loads are under way.
+/// The sums of all blocks that meet in a slab, in their order, the bias, and what joins them when they are rounded. A thread has a column; one
+/// block does this while others have ended, so that what counts is how many loads are under way.
 template <int rows, int blocks>  // at once
 __device__ void add_up(const Skinny& p, int slab_index, int first, int last) {
   const int column = slab_index * slab + static_cast<int>(threadIdx.x);
@@ -115,12 +116,16 @@ __device__ void add_up(const Skinny& p, int slab_index, int first, int last) {
     for (int j = 0; j < rows; ++j) sum[j] += bias;
 #pragma unroll 1
     for (int i = 0; i < (p.shares ? p.added.terms : 0); ++i) {
-      const float* shares = shares_of(p, slab_index, i) + threadIdx.x;
+      const Term& term = p.added.term[i];
+      const int first = row - term.first_row;
+      if (first + rows <= 0 || first >= term.rows) continue;
+      const float* shares = shares_of(p, slab_index, term) + threadIdx.x;
       float share[rows];
 #pragma unroll
-      for (int j = 0; j < rows; ++j) share[j] = __ldcg(shares + min(row + j, p.m - 1) * slab);
+      for (int j = 0; j < rows; ++j) share[j] = __ldcg(shares + min(max(first + j, 0), term.rows - 1) * slab);
 #pragma unroll
-      for (int j = 0; j < rows; ++j) sum[j] = rounded(sum[j], p.y_dtype) + share[j];
+      for (int j = 0; j < rows; ++j)
+        if (first + j >= 0 && first + j < term.rows) sum[j] = rounded(sum[j], p.y_dtype) + share[j];
     }
 #pragma unroll
     for (int j = 0; j < rows; ++j)

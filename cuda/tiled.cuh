@@ -204,10 +204,10 @@ struct Sums {
     return true;
   }
 
-  /// A term's share, in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and [rank][column].
+  /// A term's share of its rows from `first_row` on, in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and
+  /// [rank][column].
   template <int rows, class Channel>
-  __device__ void add(const TiledProduct& p, const Term& term, int first_row, const Owner& owner, int thread, Channel channel,
-                      unsigned char* memory) {
+  __device__ void add(const Term& term, int first_row, const Owner& owner, int thread, Channel channel, unsigned char* memory) {
     auto* u = reinterpret_cast<float*>(memory);
     float* v = u + term_ranks * rows;
     for (int rank = 0; rank < term.rank; rank += term_ranks) {
@@ -217,7 +217,7 @@ struct Sums {
         const int row = first_row + i / ranks;
         const std::int64_t r = rank + i % ranks;
         u[i % ranks * rows + i / ranks] =
-            row < p.m ? load<float>(term.u, term.u_dtype, row * term.u_strides[0] + r * term.u_strides[1]) : 0;
+            row >= 0 && row < term.rows ? load<float>(term.u, term.u_dtype, row * term.u_strides[0] + r * term.u_strides[1]) : 0;
       }
       for (int i = thread; i < width * ranks; i += threads) {
         const int to = channel(i % width);
@@ -243,13 +243,13 @@ struct Sums {
     }
   }
 
-  /// change(sum, next sum, number) for all pairs of neighbouring results.
+  /// change(sum, next sum, number, i, h) for all pairs of neighbouring results, in row owner.row_of(i, h).
   template <class Change>
   __device__ void each_pair(Change change) {
 #pragma unroll
     for (int n = 0; n < 2 * I * J; ++n) {
       float* pair = at[n / 2 / J][n / 2 % J] + n % 2 * 2;
-      change(pair[0], pair[1], n);
+      change(pair[0], pair[1], n, n / 2 / J, n % 2);
     }
   }
 
@@ -260,19 +260,28 @@ struct Sums {
     auto* aside = reinterpret_cast<std::uint32_t*>(memory + term_bytes(rows)) + thread;  // [pair][thread]
     for (int t = 0; t < p.added.terms; ++t) {
       const Term& term = p.added.term[t];
+      const int first = first_row - term.first_row;  // of the term's rows
+      if (first + rows <= 0 || first >= term.rows) continue;
       if (p.added.joins_rounded)
-        each_pair([&](float& a, float& b, int n) {
+        each_pair([&](float& a, float& b, int n, int, int) {
           aside[n * threads] = rounded<H>(a, b);
           a = b = 0;
         });
-      add<rows>(p, term, first_row, owner, thread, channel, memory);
+      add<rows>(term, first, owner, thread, channel, memory);
       if (!p.added.joins_rounded) continue;
       const bool rounds = term.join != quant::Join::added;
-      each_pair([&](float& a, float& b, int n) {
+      unsigned owns = 0;  // which of this thread's rows are the term's
+#pragma unroll
+      for (int i = 0; i < 2 * I; ++i) {
+        const int row = first + owner.row_of(i / 2, i % 2);
+        owns |= static_cast<unsigned>(row >= 0 && row < term.rows) << i;
+      }
+      each_pair([&](float& a, float& b, int n, int i, int h) {
         const float2 share = widened<H>(rounded<H>(a, b));
         const float2 scaled = widened<H>(rounded<H>(share.x * term.factor, share.y * term.factor));
         const float2 result = widened<H>(aside[n * threads]);
-        a = result.x + (rounds ? scaled.x : a), b = result.y + (rounds ? scaled.y : b);
+        const bool own = owns >> (2 * i + h) & 1;
+        a = result.x + (!own ? -0.0f : rounds ? scaled.x : a), b = result.y + (!own ? -0.0f : rounds ? scaled.y : b);
       });
     }
   }

@@ -29,7 +29,7 @@ struct TiledProduct {
   DType y_dtype;
   bool y_in_pairs;  // two neighbouring results are one aligned piece of memory
   std::int64_t y_strides[2];
-  Added<16> added;
+  Added added;
 };
 
 /// to [m, columns] = x [m, channels] in the order of the packed rows; fillings are 0.

@@ -2,6 +2,7 @@
 // copy of them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -76,11 +77,13 @@ enum class Join {
   rounded,  // y = fl(fl(x W) + fl(share))
   scaled,   // y = fl(fl(x W) + fl(scale · fl(share)))
 };
-/// A share u v of a product's result [m, n]: u [m, r], v [r, n], dtypes and strides as free as those of the product's own operands.
+/// A share u v of a product's result [m, n], or of some of its rows: u [m or fewer, r], v [r, n], dtypes and strides as free as those of
+/// the product's own operands.
 struct LowRank {
   View u, v;
-  Join join = Join::summed;  // all terms of a product are summed, or none
-  double scale = 1;          // of Join::scaled
+  Join join = Join::summed;    // all terms of a product are summed, or none
+  double scale = 1;            // of Join::scaled
+  std::int64_t first_row = 0;  // of the result's, which u's rows are from there on; the others are as if there were no such term
   /// What a rounded share is multiplied with.
   double factor() const { return join == Join::scaled ? scale : 1; }
 };
@@ -114,6 +117,10 @@ struct Problem {
   std::int64_t m() const { return x.sizes[0]; }
   /// Whether terms join a rounded result. The bias is then rounded with the product.
   bool joins_rounded() const { return !terms.empty() && terms.front().join != Join::summed; }
+  /// Whether every term is for all rows.
+  bool joins_all_rows() const {
+    return std::ranges::all_of(terms, [&](const LowRank& term) { return term.u.sizes[0] == m(); });
+  }
 };
 
 struct Row {

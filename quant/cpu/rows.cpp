@@ -109,9 +109,11 @@ void run(const char* what, const Problem& problem) {
         out);
   for (const LowRank& term : problem.terms) {
     const View &u = term.u, &v = term.v;
-    check(u.rank == 2 && v.rank == 2 && u.sizes[0] == x.sizes[0] && u.sizes[1] == v.sizes[0] && v.sizes[1] == out,
-          "{}: a term of {} by {} is not one of [{}, {}]", what, Shape(std::span(u.sizes, static_cast<std::size_t>(u.rank))),
-          Shape(std::span(v.sizes, static_cast<std::size_t>(v.rank))), x.sizes[0], out);
+    check(u.rank == 2 && v.rank == 2 && term.first_row >= 0 && u.sizes[0] <= x.sizes[0] - term.first_row &&
+              u.sizes[1] == v.sizes[0] && v.sizes[1] == out,
+          "{}: a term of {} by {}, from row {} on, is not one of [{}, {}]", what,
+          Shape(std::span(u.sizes, static_cast<std::size_t>(u.rank))),
+          Shape(std::span(v.sizes, static_cast<std::size_t>(v.rank))), term.first_row, x.sizes[0], out);
     check((term.join == Join::summed) == !problem.joins_rounded(), "{}: some terms are summed with the product, others are not",
           what);
     for (const View* view : {&u, &v})

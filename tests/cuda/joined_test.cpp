@@ -13,7 +13,7 @@ using graft::test::on;
 
 int expect_rows(const Case& c, bool transposed, std::int64_t m, DType dtype) {
   SCOPED_TRACE(to_string(c));
-  return expect_joined(*move_to(pack(layer(c)), gpu), transposed, m, dtype, graft::cuda::products());
+  return expect_joined(*move_to(pack(layer(c)), gpu), transposed, m, dtype, graft::cuda::products(), rounded_terms(m));
 }
 
 TEST(GpuJoins, EveryWidthAndDirection) {
@@ -34,6 +34,21 @@ TEST(GpuJoins, RaggedShapes) {
   }
 }
 
+// As many terms as a kernel's argument holds: every row has one of its own.
+TEST(GpuJoins, ATermForEveryRow) {
+  const auto weight = move_to(pack(layer({150, 300, 4, 32})), gpu);
+  std::vector<TermCase> cases;
+  for (std::int64_t row = 0; row < 32; ++row)
+    cases.push_back({1 + row % 5, row % 2 ? Join::rounded : Join::scaled, row, row + 1});
+  for (const std::int64_t m : {32, 40})
+    EXPECT_GE(expect_joined(*weight, false, m, DType::bf16, graft::cuda::products(), cases), 2);
+}
+
+TEST(GpuJoins, SummedInSomeRows) {
+  const std::vector<TermCase> cases = {{3, Join::summed, 0, 7}, {5, Join::summed, 2, 5}};
+  EXPECT_EQ(expect_joined(*move_to(pack(layer({150, 70, 4, 32})), gpu), false, 7, DType::f32, graft::cuda::products(), cases), 1);
+}
+
 TEST(GpuJoins, LayersHaveTheBitsOfComposedOperations) {
   const QuantLinear layer({}, move_to(pack(test::layer({256, 70, 4, 64})), gpu), on(whole_numbers({70}, DType::f32, 7), gpu));
   for (const DType dtype : {DType::bf16, DType::f16})
@@ -44,6 +59,7 @@ TEST(GpuJoins, LayersHaveTheBitsOfComposedOperations) {
                          adapters.run(low_rank_sum(layer.forward(adapters.x), adapters.x, adapters.terms)),
                          fmt::format("{} {} order {}", dtype, leading, order));
       }
+  expect_rows_fused(layer);
 }
 
 }  // namespace

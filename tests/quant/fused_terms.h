@@ -58,4 +58,18 @@ inline void expect_same_bits(const std::vector<Tensor>& got, const std::vector<T
   }
 }
 
+/// Terms of some rows, as a mixed batch has them.
+inline void expect_rows_fused(const QuantLinear& layer) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    Adapters adapters(layer, {9}, dtype, 3, 2);
+    const std::vector<RowRange> rows[] = {{{0, 1}, {4, 6}, {8, 9}}, {{1, 3}}, {{6, 8}, {3, 4}}};
+    for (std::size_t i = 0; i < 3; ++i) adapters.terms[i].rows = rows[i], adapters.terms[i].rounding = Rounding::after_scale;
+    const auto fused = [&] { return layer.forward(adapters.x, adapters.terms); };
+    const Tensor composed = low_rank_sum(layer.forward(adapters.x), adapters.x, adapters.terms);
+    expect_same_bits(adapters.run(fused()), adapters.run(composed), "with gradients");
+    const NoGrad no_grad;
+    expect_same_bits({fused()}, {composed}, "without");
+  }
+}
+
 }  // namespace graft::quant::test

@@ -246,7 +246,12 @@ TEST(QuantKernels, LowRankTermsInTheirOrdersOfRounding) {
     const auto packed = pack(layer(c));
     for (const DType dtype : {DType::bf16, DType::f16})
       for (const std::int64_t m : {1, 3, 7, 20, 97})
-        for (const bool transposed : {false, true}) EXPECT_GE(expect_joined(*packed, transposed, m, dtype, here), 1);
+        for (const bool transposed : {false, true})
+          EXPECT_GE(expect_joined(*packed, transposed, m, dtype, here, rounded_terms(m)), 1);
+    for (const std::int64_t m : {2, 7, 20, 97})
+      for (const bool transposed : {false, true})
+        EXPECT_GE(expect_joined(*packed, transposed, m, DType::f32, here, {{3, Join::summed, 0, m}, {5, Join::summed, m / 2, m}}),
+                  1);
   }
 }
 
@@ -406,7 +411,7 @@ TEST(QuantKernels, Refusals) {
   EXPECT_EQ(message<ValueError>([&] {
               forward(*packed, x.view(), nullptr, y.view(), {&lame, 1});
             }),
-            "quantized product: a term of [2, 3] by [4, 20] is not one of [2, 20]");
+            "quantized product: a term of [2, 3] by [4, 20], from row 0 on, is not one of [2, 20]");
   EXPECT_EQ(message<TypeError>([&] {
               forward(*packed, x.view(), nullptr, y.view(), {&mixed, 1});
             }),

@@ -57,6 +57,10 @@ TEST(LowRankTerms, WhatIsNotFusedFollowsComposed) {
   }
 }
 
+TEST(LowRankTerms, OfSomeRowsTheyAreOneProduct) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) expect_rows_fused(*make_layer(stored));
+}
+
 TEST(LowRankTerms, OneAccumulatorIsAskedForAndRoundsOnce) {
   const auto layer =
       make_layer(reference::gptq(reference::draw(256, 96, 4, 64, false, false, 1), reference::ZeroWriter::per_word));
