@@ -302,11 +302,13 @@ Tensor AdapterLayer::apply(const Tensor& x, const std::vector<const Entry*>& cho
 namespace {
 
 /// y with its rows at `rows` replaced; exact, since nothing is added.
-Tensor put_rows(const Tensor& y, const std::vector<std::int64_t>& rows, const Tensor& replacement) {
+Tensor put_rows(const Tensor& y, const std::vector<RowRange>& rows, const Tensor& replacement) {
   const std::int64_t n = y.dim(0);
+  std::int64_t next = n;
   std::vector<std::int64_t> from(n);
   for (std::int64_t i = 0; i < n; ++i) from[i] = i;
-  for (std::size_t i = 0; i < rows.size(); ++i) from[rows[i]] = n + static_cast<std::int64_t>(i);
+  for (const RowRange& range : rows)
+    for (std::int64_t row = range.begin; row < range.end; ++row) from[row] = next++;
   const Tensor both[] = {y, replacement};
   return index_select(concat(both, 0), 0, to(Tensor::from(from, {n}), y.device()));
 }
@@ -323,8 +325,9 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
 
   struct Group {
     const Adapter* adapter;
-    std::vector<std::int64_t> rows;
-    Tensor index, x, wide = {};
+    std::vector<RowRange> rows;
+    std::optional<LowRankTerm> term = {};  // of an adapter that does nothing else, and has no input of its own
+    Tensor index = {}, x = {}, wide = {};  // of others
   };
   std::vector<Group> groups;
   const std::int64_t per_name = x.dim(0) ? x.count() / x.dim(0) / x.dim(-1) : 0;
@@ -332,8 +335,10 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
     const Entry* entry = state.find(names[i]);  // a name that only other layers know leaves this layer as it is
     if (!entry) continue;
     auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.adapter == entry->adapter.get(); });
-    if (group == groups.end()) group = groups.insert(groups.end(), {entry->adapter.get(), {}, {}, {}, {}});
-    for (std::int64_t j = 0; j < per_name; ++j) group->rows.push_back(static_cast<std::int64_t>(i) * per_name + j);
+    if (group == groups.end()) group = groups.insert(groups.end(), {entry->adapter.get(), {}});
+    const std::int64_t begin = static_cast<std::int64_t>(i) * per_name, end = begin + per_name;
+    if (!group->rows.empty() && group->rows.back().end == begin) group->rows.back().end = end;
+    else group->rows.push_back({begin, end});
   }
   if (groups.empty()) return base_->forward(x);
 
@@ -342,7 +347,12 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
   const Tensor flat = reshape(x, {-1, x.dim(-1)});
   Tensor turned = flat;
   for (Group& g : groups) {
-    g.index = to(Tensor::from(g.rows, {static_cast<std::int64_t>(g.rows.size())}), x.device());
+    if (!g.adapter->turns_input()) {
+      g.term = g.adapter->term(slice(flat, 0, 0, 0), call);
+      if (g.term && !g.term->x.defined()) continue;
+      g.term.reset();
+    }
+    g.index = row_numbers(g.rows, x.device());
     g.x = index_select(flat, 0, g.index);
     const Tensor own = g.adapter->input(g.x, call);
     if (own.same(g.x)) continue;
@@ -352,15 +362,16 @@ Tensor AdapterLayer::apply_by_row(const Tensor& x, const std::vector<std::string
   std::vector<LowRankTerm> terms;
   for (const Group& g : groups) {
     if (g.wide.defined()) continue;
-    auto term = g.adapter->term(g.x, call);
+    auto term = g.term ? g.term : g.adapter->term(g.x, call);
     if (!term) continue;
-    if (!term->x.defined()) term->x = g.x;
+    if (!g.term && !term->x.defined()) term->x = g.x;
     term->rounding = Rounding::after_scale;  // rounded before it meets the rows of the base, as PEFT does it
-    term->rows = g.index;
+    term->rows = g.rows;
     terms.push_back(std::move(*term));
   }
   Tensor y = base_->forward(turned, terms);
   for (const Group& g : groups) {
+    if (g.term) continue;
     if (g.wide.defined()) {
       Tensor own = to(base_->forward(g.wide), x.dtype());
       if (const auto term = g.adapter->term(g.x, call)) own = low_rank_sum(own, g.x, {&*term, 1});

@@ -21,12 +21,20 @@ Tensor added(const Tensor& result, const Tensor& term) {
   return term;
 }
 
+/// `rows` are undefined for all of them.
 Tensor accumulate(const Tensor& result, const Tensor& term, const Tensor& rows) {
   if (!rows.defined()) return added(result, term);
   return reshape(index_add(flat_rows(result), 0, rows, flat_rows(term)), result.shape());
 }
 
 }  // namespace
+
+Tensor row_numbers(std::span<const RowRange> rows, Device device) {
+  std::vector<std::int64_t> numbers;
+  for (const RowRange& range : rows)
+    for (std::int64_t row = range.begin; row < range.end; ++row) numbers.push_back(row);
+  return to(Tensor::from(numbers, {static_cast<std::int64_t>(numbers.size())}), device);
+}
 
 Tensor LinearBase::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
   return low_rank_sum(forward(x), x, terms);
@@ -41,11 +49,12 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
     const DType before = result.dtype();
     const bool left_to_autocast = term.rounding == Rounding::before_scale || term.rounding == Rounding::after_scale;
     const bool casts = !(left_to_autocast && lowered);
-    // A later term sees the layer's input after the casts of the earlier ones.
-    if (casts) input = to(input, term.A.dtype());
+    const Tensor rows = term.rows.empty() ? Tensor() : row_numbers(term.rows, result.device());
+    // A later term sees the layer's input after the casts of the earlier ones, unless these are for other rows.
+    if (casts && !rows.defined()) input = to(input, term.A.dtype());
     Tensor own = term.x;
-    if (own.defined()) own = casts ? to(own, term.A.dtype()) : own;
-    else own = term.rows.defined() ? index_select(flat_rows(input), 0, term.rows) : input;
+    if (!own.defined()) own = rows.defined() ? index_select(flat_rows(x), 0, rows) : input;
+    if (casts) own = to(own, term.A.dtype());
     // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r] instead of
     // one over [.., out].
     const bool narrow = !lowered && !is_half(term.A.dtype()) && !term.bias.defined() &&
@@ -55,7 +64,7 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
     if (term.rounding == Rounding::before_scale && casts) share = to(share, before);
     if (!narrow) share = scaled(share, term.scale);
     if (term.rounding == Rounding::after_scale && casts) share = to(share, before);
-    result = accumulate(result, share, term.rows);
+    result = accumulate(result, share, rows);
     if (term.rounding == Rounding::per_adapter) result = to(result, before);
     once = once || term.rounding == Rounding::once;
   }

@@ -15,6 +15,13 @@ enum class Rounding {
   after_scale,   // AdaLoRA on GPTQ, mixed batches: outside autocast the scaled delta is cast, then added in the base's dtype
 };
 
+/// Rows [begin, end) of a flattened input.
+struct RowRange {
+  std::int64_t begin, end;
+};
+/// The numbers of all of them, one range after the other: i64, for index_select and index_add.
+Tensor row_numbers(std::span<const RowRange> rows, Device device);
+
 /// One adapter's share: y += scale · (x Aᵀ Bᵀ + bias).
 struct LowRankTerm {
   Tensor x = {};     // this term's own input (dropped out, pooled, gathered rows); undefined: the layer's input
@@ -23,7 +30,7 @@ struct LowRankTerm {
   Tensor bias = {};  // [out] or undefined
   double scale = 1;
   Rounding rounding = Rounding::once;
-  Tensor rows = {};  // i64 [n]: which rows of the flattened input this term is for; undefined: all
+  std::vector<RowRange> rows = {};  // which this term is for, in the order of an input of its own; empty: all
 };
 
 class LinearBase : public Module {

@@ -35,6 +35,13 @@ View columns_of(const View& m, std::int64_t begin, std::int64_t end) {
   return part;
 }
 
+View rows_of(const View& m, const quant::LowRank& term) {
+  View part = m;
+  part.data = static_cast<char*>(m.data) + term.first_row * m.strides[0] * size_of(m.dtype);
+  part.sizes[0] = term.u.sizes[0];
+  return part;
+}
+
 Dequantize piece_of(const Packed& w, const View& to, bool by_channel, std::int64_t row_begin, std::int64_t row_end,
                     std::int64_t column_begin, std::int64_t column_end) {
   return {static_cast<const std::uint8_t*>(w.codes->data()),
@@ -75,6 +82,22 @@ void add_bias(const View& x, const View& bias, const View& y) {
                   bias.strides[0]};
   with_floating(x.dtype, "add_bias", [&]<class A>() {
     launch({"quantized", fmt::format("add_bias{}", suffix<A>)}, blocks_for(a.rows * a.columns), block_threads, a);
+  });
+}
+
+void join(const View& share, const quant::LowRank& term, const View& y) {
+  const JoinShare j{share.data,
+                    y.data,
+                    share.dtype,
+                    y.dtype,
+                    term.join,
+                    term.factor(),
+                    y.sizes[0],
+                    y.sizes[1],
+                    {share.strides[0], share.strides[1]},
+                    {y.strides[0], y.strides[1]}};
+  with_floating(share.dtype, "join_share", [&]<class A>() {
+    launch({"quantized", fmt::format("join_share{}", suffix<A>)}, blocks_for(j.rows * j.columns), block_threads, j);
   });
 }
 
@@ -125,18 +148,29 @@ void backward(const Packed& w, const View& dy, const View& dx) {
 
 void chunked_product(const Problem& problem) {
   const auto multiply = problem.transposed ? backward : forward;
-  if (!problem.bias && problem.terms.empty()) return multiply(problem.weight, problem.x, problem.y);
-  // Bias and terms are added before the result is rounded.
   const DType wide = problem.y.dtype == DType::f64 ? DType::f64 : DType::f32;
-  const Dense sum(problem.y, wide);
-  multiply(problem.weight, problem.x, sum.view());
-  for (const quant::LowRank& term : problem.terms) {
-    const Dense share(problem.y, wide);
-    matmul(term.u, term.v, share.view());
-    binary(BinaryOp::add, sum.view(), share.view(), sum.view());
+  const auto each_share = [&](auto&& take) {
+    for (const quant::LowRank& term : problem.terms) {
+      const Dense share(rows_of(problem.y, term), wide);
+      matmul(term.u, term.v, share.view());
+      take(share.view(), term);
+    }
+  };
+  const bool summed = !problem.terms.empty() && !problem.joins_rounded();
+  if (problem.bias || summed) {  // they are added before the result is rounded
+    const Dense sum(problem.y, wide);
+    multiply(problem.weight, problem.x, sum.view());
+    if (summed)
+      each_share([&](const View& share, const quant::LowRank& term) {
+        const View to = rows_of(sum.view(), term);
+        binary(BinaryOp::add, to, share, to);
+      });
+    if (problem.bias) add_bias(sum.view(), *problem.bias, problem.y);
+    else copy(sum.view(), problem.y);
+  } else {
+    multiply(problem.weight, problem.x, problem.y);
   }
-  if (problem.bias) add_bias(sum.view(), *problem.bias, problem.y);
-  else copy(sum.view(), problem.y);
+  if (!summed) each_share([&](const View& share, const quant::LowRank& term) { join(share, term, rows_of(problem.y, term)); });
 }
 
 }  // namespace graft::cuda

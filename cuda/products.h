@@ -18,13 +18,13 @@ struct Product {
 /// Preferred first; the last one takes every problem.
 std::span<const Product> products();
 
-/// Up to 32 rows of bf16 or f16 and 8 terms, forward.
+/// Up to 32 rows of bf16 or f16 and 32 terms, forward.
 bool is_skinny(const quant::Problem& problem);
 void skinny_product(const quant::Problem& problem);
 
 void chunked_product(const quant::Problem& problem);
 
-// Half types and up to 16 terms, through tiles that are dequantized in shared memory; for what is not skinny. The kernels take any number
+// Half types and up to 32 terms, through tiles that are dequantized in shared memory; for what is not skinny. The kernels take any number
 // of rows.
 bool supports_tiled_sm80(const quant::Problem& problem);
 void tiled_product_sm80(const quant::Problem& problem);

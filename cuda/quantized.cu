@@ -1,9 +1,8 @@
 // Packed weights made dense, piece by piece, for the products of cuBLASLt.
 #include <cmath>
 
-#include "graft/cuda/elements.cuh"
+#include "graft/cuda/joins.cuh"
 #include "graft/cuda/quantized.h"
-#include "graft/quant/kernels.h"
 
 namespace graft::cuda {
 namespace {
@@ -52,6 +51,16 @@ __device__ void add_bias(const AddBias& a) {
   }
 }
 
+template <class A>
+__device__ void join_share(const JoinShare& j) {
+  for (std::int64_t at = first_index(); at < j.rows * j.columns; at += index_step()) {
+    const std::int64_t row = at / j.columns, column = at % j.columns;
+    const std::int64_t to = row * j.y_strides[0] + column * j.y_strides[1];
+    const A sum = load<A>(j.share, j.share_dtype, row * j.share_strides[0] + column * j.share_strides[1]);
+    store_same<A>(j.y, j.y_dtype, to, load<A>(j.y, j.y_dtype, to) + joining(sum, j.join, static_cast<A>(j.factor), j.y_dtype));
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -60,6 +69,8 @@ __global__ void dequantize_f64(const __grid_constant__ Dequantize d) { dequantiz
 __global__ void dequantize_f32(const __grid_constant__ Dequantize d) { dequantize<float>(d); }
 __global__ void add_bias_f64(const __grid_constant__ AddBias a) { add_bias<double>(a); }
 __global__ void add_bias_f32(const __grid_constant__ AddBias a) { add_bias<float>(a); }
+__global__ void join_share_f64(const __grid_constant__ JoinShare j) { join_share<double>(j); }
+__global__ void join_share_f32(const __grid_constant__ JoinShare j) { join_share<float>(j); }
 
 __global__ void spread_columns(const __grid_constant__ Spread s) {
   for (std::int64_t at = first_index(); at < s.rows * s.columns; at += index_step()) {

@@ -1,7 +1,7 @@
 // Arguments of the kernels in quantized.cu.
 #pragma once
 
-#include "graft/core/view.h"
+#include "graft/quant/kernels.h"
 
 namespace graft::cuda {
 
@@ -27,6 +27,17 @@ struct AddBias {
   DType x_dtype, bias_dtype, y_dtype;
   std::int64_t rows, columns;
   std::int64_t x_strides[2], y_strides[2], bias_stride;
+};
+
+/// y = y + what a share joins it with.
+struct JoinShare {
+  const void* share;
+  void* y;
+  DType share_dtype, y_dtype;
+  quant::Join join;
+  double factor;
+  std::int64_t rows, columns;
+  std::int64_t share_strides[2], y_strides[2];
 };
 
 /// y[…, channel of row r] = x[…, r − row_begin]; fillings go nowhere.

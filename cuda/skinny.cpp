@@ -33,7 +33,7 @@ bool has_vectors(const quant::Problem& problem) {
 bool is_skinny(const quant::Problem& problem) {
   const quant::Packed& w = problem.weight;
   return !problem.transposed && is_half(problem.x.dtype) && problem.m() >= 1 && problem.m() <= most_rows &&
-         decltype(Skinny::added)::holds(problem) && slabs(w) <= Skinny::most_slabs && w.rows < std::int64_t{1} << 30 &&
+         Added::holds(problem) && slabs(w) <= Skinny::most_slabs && w.rows < std::int64_t{1} << 30 &&
          units_per_slab(w) * slabs(w) < INT32_MAX &&
          static_cast<std::size_t>(shared_layout(w.bits, row_tiles_of(problem)).bytes) <= properties().most_shared;
 }
@@ -54,8 +54,11 @@ void skinny_product(const quant::Problem& problem) {
   p.affine = w.affine, p.by_vectors = has_vectors(problem);
   p.added.take(problem);
   const int row_tiles = row_tiles_of(problem), blocks = blocks_of(p.units, row_tiles);
-  const Scratch sums(sizeof(float) * slab * static_cast<std::size_t>(p.m * meetings(blocks, static_cast<int>(slabs(w)))));
-  p.sums = static_cast<float*>(sums.data());
+  const std::int64_t sums = std::int64_t{slab} * p.m * meetings(blocks, static_cast<int>(slabs(w)));
+  const std::int64_t shares = p.added.joins_rounded ? slab * p.added.term_rows * slabs(w) : 0;
+  const Scratch memory(sizeof(float) * static_cast<std::size_t>(sums + shares));
+  p.sums = static_cast<float*>(memory.data());
+  if (shares) p.shares = p.sums + sums;
   launch({"skinny", fmt::format("skinny_{}_{}_bits_{}", x.dtype, w.bits, 8 * row_tiles)}, {blocks}, threads, p,
          static_cast<std::size_t>(shared_layout(w.bits, row_tiles).bytes));
 }

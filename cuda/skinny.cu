@@ -4,6 +4,7 @@
 // made of codes as they are, exactly, with what they were raised by taken off with the sum of x afterwards: a weight is not rounded.
 // Blocks have equal shares of all units. Those that meet in a slab leave their sums in memory, and the last to come adds them up, by
 // number: who comes last does not matter.
+#include "graft/cuda/joins.cuh"
 #include "graft/cuda/skinny_stage.cuh"
 #include "graft/cuda/skinny_sums.cuh"
 
@@ -60,8 +61,35 @@ __device__ void add_terms(const Skinny& p, const Walk& walk, Sums& sums, char* s
   }
 }
 
-/// The sums of all blocks that meet in a slab, in their order, and the bias. A thread has a column; one block does this while others have
-/// ended, so that what counts is how many loads are under way.
+__device__ float* shares_of(const Skinny& p, int slab_index, const Term& term) {
+  return p.shares + (static_cast<std::int64_t>(slab_index) * p.added.term_rows + term.rows_before) * slab;
+}
+
+/// Terms that join a rounded result: their whole sums, for as many of the slab's columns as the block's share of its units comes to. A sum
+/// is one thread's, so that what it joins with is known at once.
+__device__ void make_shares(const Skinny& p, const Walk& walk) {
+  const int begin = share_begin(slab, p.units_per_slab, walk.first),
+            columns = share_begin(slab, p.units_per_slab, walk.end) - begin;
+#pragma unroll 1
+  for (int i = 0; i < p.added.terms; ++i) {
+    const Term& term = p.added.term[i];
+    float* shares = shares_of(p, walk.slab_index, term);
+#pragma unroll 1
+    for (int at = static_cast<int>(threadIdx.x); at < term.rows * columns; at += threads) {
+      const int row = at / columns, in_slab = begin + at % columns, column = walk.slab_index * slab + in_slab;
+      if (column >= p.out) continue;
+      float sum = 0;
+#pragma unroll 4
+      for (int r = 0; r < term.rank; ++r)
+        sum = fmaf(narrow_element(term.u, term.u_dtype, row * term.u_strides[0] + r * term.u_strides[1]),
+                   narrow_element(term.v, term.v_dtype, r * term.v_strides[0] + column * term.v_strides[1]), sum);
+      shares[row * slab + in_slab] = joining(sum, term.join, term.factor, p.y_dtype);
+    }
+  }
+}
+
+/// The sums of all blocks that meet in a slab, in their order, the bias, and what joins them when they are rounded. A thread has a column; one
+/// block does this while others have ended, so that what counts is how many loads are under way.
 template <int rows, int blocks>  // at once
 __device__ void add_up(const Skinny& p, int slab_index, int first, int last) {
   const int column = slab_index * slab + static_cast<int>(threadIdx.x);
@@ -85,8 +113,23 @@ __device__ void add_up(const Skinny& p, int slab_index, int first, int last) {
         for (int j = 0; j < rows; ++j) sum[j] += block + i <= last ? part[i][j] : 0.0f;
     }
 #pragma unroll
+    for (int j = 0; j < rows; ++j) sum[j] += bias;
+#pragma unroll 1
+    for (int i = 0; i < (p.shares ? p.added.terms : 0); ++i) {
+      const Term& term = p.added.term[i];
+      const int first = row - term.first_row;
+      if (first + rows <= 0 || first >= term.rows) continue;
+      const float* shares = shares_of(p, slab_index, term) + threadIdx.x;
+      float share[rows];
+#pragma unroll
+      for (int j = 0; j < rows; ++j) share[j] = __ldcg(shares + min(max(first + j, 0), term.rows - 1) * slab);
+#pragma unroll
+      for (int j = 0; j < rows; ++j)
+        if (first + j >= 0 && first + j < term.rows) sum[j] = rounded(sum[j], p.y_dtype) + share[j];
+    }
+#pragma unroll
     for (int j = 0; j < rows; ++j)
-      if (row + j < p.m) store_narrow(p.y, p.y_dtype, (row + j) * p.y_strides[0] + column * p.y_strides[1], sum[j] + bias);
+      if (row + j < p.m) store_narrow(p.y, p.y_dtype, (row + j) * p.y_strides[0] + column * p.y_strides[1], sum[j]);
   }
 }
 
@@ -103,7 +146,8 @@ __device__ void product(const Skinny& p) {
     const Walk walk(p, at, end);
     at += walk.end - walk.first;
     Sums<bits, T, row_tiles> sums(p, walk.slab_index, shared);
-    add_terms(p, walk, sums, shared);
+    if (p.shares) make_shares(p, walk);
+    else add_terms(p, walk, sums, shared);
 #pragma unroll 1
     for (int u = walk.first; u < walk.end; u += staged_units(row_tiles)) {
       const int units = min(staged_units(row_tiles), walk.end - u);

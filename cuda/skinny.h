@@ -14,14 +14,15 @@ struct Skinny {
   const std::int32_t* places;  // channel and group of each row
   const void* x;
   void* y;
-  float* sums;  // [meetings][m][slab]
+  float* sums;    // [meetings][m][slab]
+  float* shares;  // [slabs][rows of all terms][slab], of terms that join a rounded result; else null
   std::int64_t x_strides[2], y_strides[2];
   int m, in, out, rows, columns;
   int units, units_per_slab;  // the whole product's, a slab's
   bool affine;
   bool by_vectors;  // 16 bytes of a row of x are aligned and belong to consecutive rows of W
   DType y_dtype;
-  Added<8> added;
+  Added added;
 };
 
 }  // namespace graft::cuda

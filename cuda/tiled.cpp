@@ -77,7 +77,7 @@ bool fits(const Problem& problem, const Kind& kind) {
   const Packed& w = problem.weight;
   constexpr std::int64_t most = std::int64_t{1} << 30;
   return is_half(problem.x.dtype) && problem.m() > 0 && w.in > 0 && w.out > 0 && problem.m() < most && w.rows < most &&
-         w.columns < most && decltype(TiledProduct::added)::holds(problem) &&
+         w.columns < most && Added::holds(problem) && (!problem.joins_rounded() || problem.y.dtype == problem.x.dtype) &&
          kind.shared(kind.wide.rows, w.bits) <= properties().most_shared;
 }
 

@@ -58,7 +58,7 @@ __device__ inline void product(const TiledProduct& p) {
         for (int j = 0; j < J; ++j) multiply<H>(sums.at[i][j], a[i].at, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
     }
   }
-  sums.template finish<backward, rows>(p, at, warp_owner(lane(), row, column, 16), thread, memory);
+  sums.template finish<H, backward, rows>(p, at, warp_owner(lane(), row, column, 16), thread, memory);
 }
 
 }  // namespace

@@ -29,6 +29,14 @@ __device__ inline std::uint32_t rounded(float low, float high) {
   else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
+/// The same two values again.
+template <class H>
+__device__ inline float2 widened(std::uint32_t both) {
+  if constexpr (std::is_same_v<H, bf16>) return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u)};
+  f16 low, high;
+  low.bits = static_cast<std::uint16_t>(both), high.bits = static_cast<std::uint16_t>(both >> 16);
+  return {widen(low), widen(high)};
+}
 
 /// A thread's share in copying a tile of x: the same 16-byte column of some rows.
 template <int rows, int threads>
@@ -196,10 +204,10 @@ struct Sums {
     return true;
   }
 
-  /// A term's share, in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and [rank][column].
+  /// A term's share of its rows from `first_row` on, in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and
+  /// [rank][column].
   template <int rows, class Channel>
-  __device__ void add(const TiledProduct& p, const Term& term, int first_row, const Owner& owner, int thread, Channel channel,
-                      unsigned char* memory) {
+  __device__ void add(const Term& term, int first_row, const Owner& owner, int thread, Channel channel, unsigned char* memory) {
     auto* u = reinterpret_cast<float*>(memory);
     float* v = u + term_ranks * rows;
     for (int rank = 0; rank < term.rank; rank += term_ranks) {
@@ -209,7 +217,7 @@ struct Sums {
         const int row = first_row + i / ranks;
         const std::int64_t r = rank + i % ranks;
         u[i % ranks * rows + i / ranks] =
-            row < p.m ? load<float>(term.u, term.u_dtype, row * term.u_strides[0] + r * term.u_strides[1]) : 0;
+            row >= 0 && row < term.rows ? load<float>(term.u, term.u_dtype, row * term.u_strides[0] + r * term.u_strides[1]) : 0;
       }
       for (int i = thread; i < width * ranks; i += threads) {
         const int to = channel(i % width);
@@ -235,8 +243,51 @@ struct Sums {
     }
   }
 
+  /// change(sum, next sum, number, i, h) for all pairs of neighbouring results, in row owner.row_of(i, h).
+  template <class Change>
+  __device__ void each_pair(Change change) {
+#pragma unroll
+    for (int n = 0; n < 2 * I * J; ++n) {
+      float* pair = at[n / 2 / J][n / 2 % J] + n % 2 * 2;
+      change(pair[0], pair[1], n, n / 2 / J, n % 2);
+    }
+  }
+
+  /// The terms' shares. For one with a sum of its own (quant::Join) the result so far is rounded and put aside.
+  template <class H, int rows, class Channel>
+  __device__ void add_terms(const TiledProduct& p, int first_row, const Owner& owner, int thread, Channel channel,
+                            unsigned char* memory) {
+    auto* aside = reinterpret_cast<std::uint32_t*>(memory + term_bytes(rows)) + thread;  // [pair][thread]
+    for (int t = 0; t < p.added.terms; ++t) {
+      const Term& term = p.added.term[t];
+      const int first = first_row - term.first_row;  // of the term's rows
+      if (first + rows <= 0 || first >= term.rows) continue;
+      if (p.added.joins_rounded)
+        each_pair([&](float& a, float& b, int n, int, int) {
+          aside[n * threads] = rounded<H>(a, b);
+          a = b = 0;
+        });
+      add<rows>(term, first, owner, thread, channel, memory);
+      if (!p.added.joins_rounded) continue;
+      const bool rounds = term.join != quant::Join::added;
+      unsigned owns = 0;  // which of this thread's rows are the term's
+#pragma unroll
+      for (int i = 0; i < 2 * I; ++i) {
+        const int row = first + owner.row_of(i / 2, i % 2);
+        owns |= static_cast<unsigned>(row >= 0 && row < term.rows) << i;
+      }
+      each_pair([&](float& a, float& b, int n, int i, int h) {
+        const float2 share = widened<H>(rounded<H>(a, b));
+        const float2 scaled = widened<H>(rounded<H>(share.x * term.factor, share.y * term.factor));
+        const float2 result = widened<H>(aside[n * threads]);
+        const bool own = owns >> (2 * i + h) & 1;
+        a = result.x + (!own ? -0.0f : rounds ? scaled.x : a), b = result.y + (!own ? -0.0f : rounds ? scaled.y : b);
+      });
+    }
+  }
+
   /// Adds what there is to add, rounds and writes. `memory` is shared memory that nobody uses any more.
-  template <bool backward, int rows>
+  template <class H, bool backward, int rows>
   __device__ void finish(const TiledProduct& p, const Work& work, const Owner& owner, int thread, unsigned char* memory) {
     meet<1, threads>();
     if (!collect(p, work, thread, memory)) return;
@@ -247,20 +298,25 @@ struct Sums {
       if (result >= p.results) return -1;
       return backward ? p.places[2 * result] : result;
     };
-    for (int t = 0; t < p.added.terms; ++t) add<rows>(p, p.added.term[t], first_row, owner, thread, channel, memory);
+    if (p.added.bias)
+#pragma unroll
+      for (int j = 0; j < J; ++j)
+        for (int e = 0; e < 2; ++e) {
+          const int to = channel(owner.column_of(j) + e);
+          const float bias = to >= 0 ? load<float>(p.added.bias, p.added.bias_dtype, to * p.added.bias_stride) : 0;
+#pragma unroll
+          for (int i = 0; i < 2 * I; ++i) at[i / 2][j][i % 2 * 2 + e] += bias;
+        }
+    add_terms<H, rows>(p, first_row, owner, thread, channel, memory);
 #pragma unroll
     for (int j = 0; j < J; ++j) {
       const int to[2] = {channel(owner.column_of(j)), channel(owner.column_of(j) + 1)};
-      float bias[2] = {};
-      if (p.added.bias)
-        for (int e = 0; e < 2; ++e)
-          if (to[e] >= 0) bias[e] = load<float>(p.added.bias, p.added.bias_dtype, to[e] * p.added.bias_stride);
       const bool pair = p.y_in_pairs && to[0] >= 0 && to[0] % 2 == 0 && to[1] == to[0] + 1;
 #pragma unroll
       for (int i = 0; i < 2 * I; ++i) {
         const int row = first_row + owner.row_of(i / 2, i % 2);
         const float* from = at[i / 2][j] + i % 2 * 2;
-        if (row < p.m) write(p, row, to, from[0] + bias[0], from[1] + bias[1], pair);
+        if (row < p.m) write(p, row, to, from[0], from[1], pair);
       }
     }
   }

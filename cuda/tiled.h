@@ -29,7 +29,7 @@ struct TiledProduct {
   DType y_dtype;
   bool y_in_pairs;  // two neighbouring results are one aligned piece of memory
   std::int64_t y_strides[2];
-  Added<16> added;
+  Added added;
 };
 
 /// to [m, columns] = x [m, channels] in the order of the packed rows; fillings are 0.
@@ -44,6 +44,8 @@ struct ArrangeColumns {
 namespace tiles {
 
 inline constexpr int term_ranks = 16;  // of a term, at a time
+/// What they take of shared memory.
+constexpr int term_bytes(int rows) { return term_ranks * (rows + width) * static_cast<int>(sizeof(float)); }
 
 // The kernel of sm_80: `stages` of x and codes, and the weights of one. In bytes from the beginning of shared memory.
 struct Shared80 {

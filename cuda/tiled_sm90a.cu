@@ -142,7 +142,7 @@ __device__ inline void consume(const TiledProduct& p, const Work& at, const Shar
   }
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   const Owner owner = warp_owner(lane(), row + thread % group_threads / warp * 16, 0, 64);
-  sums.template finish<backward, rows>(p, at, owner, thread, memory);
+  sums.template finish<H, backward, rows>(p, at, owner, thread, memory);
 }
 
 template <class H, bool backward, int rows>

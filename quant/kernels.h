@@ -2,6 +2,7 @@
 // copy of them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -76,17 +77,20 @@ enum class Join {
   rounded,  // y = fl(fl(x W) + fl(share))
   scaled,   // y = fl(fl(x W) + fl(scale · fl(share)))
 };
-/// A share u v of a product's result [m, n]: u [m, r], v [r, n], dtypes and strides as free as those of the product's own operands.
+/// A share u v of a product's result [m, n], or of some of its rows: u [m or fewer, r], v [r, n], dtypes and strides as free as those of
+/// the product's own operands.
 struct LowRank {
   View u, v;
-  Join join = Join::summed;  // all terms of a product are summed, or none
-  double scale = 1;          // of Join::scaled
+  Join join = Join::summed;    // all terms of a product are summed, or none
+  double scale = 1;            // of Join::scaled
+  std::int64_t first_row = 0;  // of the result's, which u's rows are from there on; the others are as if there were no such term
+  /// What a rounded share is multiplied with.
+  double factor() const { return join == Join::scaled ? scale : 1; }
 };
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
-/// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU terms are summed (NotImplementedError for
-/// others), and the weight is rounded once more, to half types that are multiplied as such, unless these are up to 32 rows of a forward
-/// product.
+/// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU the weight is rounded once more, to half types
+/// that are multiplied as such, unless these are up to 32 rows of a forward product.
 /// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error
 /// is that of the activations' rounding, at most 1/254 of the largest in the stretch each: some 1 % of a result's size, and compute_error
 /// (quant_linear.h) says how much for a layer and its input.
@@ -122,6 +126,12 @@ struct Problem {
   Compute compute = Compute::exact;  // of a forward product
   std::span<const Outer> outer = {};
   std::int64_t m() const { return x.sizes[0]; }
+  /// Whether terms join a rounded result. The bias is then rounded with the product.
+  bool joins_rounded() const { return !terms.empty() && terms.front().join != Join::summed; }
+  /// Whether every term is for all rows.
+  bool joins_all_rows() const {
+    return std::ranges::all_of(terms, [&](const LowRank& term) { return term.u.sizes[0] == m(); });
+  }
 };
 
 struct Row {

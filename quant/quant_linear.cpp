@@ -40,11 +40,12 @@ Tensor apply(const char* what, const Packed& weight, const Tensor& x, std::int64
 
 Tensor folded(const Tensor& x) { return reshape(x, {-1, x.dim(-1)}); }
 
-/// A share of a product's result, scale · (x Aᵀ) Bᵀ with A [r, from] and B [to, r].
+/// A share of a product's result, scale · (x Aᵀ) Bᵀ with A [r, from] and B [to, r]; only without gradients one of some rows.
 struct Term {
   Tensor A, B;
   double scale;
   Join join = Join::summed;
+  std::optional<RowRange> rows = {};
   /// The share before Bᵀ, [..., r], in the factors' dtype.
   Tensor narrow(const Tensor& x) const {
     const Tensor share = linear(to(x, A.dtype()), A);
@@ -64,7 +65,8 @@ Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Te
   const Tensor y = apply(what, *weight, x, from, to, [&](const View& in, const View& out) {
     std::vector<LowRank> shares;
     for (std::size_t i = 0; i < terms.size(); ++i)
-      shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view(), terms[i].join, terms[i].scale});
+      shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view(), terms[i].join, terms[i].scale,
+                        terms[i].rows ? terms[i].rows->begin : 0});
     const View added = bias.defined() ? bias.view() : View();
     if (transposed) backward(*weight, in, out, shares, outer);
     else forward(*weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
@@ -127,7 +129,7 @@ struct ProductRule {
               const std::vector<Tensor>& narrow)
       : weight(weight), transposed(transposed), wants_x(input.requires_grad()), x(saved(Tensor())) {
     for (std::size_t i = 0; i < from.size(); ++i) {
-      const auto& [A, B, scale, join] = from[i];
+      const auto& [A, B, scale, join, rows] = from[i];
       const bool wants_A = A.requires_grad(), wants_B = B.requires_grad();
       if (wants_A || wants_B) x = saved(input);
       terms.push_back({saved(A), saved(B), saved(wants_B ? narrow[i].detach() : Tensor()), scale, join, wants_A, wants_B});
@@ -230,13 +232,15 @@ Tensor QuantLinear::forward(const Tensor& x) const {
 }
 
 Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
+  constexpr std::size_t most_shares = 32;  // of one product; more would be one by one on a GPU
+  const bool differentiated = grad_enabled();
   const auto join = [&](const LowRankTerm& term) -> std::optional<Join> {
     const DType dtype = term.A.dtype();
-    if (dtype != term.B.dtype() || term.x.defined() || term.bias.defined() || term.rows.defined()) return {};
+    if (dtype != term.B.dtype() || term.x.defined() || term.bias.defined()) return {};
+    if (!term.rows.empty() && differentiated) return {};
     if (!is_half(x.dtype()) && x.dtype() == dtype) return Join::summed;
     if (!is_half(x.dtype()) || dtype != DType::f32) return {};
     if (compute_ == Compute::one_accumulator) return Join::summed;
-    if (!x.device().is_cpu()) return {};
     switch (term.rounding) {
       case Rounding::per_adapter: return Join::added;
       case Rounding::before_scale: return Join::scaled;
@@ -247,19 +251,23 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
   };
   std::vector<Term> joined;
   std::vector<Tensor> narrow;
+  std::size_t taken = 0;  // of the terms
   if (!autocast::dtype(x.device().type)) {
     const NoGrad unrecorded;
     for (const LowRankTerm& term : terms) {
       const std::optional<Join> how = join(term);
       if (!how) break;
-      joined.push_back({term.A, term.B, term.scale, *how});
+      ++taken;
+      if (term.rows.empty()) joined.push_back({term.A, term.B, term.scale, *how});
+      for (const RowRange& rows : term.rows) joined.push_back({term.A, term.B, term.scale, *how, rows});
     }
     // In half precision all or none: the gradients of x are summed before they are rounded.
-    if (is_half(x.dtype()) && joined.size() < terms.size()) joined.clear();
+    if ((is_half(x.dtype()) && taken < terms.size()) || joined.size() > most_shares) taken = 0, joined.clear();
     const Tensor input = joined.empty() ? x : to(x, joined.front().A.dtype());
-    for (const Term& term : joined) narrow.push_back(term.narrow(input));
+    for (const Term& term : joined)
+      narrow.push_back(term.narrow(term.rows ? slice(folded(input), 0, term.rows->begin, term.rows->end) : input));
   }
-  terms = terms.subspan(joined.size());
+  terms = terms.subspan(taken);
   const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, narrow, compute_);
   return terms.empty() ? y : low_rank_sum(y, x, terms);
 }

@@ -58,10 +58,11 @@ void LowRankPanels<T>::fill_gathered(const View& v, std::int64_t begin, std::int
 template <class T>
 void LowRankPanels<T>::add(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y,
                            std::int64_t ldy) const {
-  if (join_rounded(problem_)) return add_rounded(row, rows, column, columns, y, ldy);
+  if (problem_.joins_rounded()) return add_rounded(row, rows, column, columns, y, ldy);
   std::int64_t begin = 0;
   for (const LowRank& term : problem_.terms) {
-    share(term, begin, row, rows, column, columns, y, ldy, true);
+    if (const Rows own(term, row, rows); own.count > 0)
+      share(term, begin, own.first, own.count, column, columns, y + (term.first_row + own.first - row) * ldy, ldy, true);
     begin += term.u.sizes[1];
   }
 }
@@ -99,17 +100,19 @@ void LowRankPanels<T>::add_rounded(std::int64_t row, std::int64_t rows, std::int
   const cpu::Scratch<T> many(rows * columns > few ? rows * columns : 0);
   T* const shares = rows * columns > few ? many.get() : near;
   const DType dtype = problem_.y.dtype;
+  if (!bias_.empty())
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t j = 0; j < n; ++j) y[i * ldy + j] += bias_[static_cast<std::size_t>(column + j)];
   std::int64_t begin = 0;
   for (const LowRank& term : problem_.terms) {
-    share(term, begin, row, rows, column, columns, shares, columns, false);
-    for (std::int64_t i = 0; i < rows; ++i) {
-      T *to = y + i * ldy, *from = shares + i * columns;
-      if (begin == 0 && !bias_.empty())
-        for (std::int64_t j = 0; j < n; ++j) to[j] += bias_[static_cast<std::size_t>(column + j)];
+    const Rows own(term, row, rows);
+    if (own.count > 0) share(term, begin, own.first, own.count, column, columns, shares, columns, false);
+    for (std::int64_t i = 0; i < own.count; ++i) {
+      T *to = y + (term.first_row + own.first - row + i) * ldy, *from = shares + i * columns;
       round_to(dtype, to, n);
       if (term.join != Join::added) round_to(dtype, from, n);
-      if (term.join == Join::scaled && term.scale != 1) {
-        for (std::int64_t j = 0; j < n; ++j) from[j] *= static_cast<T>(term.scale);
+      if (const auto factor = static_cast<T>(term.factor()); factor != 1) {
+        for (std::int64_t j = 0; j < n; ++j) from[j] *= factor;
         round_to(dtype, from, n);
       }
       for (std::int64_t j = 0; j < n; ++j) to[j] += from[j];

@@ -11,11 +11,13 @@ template <class T>
 class LowRankPanels {
  public:
   LowRankPanels(const cpu::GemmKernels<T>& kernels, const Problem& problem) : kernels_(kernels), problem_(problem) {
-    if (join_rounded(problem)) bias_ = bias_of<T>(problem);
-    else
+    if (problem.joins_rounded()) bias_ = bias_of<T>(problem);
+    if (!joins_sums())
       for (const LowRank& term : problem.terms) depth_ += term.u.sizes[1];
   }
-  /// Of the terms that are summed with the product.
+  /// Whether terms join sums of the product alone, rather than being steps of its depth: they are rounded on their own, or for some rows.
+  bool joins_sums() const { return problem_.joins_rounded() || !problem_.joins_all_rows(); }
+  /// Of the terms that are steps of the product.
   std::int64_t depth() const { return depth_; }
   /// As cpu::Panels::fill, of u. Lanes are rows of the result.
   void fill_left(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const;
@@ -32,9 +34,16 @@ class LowRankPanels {
   bool as_it_lies(const LowRank& term, std::int64_t rows) const {
     return rows <= cpu::max_skinny && !gathered() && (term.v.strides[1] == 1 || (term.v.strides[0] == 1 && rows == 1));
   }
-  /// y = or += the share of one term, which begins at `begin` of the depth.
+  /// y = or += the share of one term, which begins at `begin` of the depth; rows are those of its u.
   void share(const LowRank& term, std::int64_t begin, std::int64_t row, std::int64_t rows, std::int64_t column,
              std::int64_t columns, T* y, std::int64_t ldy, bool accumulate) const;
+  /// A term's rows among [row, row + rows), counted from the first row of its u.
+  struct Rows {
+    std::int64_t first, count;
+    Rows(const LowRank& term, std::int64_t row, std::int64_t rows)
+        : first(std::max<std::int64_t>(row - term.first_row, 0)),
+          count(std::min(row + rows - term.first_row, term.u.sizes[0]) - first) {}
+  };
   void share_as_it_lies(const LowRank& term, std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y,
                         std::int64_t ldy, bool accumulate) const;
   void add_rounded(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y, std::int64_t ldy) const;
@@ -48,11 +57,11 @@ class LowRankPanels {
   std::vector<T> bias_;  // that is rounded with the product
 };
 
-/// add() for the blocked driver.
+/// LowRankPanels::add for the blocked driver.
 template <class T>
-class JoinRounded final : public cpu::Epilogue<T> {
+class JoinSums final : public cpu::Epilogue<T> {
  public:
-  explicit JoinRounded(const LowRankPanels<T>& terms) : terms_(terms) {}
+  explicit JoinSums(const LowRankPanels<T>& terms) : terms_(terms) {}
   void apply(std::int64_t row, std::int64_t column, std::int64_t rows, std::int64_t columns, T* c,
              std::int64_t ldc) const override {
     terms_.add(row, rows, column, columns, c, ldc);

@@ -138,8 +138,8 @@ void blocked(const Problem& problem, const cpu::GemmKernels<T>& kernels, const c
   std::vector<T> bias;
   cpu::Target<T> to = target<T>(problem, bias);
   const LowRankPanels<T> terms(kernels, problem);
-  const JoinRounded<T> join(terms);
-  if (join_rounded(problem)) to.epilogue = &join;
+  const JoinSums<T> join(terms);
+  if (terms.joins_sums()) to.epilogue = &join;
   const auto multiply = [&](std::int64_t columns, std::int64_t depth, const cpu::Panels<T>& left) {
     cpu::blocked_product<T>(kernels, problem.m(), columns, depth + terms.depth(),
                             Extended<T>(left, depth, terms, &LowRankPanels<T>::fill_left),
@@ -164,8 +164,8 @@ void run_rounded(const Problem& problem, Isa isa) {
   std::vector<float> no_bias;
   cpu::Target<float> to = target<float>(problem, no_bias);
   const LowRankPanels<float> terms(cpu::gemm_kernels<float>(isa), problem);
-  const JoinRounded<float> join(terms);
-  if (join_rounded(problem)) to.epilogue = &join;
+  const JoinSums<float> join(terms);
+  if (terms.joins_sums()) to.epilogue = &join;
   const View& dy = problem.x;
   const WeightPanels exact(*code_kernels(isa, problem.weight.bits), problem.weight, true);
   cpu::blocked_product<cpu::Pair>(

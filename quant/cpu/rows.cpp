@@ -63,7 +63,7 @@ constexpr Row dots_row(std::string_view name) {
 
 template <Isa isa>
 bool supports_rounded(const Problem& problem) {
-  return problem.transposed && problem.x.dtype == DType::bf16 && (problem.terms.empty() || join_rounded(problem)) &&
+  return problem.transposed && problem.x.dtype == DType::bf16 && (problem.terms.empty() || problem.joins_rounded()) &&
          cpu::pair_kernels(isa) != nullptr && code_kernels(isa, problem.weight.bits) != nullptr;
 }
 template <Isa isa>
@@ -109,12 +109,12 @@ void run(const char* what, const Problem& problem) {
         out);
   for (const LowRank& term : problem.terms) {
     const View &u = term.u, &v = term.v;
-    check(u.rank == 2 && v.rank == 2 && u.sizes[0] == x.sizes[0] && u.sizes[1] == v.sizes[0] && v.sizes[1] == out,
-          "{}: a term of {} by {} is not one of [{}, {}]", what, shape_of(u), shape_of(v), x.sizes[0], out);
-    check((term.join == Join::summed) == !join_rounded(problem), "{}: some terms are summed with the product, others are not",
+    check(u.rank == 2 && v.rank == 2 && term.first_row >= 0 && u.sizes[0] <= x.sizes[0] - term.first_row &&
+              u.sizes[1] == v.sizes[0] && v.sizes[1] == out,
+          "{}: a term of {} by {}, from row {} on, is not one of [{}, {}]", what, shape_of(u), shape_of(v), term.first_row,
+          x.sizes[0], out);
+    check((term.join == Join::summed) == !problem.joins_rounded(), "{}: some terms are summed with the product, others are not",
           what);
-    check<NotImplementedError>(term.join == Join::summed || problem.weight.device().is_cpu(),
-                               "{}: only terms that are summed with it are taken on {}", what, problem.weight.device());
     for (const View* view : {&u, &v})
       check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (x.dtype == DType::f64), "{}: {} meets {}",
                        what, x.dtype, view->dtype);
@@ -188,7 +188,7 @@ cpu::Target<T> target(const Problem& problem, std::vector<T>& bias) {
   const View& y = problem.y;
   cpu::Target<T> to{y.data, y.dtype, y.strides[0], y.strides[1], nullptr, nullptr};
   if (problem.transposed && !problem.weight.order.empty()) to.columns = problem.weight.order.data();
-  if (problem.bias && !join_rounded(problem)) {
+  if (problem.bias && !problem.joins_rounded()) {
     bias = bias_of<T>(problem);
     to.bias = bias.data();
   }

@@ -12,9 +12,6 @@ inline Shape shape_of(const View& view) { return Shape(std::span(view.sizes, sta
 Weights weights(const Packed& packed);
 const CodeKernels* code_kernels(Isa isa, int bits);
 
-/// Whether terms join a rounded result. The bias then goes with them.
-inline bool join_rounded(const Problem& problem) { return !problem.terms.empty() && problem.terms.front().join != Join::summed; }
-
 /// The bias as T; empty if there is none.
 template <class T>
 std::vector<T> bias_of(const Problem& problem);

@@ -262,6 +262,22 @@ TEST(Routing, SwitchedOffALayerIsItsBaseWhateverIsChosen) {
   }
 }
 
+// One product where nothing is recorded, and rows taken apart where it is.
+TEST(Routing, AMixedBatchIsTheSameWithGradients) {
+  for (const std::string format : {"gptq", "awq", "eetq"})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto model = model_with_two(format);
+      const MixedBatch mixed(*model, {"b", base_name, "a"});
+      const Tensor input = to(x, dtype), y = model->forward(input);
+      EXPECT_TRUE(y.requires_grad());
+      const NoGrad no_grad;
+      const Tensor wide = to(y, DType::f32), nothing = Tensor::zeros(y.shape());
+      EXPECT_LE(distance(to(model->forward(input), DType::f32), wide),
+                (dtype == DType::f32 ? 1e-5 : 0x1p-6) * distance(wide, nothing))
+          << format << " " << name(dtype);
+    }
+}
+
 TEST(Routing, MethodsAndRanksMixInOneBatch) {
   for (const auto& format : test::formats) {
     SCOPED_TRACE(format);

@@ -80,6 +80,7 @@ struct Served {
     return bits(layer->forward(x));
   }
   Bits mixed(const Names& names) const {
+    const NoGrad no_grad;  // as it is served: with gradients, sums have another order
     const adapters::RoutingGuard guard({names, true});
     return bits(layer->forward(x));
   }

@@ -82,8 +82,8 @@ TEST_F(LowRank, RowsReceiveTheirTermOnly) {
   const Tensor x = random({2, 3, 6}), y0 = random({2, 3, 4});
   for (const bool own : {false, true}) {
     LowRankTerm t = term(Rounding::once, 2);
-    t.rows = Tensor::from(std::vector<std::int64_t>{4, 1}, {2});
-    if (own) t.x = index_select(reshape(x, {6, 6}), 0, t.rows);
+    t.rows = {{4, 5}, {1, 2}};
+    if (own) t.x = index_select(reshape(x, {6, 6}), 0, row_numbers(t.rows, x.device()));
     const Tensor all = reshape(plain(t, x) * 2.0, {6, 4}), y = reshape(low_rank_sum(y0, x, {&t, 1}), {6, 4}),
                  before = reshape(y0, {6, 4});
     for (std::int64_t row = 0; row < 6; ++row) {
@@ -102,7 +102,7 @@ TEST_F(LowRank, IsDifferentiableInEverything) {
     for (const bool some : {false, true}) {
       const auto f = [&](std::span<const Tensor> in) {
         LowRankTerm t{.A = in[2], .B = in[3], .bias = in[4], .scale = 0.5, .rounding = rounding};
-        if (some) t.rows = Tensor::from(std::vector<std::int64_t>{5, 0}, {2});
+        if (some) t.rows = {{4, 6}, {0, 1}};
         return Linear(in[1]).forward(in[0], {&t, 1});
       };
       const auto result = gradcheck(f, inputs, {.second_order = true});

@@ -184,12 +184,12 @@ TEST(GpuSkinny, OtherProblemsAreNotItsOwn) {
            "few rows, weights streamed";
   };
   EXPECT_TRUE(is_its(32, DType::bf16));
-  EXPECT_TRUE(is_its(1, DType::f16, false, 8));
+  EXPECT_TRUE(is_its(1, DType::f16, false, 32));
   EXPECT_FALSE(is_its(33, DType::bf16));
   EXPECT_FALSE(is_its(4, DType::f32));
   EXPECT_FALSE(is_its(4, DType::f64));
   EXPECT_FALSE(is_its(4, DType::f16, true));
-  EXPECT_FALSE(is_its(4, DType::bf16, false, 9)) << "more terms than the kernel's argument holds";
+  EXPECT_FALSE(is_its(4, DType::bf16, false, 33)) << "more terms than the kernel's argument holds";
 }
 
 }  // namespace

@@ -213,9 +213,10 @@ TEST(TileMaps, SharedMemory) {
       EXPECT_EQ(Shared90(256, bits).codes(stage) % 16, 0);
     }
   }
-  // Factors of terms take the place of the stages.
-  EXPECT_LE(term_ranks * (128 + width) * 4, Shared80(128, 2).total());
-  EXPECT_LE(term_ranks * (64 + width) * 4, Shared80(64, 2).total());
+  // Factors of terms take the place of the stages, and so does the result that their shares join.
+  const auto added_bytes = [](int rows) { return term_bytes(rows) + rows * width * 2; };
+  for (const int rows : {64, 128}) EXPECT_LE(added_bytes(rows), Shared80(rows, 2).total());
+  for (const int rows : {64, 256}) EXPECT_LE(added_bytes(rows), Shared90(rows, 2).total());
 }
 
 }  // namespace

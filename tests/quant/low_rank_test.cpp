@@ -1,66 +1,13 @@
-// Low-rank terms of half-precision layers: fused, they have the bits of the same orders of rounding composed of operations. Operands are
-// small whole numbers, so that every sum of a share is exact and only the orders of rounding are compared.
-#include <gtest/gtest.h>
-
-#include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
 #include "graft/core/parallel.h"
-#include "graft/quant/quant_linear.h"
-#include "graft/tests/quant/random_layer.h"
+#include "graft/tests/quant/fused_terms.h"
 
 #include "reference.h"
 
 namespace graft::quant {
 namespace {
 
-using quant::test::whole_numbers;
-
-constexpr Rounding orders[] = {Rounding::per_adapter, Rounding::before_scale, Rounding::after_scale};
-
-struct Adapters {
-  Tensor x, dy;
-  std::vector<Tensor> factors;  // A, B, A, B, …
-  std::vector<LowRankTerm> terms;
-
-  Adapters(const QuantLinear& layer, const Shape& leading, DType dtype, int count, int first_order) {
-    Shape in = leading, out = leading;
-    in.push_back(layer.in_features()), out.push_back(layer.out_features());
-    x = whole_numbers(in, dtype, 1);
-    dy = whole_numbers(out, dtype, 2);
-    x.set_requires_grad();
-    for (int i = 0; i < count; ++i) {
-      const std::int64_t r = 2 + 3 * i;
-      factors.push_back(whole_numbers({r, layer.in_features()}, DType::f32, static_cast<std::uint64_t>(3 + i)));
-      factors.push_back(whole_numbers({layer.out_features(), r}, DType::f32, static_cast<std::uint64_t>(13 + i)));
-    }
-    for (Tensor& factor : factors) factor.set_requires_grad();
-    for (int i = 0; i < count; ++i)
-      terms.push_back({.A = factors[static_cast<std::size_t>(2 * i)],
-                       .B = factors[static_cast<std::size_t>(2 * i + 1)],
-                       .scale = 0.75 + i,
-                       .rounding = orders[(first_order + i) % 3]});
-  }
-
-  std::vector<Tensor> wanted() const {
-    std::vector<Tensor> all{x};
-    all.insert(all.end(), factors.begin(), factors.end());
-    return all;
-  }
-  /// The result, and the gradients of x and of the factors.
-  std::vector<Tensor> run(const Tensor& y, const BackwardOptions& options = {}) const {
-    std::vector<Tensor> all = grad({&y, 1}, wanted(), {&dy, 1}, options);
-    all.insert(all.begin(), y);
-    return all;
-  }
-};
-
-void expect_same_bits(const std::vector<Tensor>& got, const std::vector<Tensor>& want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size());
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    EXPECT_EQ(got[i].dtype(), want[i].dtype());
-    EXPECT_EQ(got[i].to_vector<float>(), want[i].to_vector<float>()) << i << ", " << what;
-  }
-}
+using namespace test;
 
 TEST(LowRankTerms, FusedInHalfPrecisionTheyHaveTheBitsOfComposedOperations) {
   for (const Stored& stored : reference::one_of_each(256, 128)) {
@@ -130,6 +77,10 @@ TEST(LowRankTerms, WhatIsNotFusedFollowsComposed) {
     expect_same_bits(adapters.run(layer->forward(adapters.x, adapters.terms)),
                      adapters.run(low_rank_sum(layer->forward(adapters.x), adapters.x, adapters.terms)), once ? "once" : "bias");
   }
+}
+
+TEST(LowRankTerms, OfSomeRowsTheyAreOneProduct) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) expect_rows_fused(*make_layer(stored));
 }
 
 TEST(LowRankTerms, OneAccumulatorIsAskedForAndRoundsOnce) {
