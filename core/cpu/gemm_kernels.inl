@@ -254,10 +254,12 @@ void axpy_of(const typename V::Element* x, std::int64_t row_stride, std::int64_t
   }
 }
 
-// For few columns the sums stay in registers over the whole depth, in enough chains to hide the latency of a multiply-add.
+// For few columns the sums stay in registers over the whole depth, in enough chains to hide the latency of a multiply-add; b, which is read
+// once, is asked for early.
 template <class V, int Rows, int Vectors, class From>
 void axpy_narrow(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t depth,
                  const From* b, std::int64_t ldb, typename V::Element* y, std::int64_t ldy, bool accumulate) {
+  constexpr std::int64_t early = 48;
   constexpr int chains = Rows * Vectors >= 8 ? 1 : Rows * Vectors >= 4 ? 2 : 4;
   typename V::Reg sums[chains][Rows][Vectors];
   for (int i = 0; i < Rows; ++i)
@@ -266,6 +268,7 @@ void axpy_narrow(const typename V::Element* x, std::int64_t row_stride, std::int
       for (int c = 1; c < chains; ++c) sums[c][i][v] = V::zero();
     }
   const auto step = [&](std::int64_t d, int c) __attribute__((always_inline)) {
+    __builtin_prefetch(b + (d + early) * ldb);
     for (int v = 0; v < Vectors; ++v) {
       const typename V::Reg w = V::load(b + d * ldb + v * V::width);
       for (int i = 0; i < Rows; ++i) sums[c][i][v] = V::fma(V::set(x[i * row_stride + d * depth_stride]), w, sums[c][i][v]);
