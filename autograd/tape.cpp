@@ -122,8 +122,11 @@ struct Engine {
 
   BackwardOptions options;
   bool into_leaves;                           // backward(): add to grad() of leaves
-  std::unordered_map<Node*, Tensor> pending;  // gradients of nodes not yet visited
-  std::unordered_map<Node*, std::shared_ptr<Node>> keep;
+  struct Pending {
+    std::shared_ptr<Node> node;
+    Tensor dy;
+  };
+  std::unordered_map<Node*, Pending> pending;  // gradients of nodes not yet visited
   std::unordered_map<Node*, std::size_t> wanted;  // grad(): which node answers which input
   std::vector<Tensor> answers;
 
@@ -136,11 +139,10 @@ struct Engine {
   void arrive(const std::shared_ptr<Node>& node, Tensor dy) {
     auto [at, first] = pending.try_emplace(node.get());
     if (first) {
-      keep.emplace(node.get(), node);
       queue.push(node.get());
-      at->second = std::move(dy);
+      at->second = {node, std::move(dy)};
     } else {
-      at->second = add(at->second, dy);
+      at->second.dy = add(at->second.dy, dy);
     }
   }
 
@@ -148,15 +150,13 @@ struct Engine {
     autocast::Guard cpu(Device::Type::cpu, std::nullopt), cuda(Device::Type::cuda, std::nullopt);
     GradMode mode(options.create_graph);
     while (!queue.empty()) {
-      Node* node = queue.top();
+      const auto at = pending.find(queue.top());
+      const auto [node, dy] = std::move(at->second);
       queue.pop();
-      Tensor dy = std::move(pending.at(node));
-      pending.erase(node);
-      auto alive = std::move(keep.at(node));
-      keep.erase(node);
-      if (auto want = wanted.find(node); want != wanted.end()) answers[want->second] = dy;
+      pending.erase(at);
+      if (auto want = wanted.find(node.get()); want != wanted.end()) answers[want->second] = dy;
       if (node->entries.empty() && !node->spent) accumulate(*node, dy);
-      else differentiate(alive, dy);
+      else differentiate(node, dy);
     }
   }
 
