@@ -120,13 +120,14 @@ namespace {
 struct Engine {
   Engine(const BackwardOptions& options, bool into_leaves) : options(options), into_leaves(into_leaves) {}
 
-  BackwardOptions options;
-  bool into_leaves;                           // backward(): add to grad() of leaves
   struct Pending {
     std::shared_ptr<Node> node;
     Tensor dy;
   };
-  std::unordered_map<Node*, Pending> pending;  // gradients of nodes not yet visited
+
+  BackwardOptions options;
+  bool into_leaves;                               // backward(): add to grad() of leaves
+  std::unordered_map<Node*, Pending> pending;     // gradients of nodes not yet visited
   std::unordered_map<Node*, std::size_t> wanted;  // grad(): which node answers which input
   std::vector<Tensor> answers;
 

@@ -101,9 +101,9 @@ void forward(const Packed& weight, const View& x, const View* bias, const View& 
 struct Outer {
   View a, b, product;
 };
-/// All of them; ValueError for shapes that do not fit. Of few rows side by side, each a part at a time: a part of the work is the same part
-/// of every product's memory, so that a thread finds in its own caches what it wrote the last time, even in blocks that have changed
-/// places since.
+/// All of them; ValueError for shapes that do not fit, TypeError for dtypes. Of few rows side by side, each a part at a time: a part of the
+/// work is the same part of every product's memory, so that a thread finds in its own caches what it wrote the last time, even in blocks
+/// that have changed places since.
 void outer_products(std::span<const Outer> all, Device device);
 
 /// dx [m, in] = dy [m, out] · Wᵀ (+ terms), in the same way; but where the set multiplies pairs of bf16, more than a few rows of bf16 meet

@@ -18,13 +18,24 @@ constexpr std::int64_t line = 64 / sizeof(float);
 constexpr std::int64_t few_rows = 16;
 
 // Elements of b that stay in the first-level cache from one row of the product to the next, and columns that are few enough for several rows
-// at a time: long ones, often powers of two apart, are written at a third of the speed.
+// at a time, as in a shallow product (core/cpu/gemm_matmul.cpp).
 constexpr std::int64_t near = 4096, narrow = 256;
 
 }  // namespace
 
 OuterParts::OuterParts(std::span<const Outer> all, std::int64_t parts)
     : all_(fit(all) ? all : std::span<const Outer>()), parts_(parts), kernels_(cpu::gemm_kernels<float>(isa())) {}
+
+void check_operands(std::span<const Outer> all) {
+  for (const auto& [a, b, product] : all) {
+    check(a.rank == 2 && b.rank == 2 && product.rank == 2 && a.sizes[0] == b.sizes[0] && a.sizes[1] == product.sizes[0] &&
+              b.sizes[1] == product.sizes[1],
+          "outer product: {} and {} do not make {}", shape_of(a), shape_of(b), shape_of(product));
+    for (const View* view : {&a, &b, &product})
+      check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (product.dtype == DType::f64),
+                       "outer product: {} meets {}", view->dtype, product.dtype);
+  }
+}
 
 bool OuterParts::fit(std::span<const Outer> all) {
   return std::ranges::all_of(all, [](const Outer& outer) {
@@ -69,11 +80,7 @@ void OuterParts::run(std::int64_t part) const {
 void outer_products(std::span<const Outer> all, Device device) {
   constexpr std::int64_t parts = 4;
   if (all.empty()) return;
-  for (const auto& [a, b, product] : all) {
-    check(a.rank == 2 && b.rank == 2 && product.rank == 2 && a.sizes[0] == b.sizes[0] && a.sizes[1] == product.sizes[0] &&
-              b.sizes[1] == product.sizes[1],
-          "outer product: {} and {} do not make {}", shape_of(a), shape_of(b), shape_of(product));
-  }
+  check_operands(all);
   if (device.is_cpu() && OuterParts::fit(all)) {
     const OuterParts outer(all, parts);
     return parallel_for(parts, [&](std::int64_t part) { outer.run(part); });

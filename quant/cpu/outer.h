@@ -6,6 +6,9 @@
 
 namespace graft::quant {
 
+/// ValueError for shapes that do not fit, TypeError for dtypes.
+void check_operands(std::span<const Outer> all);
+
 class OuterParts {
  public:
   /// None of them if not all of them fit.

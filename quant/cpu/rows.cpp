@@ -120,6 +120,7 @@ void run(const char* what, const Problem& problem) {
                        what, x.dtype, view->dtype);
   }
   const Device device = problem.weight.device();
+  check_operands(problem.outer);
   for (const Outer& outer : problem.outer)
     check(outer.a.sizes[0] == problem.m(), "{}: an outer product of {} rows beside one of {}", what, outer.a.sizes[0], problem.m());
   if (problem.m() == 0) return outer_products(problem.outer, device);

@@ -46,6 +46,7 @@ struct Operands {
 };
 
 TEST(OuterProducts, BesideAGradientInEveryRow) {
+  int taken = 0;
   for (const auto& [in, out] : {std::pair{300, 70}, {128, 64}, {40, 520}, {1, 1}, {129, 127}}) {
     const auto packed = pack(layer({in, out, 4, 32, Grouping::in_order, in == 300}));
     for (const Row& row : rows()) {
@@ -60,11 +61,13 @@ TEST(OuterProducts, BesideAGradientInEveryRow) {
             const Problem problem{.weight = *packed, .transposed = true, .x = dy.view(), .y = dx.view(), .outer = outer};
             if (!row.takes_outer || !row.supports(problem)) continue;
             row.run(problem);
+            ++taken;
             const auto what = fmt::format("{} {} × {} m {} r {} {}", row.name, in, out, m, r, dtype);
             A.expect_right(what), B.expect_right(what);
           }
     }
   }
+  EXPECT_GT(taken, 0);
 }
 
 TEST(OuterProducts, OfEveryDtypeAndLayout) {
@@ -124,6 +127,23 @@ TEST(OuterProducts, RefusesWhatDoesNotFit) {
         backward(*packed, dy.view(), dx.view(), {}, {&outer, 1});
       },
       "an outer product of 2 rows beside one of 3");
+  // Before anything is written.
+  const Guarded two(DType::f32, {2, 8}, {8, 1}), result(DType::f32, {2, 32}, {32, 1});
+  const auto before = result.values();
+  outer.product = rows.outer().a;
+  graft::test::expect_error<ValueError>(
+      [&] {
+        backward(*packed, two.view(), result.view(), {}, {&outer, 1});
+      },
+      "outer product: [2, 3] and [2, 4] do not make [3, 3]");
+  outer = good.outer();
+  outer.b.dtype = DType::i64;
+  graft::test::expect_error<TypeError>(
+      [&] {
+        backward(*packed, two.view(), result.view(), {}, {&outer, 1});
+      },
+      "outer product: i64 meets f32");
+  EXPECT_EQ(result.values(), before);
 }
 
 }  // namespace
