@@ -71,16 +71,18 @@ Tensor permute(const Tensor& x, std::span<const int> order) {
         x.shape());
   Shape shape = x.shape();
   Strides strides = x.strides();
-  std::vector<int> back(order.size(), -1);
+  std::array<int, max_rank> back;
+  back.fill(-1);
   for (int i = 0; i < rank; ++i) {
     const int from = wrap_dim(order[static_cast<std::size_t>(i)], rank, "permute");
-    check(back[static_cast<std::size_t>(from)] < 0, "permute: dimension {} is named twice", from);
-    back[static_cast<std::size_t>(from)] = i;
+    int& to = back[static_cast<std::size_t>(from)];
+    check(to < 0, "permute: dimension {} is named twice", from);
+    to = i;
     shape[i] = x.shape()[from];
     strides[i] = x.strides()[from];
   }
-  return record("permute", x.alias(shape, strides, x.offset())).wrt(x, [back = std::move(back)](const Tensor& dy) {
-    return permute(dy, back);
+  return record("permute", x.alias(shape, strides, x.offset())).wrt(x, [back](const Tensor& dy) {
+    return permute(dy, std::span(back).first(static_cast<std::size_t>(dy.rank())));
   });
 }
 

@@ -27,9 +27,15 @@ std::shared_ptr<ThreadPool> thread_pool();
 
 /// Runs f(0) … f(chunks-1) on the process-wide pool; inline when there is one chunk, or when called from inside a chunk.
 void parallel_for(std::int64_t chunks, const std::function<void(std::int64_t)>& f);
+/// The same for what is no std::function, without memory for one.
+template <class F>
+void parallel_for(std::int64_t chunks, const F& f) {
+  parallel_for(chunks, std::function<void(std::int64_t)>(std::cref(f)));
+}
 
 /// Splits [0, n) into pieces of `grain` (the last may be shorter) and runs f(begin, end) for each.
-inline void parallel_ranges(std::int64_t n, std::int64_t grain, const std::function<void(std::int64_t, std::int64_t)>& f) {
+template <class F>
+void parallel_ranges(std::int64_t n, std::int64_t grain, const F& f) {
   parallel_for((n + grain - 1) / grain, [&](std::int64_t i) { f(i * grain, i * grain + grain < n ? i * grain + grain : n); });
 }
 

@@ -18,7 +18,7 @@ void account(std::int64_t bytes) {
 
 std::shared_ptr<Storage> Storage::allocate(std::int64_t bytes, Device device) {
   check(bytes >= 0, "a storage of {} bytes was asked for", bytes);
-  std::shared_ptr<Storage> storage(new Storage);
+  auto storage = std::make_shared<Storage>(Making());
   storage->data_ = runtime(device).allocate(static_cast<std::size_t>(bytes));
   storage->bytes_ = bytes;
   storage->device_ = device;
@@ -28,7 +28,7 @@ std::shared_ptr<Storage> Storage::allocate(std::int64_t bytes, Device device) {
 
 std::shared_ptr<Storage> Storage::wrap(void* data, std::int64_t bytes, std::shared_ptr<const void> owner, bool read_only) {
   check(owner != nullptr, "wrapped memory needs an owner that keeps it alive");
-  std::shared_ptr<Storage> storage(new Storage);
+  auto storage = std::make_shared<Storage>(Making());
   storage->data_ = data;
   storage->bytes_ = bytes;
   storage->owner_ = std::move(owner);

@@ -10,12 +10,15 @@
 namespace graft {
 
 class Storage {
+  struct Making {};
+
  public:
   /// Uninitialised memory, aligned to 64 bytes; OutOfMemoryError if there is none.
   static std::shared_ptr<Storage> allocate(std::int64_t bytes, Device device = {});
   /// Memory that somebody else owns (a mapped file): kept alive through `owner`, never written by Graft when `read_only`.
   static std::shared_ptr<Storage> wrap(void* data, std::int64_t bytes, std::shared_ptr<const void> owner, bool read_only);
 
+  explicit Storage(Making) {}
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
   ~Storage();
@@ -30,7 +33,6 @@ class Storage {
   void bump_version() { version_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
-  Storage() = default;
   void* data_ = nullptr;
   std::int64_t bytes_ = 0;
   Device device_;

@@ -17,8 +17,8 @@ using Weight = std::shared_ptr<const Packed>;
 
 /// x [..., a] as a matrix [rows, a], without a copy where its strides allow.
 Tensor as_matrix(const Tensor& x) {
+  if (x.rank() == 2) return x;
   const std::int64_t width = x.dim(-1);
-  if (x.rank() == 2) return x.detach();
   const Tensor straight = x.is_contiguous() ? x : x.clone();
   std::int64_t rows = 1;
   for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.dim(i);
@@ -38,7 +38,21 @@ Tensor apply(const char* what, const Packed& weight, const Tensor& x, std::int64
   return y;
 }
 
-Tensor folded(const Tensor& x) { return reshape(x, {-1, x.dim(-1)}); }
+/// x W (+ bias) and the shares, or with Wᵀ, each element summed in one pass. Makes the outer products, too.
+Tensor multiply(const Packed& weight, bool transposed, const Tensor& x, const Tensor& bias, std::span<const LowRank> shares,
+                Compute compute, std::span<const Outer> outer = {}) {
+  const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
+  const std::int64_t from = transposed ? weight.out : weight.in, to = transposed ? weight.in : weight.out;
+  check(!bias.defined() || bias.device() == weight.device(), "{}: the bias is on {}, the weight on {}", what,
+        bias.defined() ? bias.device() : Device(), weight.device());
+  const Tensor y = apply(what, weight, x, from, to, [&](const View& in, const View& out) {
+    const View added = bias.defined() ? bias.view() : View();
+    if (transposed) backward(weight, in, out, shares, outer);
+    else forward(weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
+  });
+  if (!transposed || y.count() == 0) outer_products(outer, y.device());
+  return y;
+}
 
 /// A share of a product's result, scale · (x Aᵀ) Bᵀ with A [r, from] and B [to, r]; only without gradients one of some rows.
 struct Term {
@@ -53,51 +67,11 @@ struct Term {
   }
 };
 
-/// x W (+ bias) and the terms, or with Wᵀ, each element summed in one pass; `narrow` are the terms' narrow(x). Makes the outer products, too.
-Tensor multiply(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-                const std::vector<Tensor>& narrow, Compute compute, std::span<const Outer> outer) {
-  const NoGrad unrecorded;
-  const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
-  const std::int64_t from = transposed ? weight->out : weight->in, to = transposed ? weight->in : weight->out;
-  check(!bias.defined() || bias.device() == weight->device(), "{}: the bias is on {}, the weight on {}", what,
-        bias.defined() ? bias.device() : Device(), weight->device());
-  const bool beside = transposed && x.count() > 0;
-  const Tensor y = apply(what, *weight, x, from, to, [&](const View& in, const View& out) {
-    std::vector<LowRank> shares;
-    for (std::size_t i = 0; i < terms.size(); ++i)
-      shares.push_back({folded(narrow[i]).view(), terms[i].B.t().view(), terms[i].join, terms[i].scale,
-                        terms[i].rows ? terms[i].rows->begin : 0});
-    const View added = bias.defined() ? bias.view() : View();
-    if (transposed) backward(*weight, in, out, shares, outer);
-    else forward(*weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
-  });
-  if (!beside) outer_products(outer, y.device());
-  return y;
-}
+Tensor folded(const Tensor& x) { return reshape(x, {-1, x.dim(-1)}); }
 
+/// With the terms' narrow(x).
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow, Compute compute = Compute::exact, std::span<const Outer> outer = {});
-
-/// aᵀ b in a's dtype, with a [m, i] and b [m, j].
-struct Factors {
-  Tensor a, b;
-  Tensor* product;
-};
-
-/// The outer products for a kernel to make, with memory for them; made already where they are differentiated once more.
-std::vector<Outer> outer_views(std::span<Factors> all) {
-  std::vector<Outer> views;
-  for (auto& [a, b, product] : all) {
-    if (grad_enabled() || !a.device().is_cpu()) b = to(b, a.dtype());  // a GPU's kernels take one type
-    if (grad_enabled()) {
-      *product = matmul(a.t(), b);
-      continue;
-    }
-    *product = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype(), a.device());
-    views.push_back({a.view(), b.view(), product->view()});
-  }
-  return views;
-}
+               const std::vector<Tensor>& narrow, Compute compute = Compute::exact);
 
 /// What a product's rule keeps. The gradient for x is a product of this kind itself, in the other direction.
 struct ProductRule {
@@ -108,17 +82,8 @@ struct ProductRule {
     bool wants_A, wants_B;
     /// The gradient of the term's share before its scale came in, in the factors' dtype.
     Tensor share(const Tensor& dy) const { return to(join == Join::scaled && scale != 1 ? dy * scale : dy, A().dtype()); }
-
-    /// The gradient of the narrow factor, times the scale; and B's too, unless null: a GPU reads the share's gradient once for both.
-    Tensor gradients(const Tensor& dshare, Tensor* dB) const {
-      const Tensor rows = folded(dshare), dnarrow = Tensor::empty({rows.dim(0), B().dim(1)}, rows.dtype(), rows.device());
-      if (dB) *dB = Tensor::empty(B().shape(), rows.dtype(), rows.device());
-      const View view = dnarrow.view();
-      kernel(rows.device(), &Kernels::linear_backward, "linear")(rows.view(), dB ? folded(narrow()).view() : View(), B().view(), view,
-                                                                 dB ? dB->view() : View());
-      if (scale != 1 && join != Join::scaled) kernel(rows.device(), &Kernels::unary, "linear")(UnaryOp::affine, view, view, scale, 0);
-      return dnarrow;
-    }
+    /// How that share's gradient for x joins.
+    Join back() const { return join == Join::summed ? Join::summed : Join::rounded; }
   };
   Weight weight;
   bool transposed, wants_x;
@@ -137,62 +102,92 @@ struct ProductRule {
   }
 
   /// For x and every term's A and B.
-  Gradients operator()(const Tensor& dy) const {
-    // The CPU makes them side by side with the gradients of A instead, where there are few rows.
-    const bool together = !grad_enabled() && !dy.device().is_cpu();
-    std::vector<Term> other;
-    std::vector<Tensor> dshare, dnarrow;
+  Gradients operator()(const Tensor& dy) const { return grad_enabled() ? recorded(dy) : fused(dy); }
+
+ private:
+  /// By operations that can be differentiated once more; the narrow factors are then no constants.
+  Gradients recorded(const Tensor& dy) const {
     Gradients all(1 + 2 * terms.size());
+    std::vector<Term> other;
+    std::vector<Tensor> narrow;
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
-      const bool rounded = term.join != Join::summed;
-      dshare.push_back(term.share(dy));
-      other.push_back(
-          {term.B().t(), term.A().t(), term.join == Join::scaled ? 1 : term.scale, rounded ? Join::rounded : Join::summed});
-      dnarrow.push_back(grad_enabled() ? other.back().narrow(dshare.back())
-                                       : term.gradients(dshare.back(), together && term.wants_B ? &all[2 + 2 * i] : nullptr));
-      other.back().scale = term.scale;  // for its own derivatives
+      const Tensor share = term.share(dy);
+      Term& back = other.emplace_back(Term{term.B().t(), term.A().t(), term.join == Join::scaled ? 1 : term.scale, term.back()});
+      narrow.push_back(back.narrow(share));
+      back.scale = term.scale;  // for its own derivatives
+      const auto outer = [](const Tensor& a, const Tensor& b) { return matmul(folded(a).t(), to(folded(b), a.dtype())); };
+      if (term.wants_A) all[1 + 2 * i] = outer(narrow[i], x());
+      if (term.wants_B) all[2 + 2 * i] = outer(share, Term{term.A(), {}, term.scale, term.join}.narrow(x()));
     }
-    std::vector<Factors> factors;
-    for (std::size_t i = 0; i < terms.size(); ++i) {
-      const SavedTerm& term = terms[i];
-      if (term.wants_A) factors.push_back({folded(dnarrow[i]), folded(x()), &all[1 + 2 * i]});
-      // Differentiated once more, the narrow factor is not a constant.
-      if (term.wants_B && !together)
-        factors.push_back({folded(dshare[i]),
-                           folded(grad_enabled() ? Term{term.A(), {}, term.scale, term.join}.narrow(x()) : term.narrow()),
-                           &all[2 + 2 * i]});
+    if (!wants_x) return all;
+    if (are_rounded_together()) {
+      std::vector<Tensor> A, B;
+      for (const Term& term : other) A.push_back(term.A * term.scale), B.push_back(term.B.t());
+      other = {{concat(A, 0), concat(B, 0).t(), 1, Join::rounded}};
+      narrow = {concat(narrow, -1)};
     }
-    const std::vector<Outer> outer = outer_views(factors);
-    if (wants_x) all[0] = input_gradient(dy, other, dnarrow, outer);
-    else outer_products(outer, dy.device());
+    all[0] = product(weight, !transposed, dy, {}, other, narrow);
     return all;
   }
 
- private:
-  /// The shares of terms that are rounded are summed before they are, as the gradients of their common input.
-  Tensor input_gradient(const Tensor& dy, std::vector<Term> other, std::vector<Tensor> dnarrow,
-                        std::span<const Outer> outer) const {
-    if (other.size() > 1 && other.front().join == Join::rounded) {
-      std::vector<Tensor> A, B;
-      for (const Term& term : other) {
-        if (grad_enabled()) A.push_back(term.A * term.scale);
-        B.push_back(term.B.t());
-      }
-      other = {{A.empty() ? Tensor() : concat(A, 0), concat(B, 0).t(), 1, Join::rounded}};
-      dnarrow = {concat(dnarrow, -1)};
+  /// By kernels that make several at once: the narrow factor's and B's on a GPU, which reads the share's gradient once for both; A's and
+  /// B's beside the input's on the CPU, where there are few rows.
+  Gradients fused(const Tensor& dy) const {
+    const bool on_cpu = dy.device().is_cpu();
+    Gradients all(1 + 2 * terms.size());
+    std::vector<Tensor> kept, narrow;  // for as long as views show them
+    kept.reserve(3 * terms.size());
+    const auto view = [&](const Tensor& x) { return kept.emplace_back(as_matrix(x)).view(); };
+    std::vector<LowRank> shares;
+    std::vector<Outer> outer;
+    for (std::size_t i = 0; i < terms.size(); ++i) {
+      const SavedTerm& term = terms[i];
+      Tensor &dA = all[1 + 2 * i], &dB = all[2 + 2 * i];
+      const View share = view(term.share(dy)), saved_narrow = term.wants_B ? view(term.narrow()) : View();
+      if (term.wants_A) dA = Tensor::empty(term.A().shape(), share.dtype, dy.device());
+      if (term.wants_B) dB = Tensor::empty(term.B().shape(), share.dtype, dy.device());
+      narrow.push_back(Tensor::empty({share.sizes[0], term.B().dim(1)}, share.dtype, dy.device()));
+      const View dnarrow = narrow.back().view();
+      const bool with_B = term.wants_B && !on_cpu;
+      kernel(dy.device(), &Kernels::linear_backward, "linear")(share, with_B ? saved_narrow : View(), term.B().view(), dnarrow,
+                                                               with_B ? dB.view() : View());
+      if (term.scale != 1 && term.join != Join::scaled)
+        kernel(dy.device(), &Kernels::unary, "linear")(UnaryOp::affine, dnarrow, dnarrow, term.scale, 0);
+      // A GPU's kernels take one type.
+      if (term.wants_A) outer.push_back({dnarrow, view(on_cpu ? x() : to(x(), share.dtype)), dA.view()});
+      if (term.wants_B && on_cpu) outer.push_back({share, saved_narrow, dB.view()});
+      shares.push_back({dnarrow, term.A().view(), term.back()});
     }
-    return product(weight, !transposed, dy, {}, other, dnarrow, Compute::exact, outer);
+    if (!wants_x) {
+      outer_products(outer, dy.device());
+      return all;
+    }
+    if (are_rounded_together()) {
+      std::vector<Tensor> A;
+      for (const SavedTerm& term : terms) A.push_back(term.A());
+      shares = {{view(concat(narrow, -1)), view(concat(A, 0)), Join::rounded}};
+    }
+    all[0] = multiply(*weight, !transposed, dy, {}, shares, Compute::exact, outer);
+    return all;
   }
+
+  /// Shares that are rounded are summed before they are, as the gradients of their common input.
+  bool are_rounded_together() const { return terms.size() > 1 && terms.front().join != Join::summed; }
 };
 
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow, Compute compute, std::span<const Outer> outer) {
-  if (!grad_enabled()) return multiply(weight, transposed, x, bias, terms, narrow, compute, outer);
+               const std::vector<Tensor>& narrow, Compute compute) {
+  std::vector<LowRank> shares;
+  for (std::size_t i = 0; i < terms.size(); ++i) {
+    const auto& [A, B, scale, join, rows] = terms[i];
+    shares.push_back({as_matrix(narrow[i]).view(), graft::transposed(B.view()), join, scale, rows ? rows->begin : 0});
+  }
+  const Tensor y = multiply(*weight, transposed, x, bias, shares, compute);
+  if (!grad_enabled()) return y;
   std::vector<Tensor> inputs{x};
   for (const Term& term : terms) inputs.insert(inputs.end(), {term.A, term.B});
-  return record(transposed ? "quant_linear_transposed" : "quant_linear",
-                multiply(weight, transposed, x, bias, terms, narrow, compute, outer))
+  return record(transposed ? "quant_linear_transposed" : "quant_linear", y)
       .wrt(inputs, ProductRule(weight, transposed, x, terms, narrow))
       .wrt(bias, [](const Tensor& dy) { return dy; });
 }
