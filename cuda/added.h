@@ -21,17 +21,15 @@ struct Term {
 
 /// The bias, if there is one, and the terms.
 struct Added {
-  static constexpr int most_terms = 32;  // one for each row that is streamed; 4 KB are a kernel's whole argument
-
   const void* bias;  // or null
   std::int64_t bias_stride;
   DType bias_dtype;
   bool joins_rounded;  // terms have sums of their own, and join a result that is rounded, bias included
   int terms, term_rows;
-  Term term[most_terms];
+  Term term[quant::most_terms];
 
   static bool holds(const quant::Problem& problem) {
-    return problem.terms.size() <= std::size_t{most_terms} && (problem.joins_rounded() || problem.joins_all_rows());
+    return problem.terms.size() <= quant::most_terms && (problem.joins_rounded() || problem.joins_all_rows());
   }
   void take(const quant::Problem& problem) {
     if (problem.bias) bias = problem.bias->data, bias_stride = problem.bias->strides[0], bias_dtype = problem.bias->dtype;

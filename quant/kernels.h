@@ -87,6 +87,9 @@ struct LowRank {
   /// What a rounded share is multiplied with.
   double factor() const { return join == Join::scaled ? scale : 1; }
 };
+/// Terms that a product has at most on a GPU's fused kernels, one for each row that is streamed: 4 KB are a kernel's whole argument.
+inline constexpr std::size_t most_terms = 32;
+
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. ValueError for shapes that
 /// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU the weight is rounded once more, to half types

@@ -227,7 +227,6 @@ Tensor QuantLinear::forward(const Tensor& x) const {
 }
 
 Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
-  constexpr std::size_t most_shares = 32;  // of one product; more would be one by one on a GPU
   const bool differentiated = grad_enabled();
   const auto join = [&](const LowRankTerm& term) -> std::optional<Join> {
     const DType dtype = term.A.dtype();
@@ -257,7 +256,7 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
       for (const RowRange& rows : term.rows) joined.push_back({term.A, term.B, term.scale, *how, rows});
     }
     // In half precision all or none: the gradients of x are summed before they are rounded.
-    if ((is_half(x.dtype()) && taken < terms.size()) || joined.size() > most_shares) taken = 0, joined.clear();
+    if ((is_half(x.dtype()) && taken < terms.size()) || joined.size() > most_terms) taken = 0, joined.clear();
     const Tensor input = joined.empty() ? x : to(x, joined.front().A.dtype());
     for (const Term& term : joined)
       narrow.push_back(term.narrow(term.rows ? slice(folded(input), 0, term.rows->begin, term.rows->end) : input));
