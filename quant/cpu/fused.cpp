@@ -1,6 +1,7 @@
 // Products for few rows: codes are unpacked in registers, and again for every few rows of activations.
 #include <algorithm>
 
+#include "graft/core/cpu/block.h"
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/low_rank.h"
 #include "graft/quant/cpu/outer.h"
@@ -66,15 +67,11 @@ void backward(const Problem& problem, const CodeKernels& kernels, const LowRankP
                     (m == 1 || from.strides[0] == weight.columns);
   const cpu::Scratch<float> copy(lies ? 0 : m * weight.columns);
   const float* dy = lies ? from.as<float>() : copy.get();
-  if (!lies)
-    dispatch(from.dtype, FloatingTypes{}, "quantized product's gradient", [&]<class From>() {
-      for (std::int64_t i = 0; i < m; ++i) {
-        float* row = copy.get() + i * weight.columns;
-        for (std::int64_t n = 0; n < weight.out; ++n)
-          row[n] = static_cast<float>(from.as<From>()[i * from.strides[0] + n * from.strides[1]]);
-        std::fill(row + weight.out, row + weight.columns, 0.0f);
-      }
-    });
+  for (std::int64_t i = 0; !lies && i < m; ++i) {
+    float* row = copy.get() + i * weight.columns;
+    cpu::convert(from.dtype, cpu::element(from, i * from.strides[0]), from.strides[1], DType::f32, row, 1, weight.out);
+    std::fill(row + weight.out, row + weight.columns, 0.0f);
+  }
 
   std::vector<float> no_bias;
   const cpu::Target<float> to = target<float>(problem, no_bias);
