@@ -227,7 +227,12 @@ std::string AdapterLayer::description() const {
 
 void AdapterLayer::visit(Visitor& visitor) {
   visitor.child("base_layer", base_);
-  for (const auto now = state(); const Entry& entry : now->entries) entry.adapter->visit(visitor, entry.name);
+  for (const auto now = state(); const Entry& entry : now->entries) {
+    entry.adapter->visit(visitor, entry.name);
+    if (!entry.record) continue;
+    for (const auto& saved : entry.record->saved)
+      for (const Tensor& tensor : {saved.original, saved.copy}) visitor.kept(tensor);
+  }
 }
 
 Tensor AdapterLayer::qweight() const {

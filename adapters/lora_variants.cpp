@@ -39,6 +39,7 @@ DoraLinearVariant::DoraLinearVariant(LinearBase& base, const Options& options, R
 void DoraLinearVariant::visit(Visitor& visitor, const std::string& name) {
   LoraAdapter::visit(visitor, name);
   visitor.parameter(fmt::format("lora_magnitude_vector.{}.weight", name), magnitude);
+  visitor.kept(merged_scale_);
 }
 
 Tensor DoraLinearVariant::norms(const LinearBase& base) const {

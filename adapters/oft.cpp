@@ -84,6 +84,11 @@ OFTRotation::OFTRotation(std::int64_t features, const Options& options, DType dt
   sign_ = to(Tensor::from(sign, {size, size}), device);
 }
 
+void OFTRotation::visit_kept(Visitor& visitor) const {
+  visitor.kept(index_);
+  visitor.kept(sign_);
+}
+
 Tensor OFTRotation::matrix(const Tensor& generators) const {
   const DType dtype = generators.dtype();
   const Device device = generators.device();
@@ -158,6 +163,7 @@ std::string OFTAdapter::description() const {
 
 void OFTAdapter::visit(Visitor& visitor, const std::string& name) {
   visitor.parameter(fmt::format("oft_R.{}.weight", name), rotation_.weight);
+  rotation_.visit_kept(visitor);
   visitor.generator(fmt::format("oft_R.{}.dropout", name), generator_);
 }
 

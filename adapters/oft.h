@@ -64,6 +64,8 @@ class OFTRotation {
   std::int64_t block_size() const { return size_; }
   std::int64_t blocks() const { return features_ / size_; }
   const Options& options() const { return options_; }
+  /// What it holds beside the weight.
+  void visit_kept(Visitor& visitor) const;
 
   Tensor weight;
 

@@ -110,22 +110,33 @@ void set_requires_grad(Module& root, bool requires_grad) {
 
 void to(Module& root, Device device) {
   struct Mover final : Walker {
+    struct Move {
+      Tensor tensor, there, grad;
+    };
     Device device;
-    std::map<Identity, Tensor> moved;
+    std::map<Identity, Tensor> copies;
+    std::vector<Move> moves;
+    Tensor copied(const Tensor& tensor) const {
+      if (!tensor.defined()) return {};
+      const Tensor there = Tensor::empty(tensor.shape(), tensor.dtype(), device);
+      there.copy_(tensor);
+      return there;
+    }
     void entered(const std::string&, Module& module) override { module.move_to(device); }
-    void tensor_found(std::string_view, Tensor& tensor, bool) override {
-      if (tensor.device() == device) return;
-      Tensor& there = moved[identity(tensor)];
-      if (!there.defined()) {
-        there = Tensor::empty(tensor.shape(), tensor.dtype(), device);
-        there.copy_(tensor);
-        if (tensor.requires_grad()) there.set_requires_grad();
-      }
-      tensor = there;
+    void tensor_found(std::string_view, Tensor& tensor, bool) override { kept(tensor); }
+    void kept(const Tensor& tensor) override {
+      if (!tensor.defined() || tensor.device() == device) return;
+      Tensor& there = copies[identity(tensor)];
+      if (!there.defined()) there = copied(tensor);
+      moves.push_back({tensor, there, copied(tensor.grad())});
     }
   } mover;
   mover.device = device;
   mover.walk(root);
+  for (const auto& [tensor, there, grad] : mover.moves) {
+    tensor.set_data(there);
+    tensor.set_grad(grad);
+  }
 }
 
 void seed(Module& root, std::uint64_t seed) {

@@ -69,6 +69,8 @@ class Visitor {
   virtual ~Visitor() = default;
   virtual void parameter(std::string_view /*name*/, Tensor& /*tensor*/) {}
   virtual void buffer(std::string_view /*name*/, Tensor& /*tensor*/) {}
+  /// Neither of the two, but moved with them: what the module computed, or puts in the place of another tensor at times.
+  virtual void kept(const Tensor& /*tensor*/) {}
   virtual void generator(std::string_view /*name*/, Generator& /*generator*/) {}
   /// A name may have dots ("layers.3"). The default does not descend.
   virtual void child(std::string_view /*name*/, SlotBase& /*slot*/) {}
@@ -94,7 +96,9 @@ void for_each_module(Module& root, const std::function<void(const std::string&, 
 void set_training(Module& root, bool training);
 /// requires_grad of every floating parameter.
 void set_requires_grad(Module& root, bool requires_grad);
-/// Moves all parameters, buffers and packed weights, in place; tied tensors stay tied.
+/// Moves all parameters with their gradients, buffers and packed weights, in place: every handle of a tensor moves with it, an optimizer's too
+/// (whose moments stay where they are). Tied tensors stay tied. No other thread may use the model meanwhile. When memory runs out, no tensor has
+/// moved, but packed weights may have; a second call moves them on or back.
 void to(Module& root, Device device);
 /// Seeds every generator below `root`: number i gets a key of its own, derived from `seed` and i.
 void seed(Module& root, std::uint64_t seed);

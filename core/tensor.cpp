@@ -202,6 +202,17 @@ void Tensor::fill_(double value) const {
   kernel(device(), &Kernels::fill, "fill_")(view(), value);
 }
 
+void Tensor::set_data(const Tensor& other) const {
+  check(shape() == other.shape(), "set_data: shape {} cannot become {}", shape(), other.shape());
+  check<TypeError>(dtype() == other.dtype(), "set_data: elements of type {} cannot become {}", dtype(), other.dtype());
+  check(impl_->role.load(std::memory_order_relaxed) != Impl::recorded, "set_data: this tensor is the result of recorded operations");
+  const std::uint64_t before = version();
+  impl_->storage = other.storage();
+  impl_->offset = other.offset();
+  impl_->strides = other.strides();
+  while (version() <= before) bump_version();  // what was saved for backward is not this
+}
+
 std::uint64_t Tensor::version() const { return storage()->version(); }
 void Tensor::bump_version() const { storage()->bump_version(); }
 

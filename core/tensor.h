@@ -81,6 +81,9 @@ class Tensor {
   /// Copies and converts; `source` must have this shape.
   void copy_(const Tensor& source) const;
   void fill_(double value) const;
+  /// Every handle of this tensor shows the elements of `other` from now on, wherever these lie; it stays the leaf that it is, and other views
+  /// of its old elements stay what they are. ValueError for another shape and for a result of recorded operations, TypeError for another dtype.
+  void set_data(const Tensor& other) const;
   std::uint64_t version() const;
   void bump_version() const;
 

@@ -108,6 +108,25 @@ TEST(Tensor, WritesOnlyWhereItMayAndWhatFits) {
   EXPECT_EQ(x.to_vector<float>(), (std::vector<float>{1, 2}));
 }
 
+TEST(Tensor, TakesOtherDataInEveryHandle) {
+  Tensor x = Tensor::ones({2, 3});
+  x.set_requires_grad();
+  x.set_grad(Tensor::full({2, 3}, 4));
+  const Tensor handle = x, view = x.alias({3, 2}, {1, 3}, 0);
+  const auto before = x.version();
+  const Tensor other = Tensor::arange(6, DType::f32).alias({2, 3}, {1, 2}, 0);
+  x.set_data(other);
+  EXPECT_TRUE(handle.same(x));
+  EXPECT_EQ(handle.to_vector<float>(), (std::vector<float>{0, 2, 4, 1, 3, 5}));
+  EXPECT_TRUE(handle.requires_grad());
+  EXPECT_EQ(handle.grad().to_vector<float>(), std::vector<float>(6, 4));
+  EXPECT_GT(handle.version(), before);
+  EXPECT_EQ(view.to_vector<float>(), std::vector<float>(6, 1));  // of what was there before
+  EXPECT_EQ(message_of<ValueError>([&] { x.set_data(Tensor::ones({3, 2})); }), "set_data: shape [2, 3] cannot become [3, 2]");
+  EXPECT_EQ(message_of<TypeError>([&] { x.set_data(Tensor::ones({2, 3}, DType::f64)); }),
+            "set_data: elements of type f32 cannot become f64");
+}
+
 TEST(Tensor, CudaIsAClearErrorWithoutAGpu) {
   if (cuda_device_count() > 0) GTEST_SKIP() << "this machine has a GPU";
   expect_error<CudaError>([] { Tensor::zeros({1}, DType::f32, Device::cuda()); }, "device cuda:0 was asked for, but ");

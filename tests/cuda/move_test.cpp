@@ -1,0 +1,96 @@
+// Moving a model with what others hold of it: adapters' records, optimizers, gradients.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "graft/adapters/inject.h"
+#include "graft/adapters/model.h"
+#include "graft/adapters/peft_io.h"
+#include "graft/adapters/rules.h"
+#include "graft/autograd/ops.h"
+#include "graft/autograd/optim.h"
+#include "graft/tests/adapters/layers.h"
+#include "graft/tests/cuda/device_tensors.h"
+
+namespace graft::test {
+namespace {
+
+std::map<std::string, std::vector<double>> values(Module& model) {
+  std::map<std::string, std::vector<double>> all;
+  for (const auto& [name, tensor] : named_parameters(model)) all[name] = tensor.to_vector<double>();
+  return all;
+}
+
+void expect_all_on(Module& model, Device device) {
+  for (const auto& [name, tensor] : named_parameters(model)) EXPECT_EQ(tensor.device(), device) << name;
+}
+
+// What is trained beside the adapter is what is saved, and the originals come back where the model is.
+TEST(GpuMove, TrainedCopiesAndOriginals) {
+  Model model("dense", true), again("dense", true);
+  const LoraConfig config{.r = 2, .target_modules = {"q_proj"}, .bias = "all", .modules_to_save = {"norm"}};
+  adapters::inject(model, config);
+  to(model, gpu);
+  AdamW optimizer(trainable(model), {.lr = 0.1});
+  Tensor x = to(random({3, 64}, 1), gpu);
+  to(sum(model.forward(x) * model.forward(x)), DType::f32).backward();
+  optimizer.step();
+  expect_all_on(model, gpu);
+  const Tensor trained = model.forward(x);
+
+  const TemporaryFolder folder;
+  adapters::save_pretrained(model, folder.path());
+  adapters::load_pretrained(again, folder.path());
+  to(again, gpu);
+  EXPECT_EQ(distance(to(again.forward(x), Device::cpu()), to(trained, Device::cpu())), 0);
+
+  adapters::enable_adapters(model, false);
+  expect_all_on(model, gpu);
+  Model bare("dense", true);
+  to(bare, gpu);
+  EXPECT_EQ(distance(to(model.forward(x), Device::cpu()), to(bare.forward(x), Device::cpu())), 0);
+  to(model, Device::cpu());
+  adapters::enable_adapters(model, true);
+  expect_all_on(model, Device::cpu());
+  EXPECT_LE(distance(model.forward(to(x, Device::cpu())), to(trained, Device::cpu())), 1e-4);
+}
+
+// An optimizer that was made before the model moved steps the tensors that the model has.
+TEST(GpuMove, OptimizersSeeIt) {
+  Model model;
+  adapters::inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}});
+  SGD optimizer(trainable(model), {.lr = 0.1});
+  to(model, gpu);
+  const auto before = values(model);
+  sum(model.forward(to(random({3, 64}, 1), gpu))).backward();
+  optimizer.step();
+  expect_all_on(model, gpu);
+  EXPECT_NE(values(model), before);
+}
+
+TEST(GpuMove, GradientsComeAlong) {
+  Model model;
+  adapters::inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}});
+  sum(model.forward(random({3, 64}, 1))).backward();
+  std::vector<std::vector<double>> before;
+  for (const auto& [name, tensor] : trainable(model)) before.push_back(tensor.grad().to_vector<double>());
+  to(model, gpu);
+  ASSERT_FALSE(before.empty());
+  std::size_t i = 0;
+  for (const auto& [name, tensor] : trainable(model)) {
+    EXPECT_EQ(tensor.grad().device(), gpu);
+    EXPECT_EQ(tensor.grad().to_vector<double>(), before[i++]);
+  }
+}
+
+// Backward does not read what was saved on another device.
+TEST(GpuMove, BackwardRefusesWhatMovedAway) {
+  Model model;
+  adapters::inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}});
+  const Tensor y = sum(model.forward(random({3, 64}, 1)));
+  to(model, gpu);
+  EXPECT_THROW(y.backward(), ValueError);
+}
+
+}  // namespace
+}  // namespace graft::test
