@@ -294,7 +294,7 @@ double compute_error(const QuantLinear& layer, Compute compute, const Tensor& x)
     return apply("compute_error", layer.packed(), input, layer.in_features(), layer.out_features(),
                  [&](const View& in, const View& out) { forward(layer.packed(), in, nullptr, out, {}, way); });
   };
-  const Tensor exact = run(Compute::exact), other = run(compute);
+  const Tensor exact = to(run(Compute::exact), Device::cpu()), other = to(run(compute), Device::cpu());
   double difference = 0, size = 0;
   for (std::int64_t i = 0; i < exact.count(); ++i) {
     const double want = exact.data<float>()[i], gap = other.data<float>()[i] - want;
