@@ -159,7 +159,7 @@ struct WideLayer final : Module {
     const LinearBase& base = *layer().base_layer();
     const Tensor dense = dense_weight(base);
     const Tensor weight =
-        dense.defined() ? dense : to(dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 16), DType::f64);
+        dense.defined() ? dense : to(dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 16), lora->B.device()).to(DType::f64);
     return norm(weight + matmul(lora->B, lora->A) * lora->scaling(), last);
   }
 };

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <map>
 #include <sstream>
 
 #include "golden.h"
@@ -98,13 +97,6 @@ void add_suite(const Suite& suite, const fs::path& place) {
   }
 }
 
-/// "gptq_lora_f32" of "gptq_lora_f32_act_order": base, method and dtype.
-std::string kind_of(const std::string& layer) {
-  std::size_t end = 0;
-  for (int part = 0; part < 3 && end != layer.npos; ++part) end = layer.find('_', end + (part > 0));
-  return layer.substr(0, end);
-}
-
 }  // namespace
 
 void add_all() {
@@ -124,17 +116,10 @@ void add_for_device() {
   const auto below = [](const char* place) {
     return fs::is_directory(root() / place) ? entries(root() / place) : std::vector<fs::path>();
   };
-  std::map<std::string, fs::path> smallest;
-  std::vector<fs::path> layers = below("layers");
-  std::erase_if(layers, [](const fs::path& path) { return path.extension() != ".safetensors"; });
-  for (const fs::path& path : layers) {
-    const auto [entry, first] = smallest.try_emplace(kind_of(path.stem().string()), path);
-    if (!first && fs::file_size(path) < fs::file_size(entry->second)) entry->second = path;
-  }
-  for (const fs::path& path : layers) {
+  for (const fs::path& path : below("layers")) {
+    if (path.extension() != ".safetensors") continue;
     const std::string name = path.stem().string();
-    const bool chosen = smallest.at(kind_of(name)) == path;
-    add(chosen ? "GoldenLayers" : "MoreGoldenLayers", name, {"Layers", name, path, {}}, check_layers_case);
+    add("GoldenLayers", name, {"Layers", name, path, {}}, check_layers_case);
   }
   for (const fs::path& path : below("runs")) {
     if (!fs::is_directory(path)) continue;
