@@ -30,7 +30,8 @@ void check_tokenizer_case(const Case& golden_case);   // tokenizer.cpp
 
 /// Makes a test of each case below root(). A file that no suite expects becomes a failing test.
 void add_all();
-/// The cases that compute on the tested device, if root() is there: single layers as GoldenLayers, whole runs as GoldenRuns.
+/// The cases that compute on the tested device: single layers as GoldenLayers, whole runs as GoldenRuns. A root() that is not there becomes
+/// a failing test.
 void add_for_device();
 
 /// The folder of the whole data: $GRAFT_GOLDEN, or the repository's own part.
