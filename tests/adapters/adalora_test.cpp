@@ -8,6 +8,7 @@
 #include "graft/autograd/ops.h"
 
 #include "../support/errors.h"
+#include "../support/tested.h"
 #include "layers.h"
 
 namespace graft::adalora_test {
@@ -102,7 +103,7 @@ TEST(AdaLora, DirectionsThatAreSwitchedOffAreNotSaved) {
     const bool first = path.find("layers.0") != std::string::npos;
     adapter->set_kept(first ? std::vector<bool>{true, false, true, true} : std::vector<bool>{false, false, false, false});
     adapter->E.copy_(adapter->E.detach() *
-                     Tensor::from(first ? std::vector<float>{1, 0, 1, 1} : std::vector<float>(4, 0), {4, 1}));
+                     to(Tensor::from(first ? std::vector<float>{1, 0, 1, 1} : std::vector<float>(4, 0), {4, 1}), test::tested_device()));
   });
   const test::TemporaryFolder folder;
   adapters::save_pretrained(model, folder.path());
@@ -129,7 +130,7 @@ TEST(AdaLora, TheRegulariserIsTheMeanDistanceFromOrthogonal) {
   double total = 0;
   adapters::for_each_layer(model, [&](const std::string&, AdapterLayer& layer) {
     const auto a = adapter_of(layer);
-    for (const Tensor& m : {a->A, a->B.t()}) total += norm(matmul(m, m.t()) - Tensor::eye(2)).item();
+    for (const Tensor& m : {a->A, a->B.t()}) total += norm(matmul(m, m.t()) - Tensor::eye(2, DType::f32, m.device())).item();
   });
   const Tensor penalty = adalora::orthogonal_regulariser(model);
   EXPECT_NEAR(penalty.item(), 0.25 * total / 4, 1e-6);

@@ -7,23 +7,39 @@
 #include "graft/autograd/ops.h"
 #include "graft/quant/pack_checkpoint.h"
 #include "graft/quant/round_to_nearest.h"
+#include "graft/tests/support/tested.h"
 
 namespace graft::test {
 
-Tensor random(const Shape& shape, std::uint64_t seed, DType dtype, double deviation) {
+namespace {
+
+Tensor drawn_here(const Shape& shape, std::uint64_t seed, DType dtype, double deviation = 1) {
   Generator generator{seed, 0};
   return normal(shape, 0, deviation, generator, dtype);
 }
 
-std::shared_ptr<LinearBase> make_base(const std::string& format, std::int64_t in, std::int64_t out, bool bias, DType dtype) {
-  const Tensor weight = random({out, in}, 11, DType::f32, 1 / std::sqrt(static_cast<double>(in)));
-  const Tensor b = bias ? random({out}, 12) : Tensor();
-  if (format == "dense") return std::make_shared<Linear>(to(weight, dtype), bias ? to(b, dtype) : Tensor());
+std::shared_ptr<LinearBase> packed(const std::string& format, const Tensor& weight, const Tensor& bias, DType dtype) {
   quant::Grid grid{.bits = 4, .group_size = 32, .sym = true};
   if (format == "awq") grid = {.bits = 4, .group_size = 32, .sym = false, .rule = quant::GridRule::awq};
   if (format == "eetq") grid = quant::eetq_grid();
   const char* layout = format == "gptq" ? "gptq" : format == "awq" ? "gemm" : "plain";
-  return quant::make_layer(quant::to_stored(quant::round_to_nearest(weight, grid), layout, b), dtype);
+  return quant::make_layer(quant::to_stored(quant::round_to_nearest(weight, grid), layout, bias), dtype);
+}
+
+}  // namespace
+
+Tensor random(const Shape& shape, std::uint64_t seed, DType dtype, double deviation) {
+  return to(drawn_here(shape, seed, dtype, deviation), tested_device());
+}
+
+std::shared_ptr<LinearBase> make_base(const std::string& format, std::int64_t in, std::int64_t out, bool bias, DType dtype) {
+  const Tensor weight = drawn_here({out, in}, 11, DType::f32, 1 / std::sqrt(static_cast<double>(in)));
+  const Tensor b = bias ? drawn_here({out}, 12, DType::f32) : Tensor();
+  std::shared_ptr<LinearBase> layer;
+  if (format == "dense") layer = std::make_shared<Linear>(to(weight, dtype), bias ? to(b, dtype) : Tensor());
+  else layer = packed(format, weight, b, dtype);
+  to(*layer, tested_device());
+  return layer;
 }
 
 void randomise(AdapterLayer& layer, const std::string& name, std::uint64_t seed, double deviation) {
@@ -53,6 +69,7 @@ Model::Model(const std::string& format, bool bias) : norm(std::make_shared<Norm>
     block->down_proj = make_base(format, 64, 64, bias);
     layers.emplace_back(std::move(block));
   }
+  to(*norm, tested_device());
 }
 
 void Model::visit(Visitor& visitor) {

@@ -1,4 +1,4 @@
-// Layers and models to put adapters on.
+// Layers and models to put adapters on, all on the tested device.
 #pragma once
 
 #include <memory>

@@ -119,7 +119,7 @@ TEST(Lora, DropoutDrawsInTrainingOnly) {
   EXPECT_EQ(distance(same->forward(x), first), 0);
   EXPECT_GT(distance(other->forward(x), first), 0.1);
   EXPECT_GT(distance(a->forward(x), first), 0.1);
-  Tensor mean = Tensor::zeros(y.shape());
+  Tensor mean = Tensor::zeros(y.shape(), DType::f32, y.device());
   for (int i = 0; i < 400; ++i) mean = mean + a->forward(x).detach() / 400;
   EXPECT_LT(distance(mean, y), 0.2 * distance(first, y)) << "the expectation is what inference computes";
 }

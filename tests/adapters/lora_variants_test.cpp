@@ -10,6 +10,7 @@
 #include "graft/quant/round_to_nearest.h"
 
 #include "../support/errors.h"
+#include "../support/tested.h"
 #include "layers.h"
 
 namespace graft::lora_variants_test {
@@ -41,7 +42,7 @@ struct Layer {
   Tensor weight() const {
     const LinearBase& base = *layer->base_layer();
     const Tensor dense = dense_weight(base);
-    return dense.defined() ? dense : dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 32);
+    return dense.defined() ? dense : to(dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 32), test::tested_device());
   }
 };
 
@@ -159,7 +160,9 @@ TEST(Dora, WhatServingKeepsFollowsEverythingThatItComesFrom) {
       auto q = std::dynamic_pointer_cast<quant::QuantLinear>(other);
       const Tensor weight = q->dequantize(0, 32);
       quant::Grid grid = quant::eetq_grid();
-      other = quant::make_layer(quant::to_stored(quant::round_to_nearest(weight * 1.5 + 0.01, grid), "plain", q->bias()));
+      const Tensor bias = to(q->bias(), Device::cpu());
+      other = quant::make_layer(quant::to_stored(quant::round_to_nearest(weight * 1.5 + 0.01, grid), "plain", bias));
+      to(*other, test::tested_device());
     }
     layer.replace_base(other);
     expect_another("the base");
@@ -179,10 +182,10 @@ TEST(Dora, NormsAreNotLoweredByAutocast) {
         const Tensor changed = l.weight() + l.adapter->delta_weight();
         return l.adapter->magnitude / norm(changed, last);
       }();
-      const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+      const autocast::Guard guard(test::tested_device().type, DType::bf16);
       // With a base output of ones, what output() returns beside the low-rank part is g itself.
-      const Tensor ones = Tensor::ones({1, 32}), none = Tensor::zeros({1, 64});
       const Tensor bias = l.layer->bias();
+      const Tensor ones = Tensor::ones({1, 32}, DType::f32, bias.device()), none = Tensor::zeros({1, 64}, DType::f32, bias.device());
       const Tensor g = l.adapter->output(ones + bias, none, {*l.layer->base_layer(), training}) - bias;
       EXPECT_LT(distance(g, reshape(wanted, {1, 32})), 1e-4 * largest(wanted));
     }

@@ -16,6 +16,7 @@
 #include "graft/core/autocast.h"
 
 #include "../support/errors.h"
+#include "../support/tested.h"
 #include "layers.h"
 
 namespace graft::method_table_test {
@@ -91,9 +92,6 @@ std::unique_ptr<test::Model> adapted(const Cell& cell) {
   return model;
 }
 
-const Tensor x = test::random({4, 64}, 5);
-const Tensor target = test::random({4, 32}, 6);
-
 /// Bits of all trainable tensors, one after the other.
 std::vector<std::vector<float>> trained_values(Module& model) {
   std::vector<std::vector<float>> values;
@@ -103,7 +101,18 @@ std::vector<std::vector<float>> trained_values(Module& model) {
 
 double largest(const Tensor& t) { return distance(t, Tensor::zeros(t.shape(), t.dtype())); }
 
-class MethodTable : public testing::TestWithParam<Cell> {};
+struct MethodTable : testing::TestWithParam<Cell> {
+  const Tensor x = test::random({4, 64}, 5), target = test::random({4, 32}, 6);
+
+  void train(test::Model& model, Optimizer& optimizer, int steps) const {
+    set_training(model, true);
+    for (int step = 0; step < steps; ++step) {
+      mse_loss(model.forward(x), target).backward();
+      optimizer.step();
+      optimizer.zero_grad();
+    }
+  }
+};
 
 TEST_P(MethodTable, StartsAsTheBaseAndThenDiffers) {
   test::Model model(GetParam().format), bare(GetParam().format);
@@ -150,7 +159,7 @@ struct WideLayer final : Module {
     const LinearBase& base = *layer().base_layer();
     const Tensor dense = dense_weight(base);
     const Tensor weight =
-        dense.defined() ? dense : to(dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 16), DType::f64);
+        dense.defined() ? dense : to(dynamic_cast<const quant::QuantLinear&>(base).dequantize(0, 16), lora->B.device()).to(DType::f64);
     return norm(weight + matmul(lora->B, lora->A) * lora->scaling(), last);
   }
 };
@@ -238,15 +247,6 @@ TEST_P(MethodTable, AMixedBatchEqualsItsRowsOneByOne) {
 
 // ---- training ----
 
-void train(test::Model& model, Optimizer& optimizer, int steps) {
-  set_training(model, true);
-  for (int step = 0; step < steps; ++step) {
-    mse_loss(model.forward(x), target).backward();
-    optimizer.step();
-    optimizer.zero_grad();
-  }
-}
-
 TEST_P(MethodTable, ResumedTrainingGivesTheSameBits) {
   const test::TemporaryFolder folder;
   const AdamWOptions options{.lr = 1e-2};
@@ -282,12 +282,12 @@ TEST_P(MethodTable, GradientCheckpointingGivesTheSameBits) {
     const auto model = adapted(GetParam());
     set_training(*model, true);
     const auto streams = generators(*model);
-    const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+    const autocast::Guard guard(test::tested_device().type, DType::bf16);
     Tensor y = checkpointed ? checkpoint([&](std::span<const Tensor> in) { return model->forward(in[0]); }, {&x, 1}, streams)
                             : model->forward(x);
     for (Generator* stream : streams) stream->next();  // others draw between forward and backward
     {
-      const autocast::Guard off(Device::Type::cpu, std::nullopt);
+      const autocast::Guard off(test::tested_device().type, std::nullopt);
       mse_loss(to(y, DType::f32), target).backward();
     }
     std::vector<std::vector<float>> found = {y.to_vector<float>()};
@@ -333,7 +333,7 @@ TEST_P(MethodTable, AutocastAndHalfInputsStayClose) {
     const Tensor y_half = layer.forward(to(input, half));
     EXPECT_EQ(y_half.dtype(), gives_back ? half : base.forward(to(input, half)).dtype());
     EXPECT_LT(distance(to(y_half, DType::f32), y), close);
-    const autocast::Guard guard(Device::Type::cpu, half);
+    const autocast::Guard guard(test::tested_device().type, half);
     const Tensor lowered = layer.forward(input);
     EXPECT_EQ(lowered.dtype(), gives_back ? DType::f32 : half);
     EXPECT_EQ(base.forward(input).dtype(), half);

@@ -16,6 +16,7 @@
 #include "graft/core/autocast.h"
 
 #include "../support/errors.h"
+#include "../support/tested.h"
 #include "layers.h"
 
 namespace graft::oft_test {
@@ -34,7 +35,7 @@ const Options blocks_of_8{.r = 0, .oft_block_size = 8};
 
 OFTRotation rotation(const Options& options, double deviation = 0.1, DType dtype = DType::f64) {
   Generator generator{1, 0};
-  OFTRotation made(64, options, dtype, Device::cpu(), generator);
+  OFTRotation made(64, options, dtype, test::tested_device(), generator);
   made.weight = test::random(made.weight.shape(), 3, dtype, deviation);
   return made;
 }
@@ -48,7 +49,7 @@ Tensor generator_of(const OFTRotation& r, std::int64_t i) {
   for (std::int64_t row = 0; row < b; ++row)
     for (std::int64_t column = row + 1; column < b; ++column, ++next)
       q[row * b + column] = packed[next], q[column * b + row] = -packed[next];
-  return Tensor::from(q, {b, b});
+  return to(Tensor::from(q, {b, b}), r.weight.device());
 }
 
 Tensor block(const Tensor& blocks, std::int64_t i) { return squeeze(slice(blocks, 0, i, i + 1), 0); }
@@ -78,7 +79,7 @@ TEST(OFT, ResolvesBlocks) {
 
 TEST(OFT, ExactCayleyIsOrthogonalAndAsDefined) {
   const OFTRotation r = rotation(blocks_of_8);
-  const Tensor R = r.matrix(r.weight), I = Tensor::eye(8, DType::f64);
+  const Tensor R = r.matrix(r.weight), I = Tensor::eye(8, DType::f64, r.weight.device());
   EXPECT_EQ(R.shape(), (Shape{8, 8, 8}));
   for (std::int64_t i = 0; i < 8; ++i) {
     const Tensor Q = generator_of(r, i), B = block(R, i);
@@ -93,7 +94,7 @@ TEST(OFT, SeriesHasPeftsTermsAndConvergesToTheInverse) {
     return r.matrix(r.weight);
   };
   const OFTRotation r = rotation(blocks_of_8);
-  const Tensor I = Tensor::eye(8, DType::f64), exact = r.matrix(r.weight), many = series(60);
+  const Tensor I = Tensor::eye(8, DType::f64, r.weight.device()), exact = r.matrix(r.weight), many = series(60);
   for (std::int64_t i = 0; i < 8; ++i) {
     const Tensor Q = generator_of(r, i), Q2 = matmul(Q, Q), Q3 = matmul(Q2, Q), Q4 = matmul(Q3, Q);
     EXPECT_EQ(distance(block(series(1), i), I), 0);
@@ -171,7 +172,7 @@ double generator_norm(const OFTRotation& r, std::int64_t i) { return norm(genera
 TEST(COFT, ProjectsOntoTheBallAndLeavesWhatIsInside) {
   OFTRotation r = rotation({.r = 0, .oft_block_size = 8, .coft = true, .eps = 1});
   const double radius = 1 / std::sqrt(8.0);
-  r.weight = contiguous(r.weight * Tensor::from(std::vector<double>{1, 0.1, 1, 2, 1e-3, 1, 0, 5}, {8, 1}));
+  r.weight = contiguous(r.weight * to(Tensor::from(std::vector<double>{1, 0.1, 1, 2, 1e-3, 1, 0, 5}, {8, 1}), r.weight.device()));
   OFTRotation inside = r;
   inside.weight = r.projected();
   for (std::int64_t i = 0; i < 8; ++i) {
@@ -304,7 +305,7 @@ TEST(OFT, ADenseLayerGivesBackTheInputsDtypeUnderAutocast) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     const Tensor input = to(x, dtype);
     for (const DType lowered : {DType::bf16, DType::f16}) {
-      const autocast::Guard guard(Device::Type::cpu, lowered);
+      const autocast::Guard guard(test::tested_device().type, lowered);
       EXPECT_EQ(layer->forward(input).dtype(), dtype);
     }
   }
@@ -329,7 +330,7 @@ TEST(OFT, WhatServingKeepsIsTheSameInEveryBit) {
     test::randomise(*layer, "default", 17);
     EXPECT_EQ(serve(), computed());
     EXPECT_NE(serve(), first);
-    const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+    const autocast::Guard guard(test::tested_device().type, DType::bf16);
     EXPECT_EQ(to(layer->forward(x), DType::f32).to_vector<float>(), [&] {
       const GradMode on(true);
       return to(layer->forward(x).detach(), DType::f32).to_vector<float>();

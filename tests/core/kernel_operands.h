@@ -7,16 +7,13 @@
 #include <vector>
 
 #include "graft/core/elementwise.h"
-#include "graft/core/kernels.h"
 #include "graft/core/parallel.h"
 #include "graft/core/tensor.h"
 #include "graft/tests/support/errors.h"
 #include "graft/tests/support/guarded.h"
+#include "graft/tests/support/tested.h"
 
 namespace graft::test {
-
-/// The table that these tests are about, for operands in the host's memory: the CPU's, or a GPU's (tests/cuda).
-const Kernels& tested_kernels();
 
 using Sizes = std::vector<std::int64_t>;
 

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "graft/core/formats/json.h"
+#include "graft/tests/support/tested.h"
 
 namespace golden {
 
@@ -66,6 +67,12 @@ Tensors::Tensors(const std::filesystem::path& path) : file_(graft::safetensors::
   info_ = graft::parse_json<Json>(found->second);
 }
 
+Tensor Tensors::copy(const std::string& name) const {
+  const Tensor tensor = file_.tensor(name), copy = Tensor::empty(tensor.shape(), tensor.dtype(), graft::test::tested_device());
+  copy.copy_(tensor);
+  return copy;
+}
+
 double worst_error(const Tensor& got, const Tensor& want) { return compare(got, want).error; }
 
 double worst_relative_error(const Tensor& got, const Tensor& want) { return relative(compare(got, want)); }
@@ -85,7 +92,7 @@ void expect_close_absolute(const Tensor& got, const Tensor& want, double toleran
 void expect_same_bits(const Tensor& got, const Tensor& want, const std::string& what) {
   ASSERT_EQ(graft::name(got.dtype()), graft::name(want.dtype())) << what;
   ASSERT_EQ(graft::to_string(got.shape()), graft::to_string(want.shape())) << what;
-  const Tensor a = got.clone(), b = want.clone();
+  const Tensor a = got.detach().to(graft::Device::cpu()).clone(), b = want.clone();
   const auto size = static_cast<std::size_t>(size_of(a.dtype()));
   const auto* left = static_cast<const char*>(a.view().data);
   const auto* right = static_cast<const char*>(b.view().data);

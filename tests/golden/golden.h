@@ -28,6 +28,12 @@ void check_adapters_case(const Case& golden_case);    // runs.cpp
 void check_errors_case(const Case& golden_case);      // errors.cpp
 void check_tokenizer_case(const Case& golden_case);   // tokenizer.cpp
 
+/// Makes a test of each case below root(). A file that no suite expects becomes a failing test.
+void add_all();
+/// The cases that compute on the tested device: single layers as GoldenLayers, whole runs as GoldenRuns. A root() that is not there becomes
+/// a failing test.
+void add_for_device();
+
 /// The folder of the whole data: $GRAFT_GOLDEN, or the repository's own part.
 std::filesystem::path root();
 
@@ -40,7 +46,10 @@ class Tensors {
   explicit Tensors(const std::filesystem::path& path);
   const Json& info() const { return info_; }
   bool has(const std::string& name) const { return file_.contains(name); }
+  /// As in the file, to compare with.
   graft::Tensor operator[](const std::string& name) const { return file_.tensor(name); }
+  /// A copy on the tested device, to compute with.
+  graft::Tensor copy(const std::string& name) const;
   const graft::safetensors::File& file() const { return file_; }
 
  private:

@@ -3,6 +3,7 @@
 #include "graft/adapters/adalora.h"
 #include "graft/adapters/wrappers.h"
 #include "graft/quant/format.h"
+#include "graft/tests/support/tested.h"
 
 namespace golden {
 
@@ -14,8 +15,8 @@ std::shared_ptr<graft::LinearBase> base_layer(const Tensors& tensors) {
   const Json& base = tensors.info().at("base");
   const std::string format = base.at("format");
   if (format == "dense")
-    return std::make_shared<graft::Linear>(tensors["base.weight"].clone(),
-                                           tensors.has("base.bias") ? tensors["base.bias"].clone() : Tensor());
+    return std::make_shared<graft::Linear>(tensors.copy("base.weight"),
+                                           tensors.has("base.bias") ? tensors.copy("base.bias") : Tensor());
   graft::quant::Stored stored;
   stored.module = format;
   stored.in = base.at("in");
@@ -31,7 +32,9 @@ std::shared_ptr<graft::LinearBase> base_layer(const Tensors& tensors) {
     const std::string prefix = "base.";
     if (name.starts_with(prefix) && name != "base.dequantized") stored.tensors[name.substr(prefix.size())] = tensors[name];
   }
-  return graft::quant::make_layer(stored, dtype_of(tensors.info().at("x_dtype")));
+  const auto layer = graft::quant::make_layer(stored, dtype_of(tensors.info().at("x_dtype")));
+  graft::to(*layer, graft::test::tested_device());
+  return layer;
 }
 
 namespace {
@@ -111,9 +114,10 @@ Layer wrapped_layer(const Tensors& tensors, bool today) {
   }
   for (auto& [name, tensor] : parameters(*layer)) {
     graft::check(tensors.has("adapter." + name), "the layer has a parameter {} and the file does not", name);
-    const Tensor given = tensors["adapter." + name];
+    const Tensor given = tensors.copy("adapter." + name);
     graft::check(given.shape() == tensor->shape(), "{} is {} here and {} in the file", name, tensor->shape(), given.shape());
-    *tensor = given.clone();
+    graft::check(given.device() == tensor->device(), "{} is on {}, and its layer on {}", name, tensor->device(), given.device());
+    *tensor = given;
   }
   layer->set_training(false);
   layer->set_adapter(info.at("active").get<std::vector<std::string>>());

@@ -12,6 +12,7 @@
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
 #include "graft/core/autocast.h"
+#include "graft/tests/support/tested.h"
 
 #include "layer_case.h"
 
@@ -46,16 +47,16 @@ void run_once(const Tensors& tensors, AdapterLayer& layer, const std::string& or
   const Json& info = tensors.info();
   const bool autocast = !info.at("autocast").is_null();
   const bool half = autocast || dtype_of(info.at("x_dtype")) != DType::f32 || dtype_of(info.at("adapter_dtype")) != DType::f32;
-  Tensor x = tensors["x"].clone();
+  Tensor x = tensors.copy("x");
   x.set_requires_grad();
   Tensor y;
   {
-    const graft::autocast::Guard guard(graft::Device::Type::cpu,
+    const graft::autocast::Guard guard(graft::test::tested_device().type,
                                        autocast ? std::optional(dtype_of(info.at("autocast"))) : std::nullopt);
     y = layer.forward(x);
   }
   EXPECT_EQ(y.dtype(), tensors[original + "y"].dtype());
-  y.backward(tensors["dy"]);
+  y.backward(tensors.copy("dy"));
   std::map<std::string, Tensor> got = {{"y", y.detach()}, {"dx", x.grad()}};
   for (const auto& [name, tensor] : parameters(layer)) {
     const bool used = tensors.has("grad." + name);
@@ -73,7 +74,7 @@ void run_once(const Tensors& tensors, AdapterLayer& layer, const std::string& or
 
 void check_merging(const Tensors& tensors, const std::string& which, bool safe) {
   const auto layer = wrapped_layer(tensors);
-  const Tensor weight = layer->base_layer()->weight(), before = weight.clone(), x = tensors["x"];
+  const Tensor weight = layer->base_layer()->weight(), before = weight.clone(), x = tensors.copy("x");
   const graft::NoGrad no_grad;
   const bool half = weight.dtype() != DType::f32;
   const double tolerance = half ? 2 * unit(before, weight.dtype()) : 1e-5;
@@ -107,7 +108,7 @@ void check_layer(const Tensors& tensors) {
     // A pass for inference gives the same result and leaves the parameters alone.
     if (!coft) continue;
     const auto other = wrapped_layer(tensors, today);
-    expect_close(other->forward(tensors["x"]), tensors["truth.y"], 1e-5, "inference with COFT");
+    expect_close(other->forward(tensors.copy("x")), tensors["truth.y"], 1e-5, "inference with COFT");
     for (const auto& [name, tensor] : parameters(*other)) expect_same_bits(tensor->detach(), tensors["adapter." + name], name);
   }
   if (tensors.has("merged.weight")) check_merging(tensors, "merged", false);
@@ -177,8 +178,8 @@ Net net(const Tensors& tensors, const std::string& prefix) {
   const Json& c = tensors.info().at("adapter_config");
   const std::size_t layers = tensors.info().at("sizes").size() - 1;
   for (std::size_t i = 0; i < layers; ++i)
-    net.lin.emplace_back(std::make_shared<graft::Linear>(tensors[spelled(prefix, i, "base_layer.weight")].clone(),
-                                                         tensors[spelled(prefix, i, "base_layer.bias")].clone()));
+    net.lin.emplace_back(std::make_shared<graft::Linear>(tensors.copy(spelled(prefix, i, "base_layer.weight")),
+                                                         tensors.copy(spelled(prefix, i, "base_layer.bias"))));
   graft::AdaLoraConfig config{
       .target_r = c.at("target_r"), .init_r = c.at("init_r"), .tinit = c.at("tinit"), .tfinal = c.at("tfinal")};
   config.deltaT = c.at("deltaT");
@@ -195,7 +196,7 @@ Net net(const Tensors& tensors, const std::string& prefix) {
 
 void check_regulariser(const Tensors& tensors) {
   Net model = net(tensors, "param");
-  const Tensor plain = model.loss(tensors["x"], tensors["target"]);
+  const Tensor plain = model.loss(tensors.copy("x"), tensors.copy("target"));
   expect_close(plain.detach().reshape({1}), tensors["loss_plain"], 1e-12, "loss without regulariser");
   const Tensor regulariser = graft::adalora::orthogonal_regulariser(model);
   expect_close(regulariser.detach().reshape({1}), tensors["truth.regulariser"], 1e-12, "regulariser");
@@ -258,7 +259,7 @@ void check_allocator(const Tensors& tensors) {
   for (std::int64_t step = 0; step < static_cast<std::int64_t>(losses.size()); ++step) {
     SCOPED_TRACE(fmt::format("step {}", step));
     const Tensor loss =
-        model.loss(row(tensors["x"], step), row(tensors["target"], step)) + graft::adalora::orthogonal_regulariser(model);
+        model.loss(row(tensors.copy("x"), step), row(tensors.copy("target"), step)) + graft::adalora::orthogonal_regulariser(model);
     EXPECT_NEAR(loss.item(), losses[step], 1e-9 * losses[step]);
     loss.backward();
     optimizer->step();

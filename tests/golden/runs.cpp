@@ -11,6 +11,7 @@
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
 #include "graft/examples/llama/model.h"
+#include "graft/tests/support/tested.h"
 
 #include "golden.h"
 
@@ -34,7 +35,9 @@ struct Run {
         logits(safetensors::File::open(folder / "logits.safetensors")) {}
 
   llama::CausalLM model(DType dtype = DType::f32) const {
-    return llama::load(root() / "models" / info.at("base").get<std::string>(), dtype);
+    auto model = llama::load(root() / "models" / info.at("base").get<std::string>(), dtype);
+    to(model, test::tested_device());
+    return model;
   }
   bool has_method() const { return !info.at("method").is_null(); }
   bool in_several_dtypes() const { return info.at("dtype").is_array(); }

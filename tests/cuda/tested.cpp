@@ -1,11 +1,16 @@
 // The kernel table of a GPU for operands in the host's memory: all memory that a call's views span goes to the device before it, and
 // comes back after it. So the tests of the CPU's entries are those of the GPU's too, layouts and guards included.
-#include "graft/tests/core/kernel_operands.h"
+#include "graft/tests/support/tested.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "graft/core/view.h"
 
 namespace graft::test {
 namespace {
 
-constexpr Device gpu = Device{Device::Type::cuda, 0};
+constexpr Device gpu{Device::Type::cuda, 0};
 
 class Transfer {
  public:
@@ -93,6 +98,9 @@ struct Via<entry> {
 };
 
 }  // namespace
+
+// Without a GPU all tests are skipped, but what they make before main() has to lie somewhere.
+Device tested_device() { return cuda_device_count() > 0 ? gpu : Device::cpu(); }
 
 const Kernels& tested_kernels() {
   static constexpr Kernels table = {

@@ -1,7 +1,8 @@
-#include "graft/tests/core/kernel_operands.h"
+#include "../tested.h"
 
 namespace graft::test {
 
+Device tested_device() { return Device::cpu(); }
 const Kernels& tested_kernels() { return cpu_kernels(); }
 
 }  // namespace graft::test
