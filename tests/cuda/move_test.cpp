@@ -15,6 +15,16 @@
 namespace graft::test {
 namespace {
 
+/// Made on the tested device, and brought home.
+template <class... Arguments>
+Model model_here(Arguments... arguments) {
+  Model model(arguments...);
+  to(model, Device::cpu());
+  return model;
+}
+
+Tensor input(Device device) { return to(random({3, 64}, 1), device); }
+
 std::map<std::string, std::vector<double>> values(Module& model) {
   std::map<std::string, std::vector<double>> all;
   for (const auto& [name, tensor] : named_parameters(model)) all[name] = tensor.to_vector<double>();
@@ -27,12 +37,12 @@ void expect_all_on(Module& model, Device device) {
 
 // What is trained beside the adapter is what is saved, and the originals come back where the model is.
 TEST(GpuMove, TrainedCopiesAndOriginals) {
-  Model model("dense", true), again("dense", true);
+  Model model = model_here("dense", true), again = model_here("dense", true);
   const LoraConfig config{.r = 2, .target_modules = {"q_proj"}, .bias = "all", .modules_to_save = {"norm"}};
   adapters::inject(model, config);
   to(model, gpu);
   AdamW optimizer(trainable(model), {.lr = 0.1});
-  Tensor x = to(random({3, 64}, 1), gpu);
+  const Tensor x = input(gpu);
   to(sum(model.forward(x) * model.forward(x)), DType::f32).backward();
   optimizer.step();
   expect_all_on(model, gpu);
@@ -46,8 +56,7 @@ TEST(GpuMove, TrainedCopiesAndOriginals) {
 
   adapters::enable_adapters(model, false);
   expect_all_on(model, gpu);
-  Model bare("dense", true);
-  to(bare, gpu);
+  const Model bare("dense", true);
   EXPECT_EQ(distance(to(model.forward(x), Device::cpu()), to(bare.forward(x), Device::cpu())), 0);
   to(model, Device::cpu());
   adapters::enable_adapters(model, true);
@@ -57,21 +66,21 @@ TEST(GpuMove, TrainedCopiesAndOriginals) {
 
 // An optimizer that was made before the model moved steps the tensors that the model has.
 TEST(GpuMove, OptimizersSeeIt) {
-  Model model;
+  Model model = model_here();
   adapters::inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}});
   SGD optimizer(trainable(model), {.lr = 0.1});
   to(model, gpu);
   const auto before = values(model);
-  sum(model.forward(to(random({3, 64}, 1), gpu))).backward();
+  sum(model.forward(input(gpu))).backward();
   optimizer.step();
   expect_all_on(model, gpu);
   EXPECT_NE(values(model), before);
 }
 
 TEST(GpuMove, GradientsComeAlong) {
-  Model model;
+  Model model = model_here();
   adapters::inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}});
-  sum(model.forward(random({3, 64}, 1))).backward();
+  sum(model.forward(input(Device::cpu()))).backward();
   std::vector<std::vector<double>> before;
   for (const auto& [name, tensor] : trainable(model)) before.push_back(tensor.grad().to_vector<double>());
   to(model, gpu);
@@ -85,9 +94,9 @@ TEST(GpuMove, GradientsComeAlong) {
 
 // Backward does not read what was saved on another device.
 TEST(GpuMove, BackwardRefusesWhatMovedAway) {
-  Model model;
+  Model model = model_here();
   adapters::inject(model, LoraConfig{.r = 2, .target_modules = {"q_proj"}});
-  const Tensor y = sum(model.forward(random({3, 64}, 1)));
+  const Tensor y = sum(model.forward(input(Device::cpu())));
   to(model, gpu);
   EXPECT_THROW(y.backward(), ValueError);
 }
