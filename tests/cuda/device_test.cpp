@@ -43,7 +43,7 @@ TEST(Gpu, AnEmptySliceMayLieBehindItsMemory) {
   EXPECT_EQ((none + none).shape(), (Shape{0, 64}));
   EXPECT_EQ(matmul(none, x.t()).shape(), (Shape{0, 2}));
   EXPECT_EQ(matmul(none.t(), none).to_vector<double>(), std::vector<double>(64 * 64, 0));
-  EXPECT_EQ(concat({none, x}, 0).to_vector<double>(), std::vector<double>(128, 1));
+  EXPECT_EQ(concat(std::vector{none, x}, 0).to_vector<double>(), std::vector<double>(128, 1));
 }
 
 TEST(Gpu, OutOfMemoryLeavesTheProgramUsable) {
