@@ -25,9 +25,10 @@ Attention problem(const View& q, const View& k, const View& v, const AttentionSh
 template <class A>
 void run(const char* name, std::int64_t rows, std::int64_t numbers, const Attention& a) {
   const auto shared = static_cast<std::size_t>(numbers * attention_warps) * sizeof(A);
-  check<NotImplementedError>(shared <= most_shared,
+  const std::size_t most = properties().most_shared;
+  check<NotImplementedError>(shared <= most,
                              "{}: heads of width {} and {} need {} bytes of shared memory, and {} are there", name, a.width,
-                             a.value_width, shared, most_shared);
+                             a.value_width, shared, most);
   launch({"attention", fmt::format("{}{}", name, suffix<A>)}, {divide_up(rows, attention_warps)}, 32 * attention_warps, a,
          shared);
 }

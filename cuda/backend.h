@@ -11,8 +11,8 @@
 
 namespace graft::cuda {
 
-/// Makes the device on which `data` lies the current one for a scope. Everything below acts on the current device, in the order of
-/// the calls.
+/// Makes the device on which `data` lies the current one for a scope; before it, one that nothing ran on yet is not made current again.
+/// Everything below acts on the current device, in the order of the calls.
 class Current {
  public:
   explicit Current(const void* data);
@@ -22,7 +22,7 @@ class Current {
   Current& operator=(const Current&) = delete;
 
  private:
-  int previous_ = 0;
+  int device_ = 0, previous_ = 0;
 };
 
 /// OutOfMemoryError if there is none.

@@ -9,6 +9,7 @@
 namespace graft::cuda {
 
 void require(cublasStatus_t status, const char* what) {
+  check<OutOfMemoryError>(status != CUBLAS_STATUS_ALLOC_FAILED, "out of memory: {}", what);
   check<CudaError>(status == CUBLAS_STATUS_SUCCESS, "{}: cuBLASLt refused with status {}", what, static_cast<int>(status));
 }
 

@@ -21,7 +21,7 @@ struct CublasLt {
   static const CublasLt& get();
 };
 
-/// CudaError naming `what` unless `status` is success.
+/// OutOfMemoryError or CudaError naming `what` unless `status` is success.
 void require(cublasStatus_t status, const char* what);
 
 }  // namespace graft::cuda

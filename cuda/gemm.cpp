@@ -21,10 +21,10 @@ std::uint32_t alignment(const void* data) {
 }
 
 /// What an algorithm is chosen by: everything but where the matrices lie.
-using Key = std::array<std::int64_t, 16>;
-Key key_of(const Gemm& g) {
-  Key key{g.rows, g.columns, g.depth, g.batch};
-  std::size_t at = 4;
+using Key = std::array<std::int64_t, 17>;
+Key key_of(const Gpu& gpu, const Gemm& g) {
+  Key key{gpu.index(), g.rows, g.columns, g.depth, g.batch};
+  std::size_t at = 5;
   for (const Gemm::Matrix* m : {&g.a, &g.b, &g.y})
     for (std::int64_t value : {static_cast<std::int64_t>(m->dtype) * 2 + m->transposed, m->ld, m->distance,
                                static_cast<std::int64_t>(alignment(m->data))})
@@ -75,8 +75,9 @@ void multiply(const Gemm& g) {
   cublasLtMatmulAlgo_t algorithm;
   {
     const std::lock_guard lock(mutex);
-    auto [found, is_new] = known->try_emplace(key_of(g));
-    if (is_new) {
+    const Key key = key_of(here, g);
+    auto found = known->find(key);
+    if (found == known->end()) {
       cublasLtMatmulPreferenceOpaque_t preference;
       require(lt.preference_init(&preference, sizeof preference), "choosing an algorithm");
       const auto set = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
@@ -93,11 +94,11 @@ void multiply(const Gemm& g) {
       int count = 0;
       const cublasStatus_t status =
           lt.heuristic(handle, &product, &first_layout, &second_layout, &y, &y, &preference, 1, &result, &count);
-      if (status != CUBLAS_STATUS_SUCCESS || count == 0) known->erase(found);
-      require(status, "choosing an algorithm");
-      check<NotImplementedError>(count > 0, "cuBLASLt has no algorithm for {} × {} × {} of {}", g.rows, g.depth, g.columns,
+      if (status != CUBLAS_STATUS_NOT_SUPPORTED) require(status, "choosing an algorithm");
+      check<NotImplementedError>(status == CUBLAS_STATUS_SUCCESS && count > 0,
+                                 "cuBLASLt has no algorithm for {} × {} × {} of {}", g.rows, g.depth, g.columns,
                                  g.a.dtype);
-      found->second = result.algo;
+      found = known->emplace(key, result.algo).first;
     }
     algorithm = found->second;
   }

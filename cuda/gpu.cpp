@@ -10,6 +10,7 @@ namespace graft::cuda {
 void require(cudaError_t result, const char* what) {
   if (result == cudaSuccess) return;
   cudaGetLastError();  // what can be forgotten is
+  check<OutOfMemoryError>(result != cudaErrorMemoryAllocation, "out of memory: {}", what);
   fail<CudaError>("{}: {} ({})", what, cudaGetErrorString(result), cudaGetErrorName(result));
 }
 
@@ -23,6 +24,9 @@ Gpu::Gpu(int index) : index_(index) {
   properties_ = {10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
                  attribute(cudaDevAttrMultiProcessorCount),
                  static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
+  const int capability = properties_.capability;
+  check<CudaError>(capability >= least_capability, "cuda:{} has compute capability {}.{}, and at least {}.{} is needed", index,
+                   capability / 10, capability % 10, least_capability / 10, least_capability % 10);
   require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   cudaMemPoolProps properties{};
   properties.allocType = cudaMemAllocationTypePinned;

@@ -13,11 +13,15 @@
 
 namespace graft::cuda {
 
-/// CudaError naming `what` unless `result` is cudaSuccess.
+/// OutOfMemoryError or CudaError naming `what` unless `result` is cudaSuccess.
 void require(cudaError_t result, const char* what);
 
 class Gpu final : public DeviceRuntime {
  public:
+  /// The oldest that the kernels' PTX serves, as Properties has it.
+  static constexpr int least_capability = 80;
+
+  /// CudaError if the GPU is older than that.
   explicit Gpu(int index);
   Gpu(const Gpu&) = delete;
   Gpu& operator=(const Gpu&) = delete;
@@ -30,6 +34,7 @@ class Gpu final : public DeviceRuntime {
   void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) override;
   const Kernels& kernels() const override;
 
+  int index() const { return index_; }
   cudaStream_t stream() const { return stream_; }
   const Properties& properties() const { return properties_; }
   /// Waits until everything before is done; CudaError if something in it failed.

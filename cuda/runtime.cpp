@@ -1,5 +1,7 @@
 // The half of the CUDA hook that is linked when the library is built with CUDA: which GPUs there are, and what is missing where there
 // are none.
+#include <cuda.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -25,6 +27,26 @@ std::string reason(cudaError_t result) {
   }
   if (result == cudaErrorNoDevice) return "the NVIDIA driver finds no GPU";
   return fmt::format("the NVIDIA driver answered: {} ({})", cudaGetErrorString(result), cudaGetErrorName(result));
+}
+
+/// Whether anything has been done on a GPU: choosing one on which nothing was makes a context there, with memory of its own.
+bool is_in_use(int index) {
+  static const auto state_of = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult known{};
+    const auto result = cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &found, 7000, cudaEnableDefault, &known);
+    return reinterpret_cast<decltype(&cuDevicePrimaryCtxGetState)>(result == cudaSuccess ? found : nullptr);
+  }();
+  unsigned flags = 0;
+  int active = 0;
+  return !state_of || state_of(index, &flags, &active) != CUDA_SUCCESS || active;
+}
+
+int device_of(const void* data) {
+  cudaPointerAttributes attributes{};
+  require(cudaPointerGetAttributes(&attributes, data), "looking where memory lies");
+  check<CudaError>(attributes.type == cudaMemoryTypeDevice, "a kernel for GPUs was given memory that is on none");
+  return attributes.device;
 }
 
 }  // namespace
@@ -62,20 +84,16 @@ Gpu& current_gpu() {
   return gpu(index);
 }
 
-Current::Current(int device) {
+Current::Current(int device) : device_(device) {
   require(cudaGetDevice(&previous_), "asking for the current GPU");
   if (previous_ != device) require(cudaSetDevice(device), "choosing a GPU");
 }
 
-Current::Current(const void* data) {
-  require(cudaGetDevice(&previous_), "asking for the current GPU");
-  cudaPointerAttributes attributes{};
-  require(cudaPointerGetAttributes(&attributes, data), "looking where memory lies");
-  check<CudaError>(attributes.type == cudaMemoryTypeDevice, "a kernel for GPUs was given memory that is on none");
-  if (previous_ != attributes.device) require(cudaSetDevice(attributes.device), "choosing a GPU");
-}
+Current::Current(const void* data) : Current(device_of(data)) {}
 
-Current::~Current() { cudaSetDevice(previous_); }
+Current::~Current() {
+  if (previous_ != device_ && is_in_use(previous_)) cudaSetDevice(previous_);
+}
 
 DeviceRuntime& runtime(int index) { return gpu(index); }
 

@@ -1,24 +1,33 @@
 #include "graft/cuda/table.h"
 
+#include <optional>
+
 #include "graft/cuda/backend.h"
 #include "graft/cuda/entries.h"
 
 namespace graft::cuda {
 namespace {
 
-template <class First, class... Rest>
-const void* first_data(const First& first, const Rest&... rest) {
-  if constexpr (std::is_same_v<First, View>) return first.data;
-  else return first_data(rest...);
+/// Where the first operand that has elements lies; an empty one may lie behind the end of its memory. Null if there is none.
+template <class... Parameters>
+const void* first_data(const Parameters&... parameters) {
+  const void* data = nullptr;
+  const auto look = [&]<class Parameter>(const Parameter& parameter) {
+    if constexpr (std::is_same_v<Parameter, View>)
+      if (!data && parameter.count() > 0) data = parameter.data;
+  };
+  (look(parameters), ...);
+  return data;
 }
 
-/// `entry` on the device of its first operand.
+/// `entry` on the device of its operands.
 template <auto entry>
 struct There;
 template <class... Parameters, void (*entry)(Parameters...)>
 struct There<entry> {
   static void run(Parameters... parameters) {
-    const Current here(first_data(parameters...));
+    std::optional<Current> here;
+    if (const void* data = first_data(parameters...)) here.emplace(data);
     entry(parameters...);
   }
 };

@@ -108,11 +108,12 @@ double weight_bytes(const Cell& cell) {
 Work work(const Cell& cell) {
   const auto m = static_cast<double>(cell.m), k = static_cast<double>(cell.k), n = static_cast<double>(cell.n);
   const auto r = static_cast<double>(cell.rank), size = static_cast<double>(size_of(cell.dtype));
+  constexpr double wide = sizeof(float);  // a factor, and what it makes
   Work work{weight_bytes(cell) + size * m * (k + n), 2 * m * k * n};
-  work.bytes += size * r * (k + n);        // A and B
+  work.bytes += wide * r * (k + n);        // A and B
   work.operations += 2 * m * r * (k + n);  // x Aᵀ and what B makes of it; backward, dy B and what A makes of it
   if (cell.backward && cell.rank > 0) {    // dA and dB, from x and dy
-    work.bytes += size * (m * k + m * r + r * (k + n));
+    work.bytes += size * m * k + wide * (m * r + r * (k + n));
     work.operations += 2 * m * r * (k + n);
   }
   return work;

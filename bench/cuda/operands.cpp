@@ -16,6 +16,10 @@ namespace {
 
 constexpr Device gpu{Device::Type::cuda, 0};
 
+// As a layer takes them in half precision, and PEFT's LoRA on GPTQ joins them (quant/quant_linear.cpp).
+constexpr DType factors = DType::f32;
+quant::Join join_of(const Cell& cell) { return cell.backward ? quant::Join::rounded : quant::Join::added; }
+
 LayerShape shape_of(const Cell& cell, std::int64_t n) {
   const Format& f = *cell.format;
   return {cell.k, n, f.bits, f.group_size == 0 ? cell.k : f.group_size, f.act_order, f.affine};
@@ -61,7 +65,9 @@ bool supports(const cuda::Product& product, const Cell& cell) {
     return View{memory.view().data, cell.dtype, 2, {rows, columns}, {columns, 1}};
   };
   const View x = matrix(cell.m, cell.from()), y = matrix(cell.m, cell.to());
-  const quant::LowRank term{matrix(cell.m, cell.rank), matrix(cell.rank, cell.to())};
+  View u = matrix(cell.m, cell.rank), v = matrix(cell.rank, cell.to());
+  u.dtype = v.dtype = factors;
+  const quant::LowRank term{u, v, join_of(cell)};
   quant::Problem problem{weight, cell.backward, x, nullptr, y};
   if (cell.rank > 0) problem.terms = {&term, 1};
   return product.supports(problem);
@@ -94,15 +100,15 @@ Operands::Operands(const Cell& cell)
     : cell_(cell), x_(drawn({cell.m, cell.from()}, 1, cell.dtype)), y_(Tensor::empty({cell.m, cell.to()}, cell.dtype, gpu)) {
   if (cell.rank == 0) return;
   const double small = 1 / std::sqrt(static_cast<double>(cell.k));
-  A_ = drawn({cell.rank, cell.k}, 2, cell.dtype, small);
-  B_ = drawn({cell.n, cell.rank}, 3, cell.dtype, small);
-  u_ = Tensor::empty({cell.m, cell.rank}, cell.dtype, gpu);
+  A_ = drawn({cell.rank, cell.k}, 2, factors, small);
+  B_ = drawn({cell.n, cell.rank}, 3, factors, small);
+  u_ = Tensor::empty({cell.m, cell.rank}, factors, gpu);
   if (!cell.backward) return;
   input_ = drawn({cell.m, cell.k}, 4, cell.dtype);
-  narrow_ = Tensor::empty({cell.m, cell.rank}, cell.dtype, gpu);
-  multiply(input_, A_.t(), narrow_);
-  dA_ = Tensor::empty(A_.shape(), cell.dtype, gpu);
-  dB_ = Tensor::empty(B_.shape(), cell.dtype, gpu);
+  narrow_ = Tensor::empty({cell.m, cell.rank}, factors, gpu);
+  multiply(to(input_, factors), A_.t(), narrow_);
+  dA_ = Tensor::empty(A_.shape(), factors, gpu);
+  dB_ = Tensor::empty(B_.shape(), factors, gpu);
 }
 
 void Operands::run(const cuda::Product& product, const Weights& weights, std::size_t copy) const {
@@ -112,13 +118,14 @@ void Operands::run(const cuda::Product& product, const Weights& weights, std::si
   std::optional<quant::LowRank> term;
   const auto gradients = runtime(gpu).kernels().linear_backward;
   if (cell_.rank > 0) {
-    if (cell_.backward) gradients(x_.view(), narrow_.view(), B_.view(), u_.view(), dB_.view());
-    else multiply(x_, A_.t(), u_);
-    term.emplace(u_.view(), (cell_.backward ? A_ : B_.t()).view());
+    const Tensor wide = to(x_, factors);
+    if (cell_.backward) gradients(wide.view(), narrow_.view(), B_.view(), u_.view(), dB_.view());
+    else multiply(wide, A_.t(), u_);
+    term.emplace(u_.view(), (cell_.backward ? A_ : B_.t()).view(), join_of(cell_));
     problem.terms = {&*term, 1};
   }
   product.run(problem);
-  if (cell_.rank > 0 && cell_.backward) gradients(u_.view(), input_.view(), {}, {}, dA_.view());
+  if (cell_.rank > 0 && cell_.backward) gradients(u_.view(), to(input_, factors).view(), {}, {}, dA_.view());
 }
 
 void Operands::run_dense(const std::vector<Tensor>& weights, std::size_t copy) const {
@@ -143,7 +150,7 @@ double Operands::error(const Weights& weights) const {
   std::optional<quant::LowRank> term;
   Tensor u, v;
   if (cell_.rank > 0) {
-    const auto here = [](const Tensor& t) { return to(to(t, Device::cpu()), DType::f32); };
+    const auto here = [](const Tensor& t) { return to(t, Device::cpu()); };
     u = matmul(x, here(cell_.backward ? B_ : A_.t()));
     v = here(cell_.backward ? A_ : B_.t());
     term.emplace(u.view(), v.view());
@@ -164,7 +171,7 @@ double Operands::error(const std::vector<Tensor>& weights) const {
 }
 
 // A rounding moves a number by at most 2^-9 of it in bf16 and 2^-12 in f16, and by 0.29 of a unit in the mean of squares. That of the
-// result, of the weight, of LoRA's narrow factor.
+// result, of the weight, of the product that LoRA's share joins and of a share that is rounded itself.
 double Operands::largest_error() const {
   return cell_.dtype == DType::bf16 ? 0x1p-7 : cell_.dtype == DType::f16 ? 0x1p-10 : 1e-5;
 }

@@ -27,7 +27,7 @@ class Operands {
   explicit Operands(const Cell& cell);
 
   /// The whole cell with copy `copy` of its weight. LoRA's narrow products and, backward, its gradients are products of the kernel table
-  /// around the row's.
+  /// around the row's, with f32 factors and x widened for them; its share joins the rounded product, as in a layer on GPTQ.
   void run(const cuda::Product& product, const Weights& weights, std::size_t copy) const;
   /// The bare product with a dense weight by the kernel table.
   void run_dense(const std::vector<Tensor>& weights, std::size_t copy) const;

@@ -53,7 +53,7 @@ act "$folder/build/bench/cuda_bench" "${measured[@]}"
 with=(GRAFT_BUILD="$folder/build" GRAFT_COMMIT=abc123)
 check 4 'compute-sanitizer is not here' "${with[@]}" -- "$folder/report"
 
-act "$folder/bin/compute-sanitizer" 'while [ "$1" != --print-limit ]; do shift; done; shift 2; "$@"' 'echo "========= ERROR SUMMARY: 0 errors"'
+act "$folder/bin/compute-sanitizer" 'while [ "$1" != --print-limit ]; do shift; done; shift 2; echo "$@"; "$@"' 'echo "========= ERROR SUMMARY: 0 errors"'
 check 0 'the tables are in' "${with[@]}" -- "$folder/report"
 tables machine.txt 'An Acted GPU, compute capability 9.0, 1024 MiB'
 tables machine.txt 'driver   999.1'
@@ -65,6 +65,17 @@ tables sanitizers.txt 'ERROR SUMMARY: 0 errors; 2 passed'
 tables bench.txt 'a row 1.0 us'
 tables bench.json '"name": "b"'
 tables summary.txt '2 rows measured, 0 refused, 0 cut'
+tables summary.txt 'peers        absent'
+for suite in Gpu GpuQuantized GpuSkinny GpuTiled GpuJoins BenchOperands Draw; do tables memcheck.log "$suite.*"; done
+tables memcheck.log ':Kernels*'
+
+# PyTorch's product is measured where there is one, and fails nothing.
+act "$folder/bin/python3" '[[ $1 == */bench/peers/int4_cuda.py ]] && echo "{\"name\": \"torch_int4\"}"'
+check 0 'peers        measured 1 rows' "${with[@]}" -- "$folder/report"
+tables peers.json 'torch_int4'
+act "$folder/bin/python3" "echo \"ModuleNotFoundError: No module named 'torch'\"; exit 1"
+check 0 "peers        absent   ModuleNotFoundError: No module named 'torch'" "${with[@]}" -- "$folder/report"
+rm "$folder/bin/python3"
 
 act "$folder/bin/compute-sanitizer" 'echo "========= ERROR SUMMARY: 7 errors"; exit 99'
 check 1 'failed   with 99: ERROR SUMMARY: 7 errors' "${with[@]}" -- "$folder/report"

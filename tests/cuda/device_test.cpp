@@ -38,6 +38,14 @@ TEST(Gpu, RefusesWhatIsNotThere) {
                           "a kernel for GPUs was given memory that is on none");
 }
 
+TEST(Gpu, AnEmptySliceMayLieBehindItsMemory) {
+  const Tensor x = Tensor::ones({2, 64}, DType::f32, gpu), none = slice(x, 0, 2, 2);
+  EXPECT_EQ((none + none).shape(), (Shape{0, 64}));
+  EXPECT_EQ(matmul(none, x.t()).shape(), (Shape{0, 2}));
+  EXPECT_EQ(matmul(none.t(), none).to_vector<double>(), std::vector<double>(64 * 64, 0));
+  EXPECT_EQ(concat(std::vector{none, x}, 0).to_vector<double>(), std::vector<double>(128, 1));
+}
+
 TEST(Gpu, OutOfMemoryLeavesTheProgramUsable) {
   const Tensor before = Tensor::ones({3}, DType::f32, gpu);
   expect_error<OutOfMemoryError>([] { Tensor::empty({std::int64_t{1} << 45}, DType::f32, gpu); },

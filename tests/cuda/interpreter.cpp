@@ -59,7 +59,7 @@ class Interpreter {
     const auto above = live_.upper_bound(const_cast<void*>(data));
     if (above == live_.begin()) return false;
     const auto& [begin, bytes] = *std::prev(above);
-    return data <= static_cast<const std::byte*>(begin) + bytes;
+    return data < static_cast<const std::byte*>(begin) + bytes;
   }
   void run(const Kernel& kernel, Grid grid, int threads, std::size_t shared, const void* argument, std::size_t bytes) {
     const auto found = modules_.try_emplace(kernel.image);
