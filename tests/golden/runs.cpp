@@ -137,7 +137,8 @@ void check_greedy(const llama::CausalLM& model, const Json& recorded, const std:
 /// Mean cross entropy of the next token within each row.
 Tensor next_token_loss(const llama::CausalLM& model, const Tensor& rows) {
   const std::int64_t length = rows.dim(1);
-  return cross_entropy(model.forward(slice(rows, 1, 0, length - 1)), slice(rows, 1, 1, length));
+  const Tensor logits = model.forward(slice(rows, 1, 0, length - 1));
+  return cross_entropy(logits, to(slice(rows, 1, 1, length), logits.device()));
 }
 
 void check_held_loss(llama::CausalLM& model, const Run& run, const std::string& name) {
