@@ -23,7 +23,6 @@ const Problem problems[] = {
     {1, 2, 1, 1, 200, 32, true, true},    // generation
     {2, 4, 2, 3, 150, 10, true, false, Layout::gaps},
     {1, 2, 2, 150, 129, 24, false, false},
-    {1, 1, 1, 2, 3, 400, false, false},
 };
 
 /// Everything in double, from the definition; scores outside a query's view do not exist.
