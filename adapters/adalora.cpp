@@ -165,7 +165,9 @@ Tensor orthogonal_regulariser(Module& model) {
       }
     }
   });
-  return total.defined() ? total * (weight / static_cast<double>(matrices)) : Tensor::zeros({});
+  if (total.defined()) return total * (weight / static_cast<double>(matrices));
+  const std::vector<NamedTensor> all = named_parameters(model);
+  return Tensor::zeros({}, DType::f32, all.empty() ? Device() : all.front().tensor.device());
 }
 
 }  // namespace graft::adalora

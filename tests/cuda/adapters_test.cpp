@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "graft/adapters/adalora.h"
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/peft_io.h"
@@ -141,6 +142,15 @@ TEST(GpuAdapters, FilesKnowNoDevice) {
     adapters::load_pretrained(back, second.path());
     EXPECT_EQ(distance(back.forward(x), y), 0);
   }
+}
+
+// A loss may be added to it wherever the model lies.
+TEST(GpuAdapters, NoRegulariserIsZeroOnTheModelsDevice) {
+  Model model("dense");
+  add(model, methods()[0].config);
+  const Tensor zero = adalora::orthogonal_regulariser(model);
+  EXPECT_EQ(zero.device(), gpu);
+  EXPECT_EQ(zero.item(), 0);
 }
 
 }  // namespace

@@ -76,14 +76,14 @@ TEST(Gpu, PackedWeights) {
         if (format == "dense" && dtype != DType::f32) continue;
         SCOPED_TRACE(fmt::format("{} {} {}", format, bias, dtype));
         const auto here = make_base(format, 128, 64, bias), there = make_base(format, 128, 64, bias);
-        to(*there, gpu);
-        Tensor x = random({2, 3, 128}, 1, dtype), moved = to(x, gpu);
+        to(*here, Device::cpu());
+        Tensor x = to(random({2, 3, 128}, 1, dtype), Device::cpu()), moved = to(x, gpu);
         x.set_requires_grad(), moved.set_requires_grad();
         const Tensor y = here->forward(x), z = there->forward(moved);
         EXPECT_EQ(z.device(), gpu);
         const double tolerance = dtype == DType::f64 ? 1e-12 : dtype == DType::f32 ? 1e-4 : dtype == DType::f16 ? 2e-2 : 1.5e-1;
         EXPECT_LE(far(z, y), tolerance);
-        const Tensor dy = random({2, 3, 64}, 2, dtype);
+        const Tensor dy = to(random({2, 3, 64}, 2, dtype), Device::cpu());
         y.backward(dy);
         z.backward(to(dy, gpu));
         EXPECT_LE(far(moved.grad(), x.grad()), tolerance);
