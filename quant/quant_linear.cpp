@@ -80,8 +80,8 @@ struct ProductRule {
     double scale;
     Join join;
     bool wants_A, wants_B;
-    /// The gradient of the term's share before its scale came in, in the factors' dtype.
-    Tensor share(const Tensor& dy) const { return to(join == Join::scaled && scale != 1 ? dy * scale : dy, A().dtype()); }
+    /// The gradient of the term's share before its scale came in, in dy's dtype.
+    Tensor share(const Tensor& dy) const { return join == Join::scaled && scale != 1 ? dy * scale : dy; }
     /// How that share's gradient for x joins.
     Join back() const { return join == Join::summed ? Join::summed : Join::rounded; }
   };
@@ -105,6 +105,8 @@ struct ProductRule {
   Gradients operator()(const Tensor& dy) const { return grad_enabled() ? recorded(dy) : fused(dy); }
 
  private:
+  static constexpr std::int64_t few_rows = 16;
+
   /// By operations that can be differentiated once more; the narrow factors are then no constants.
   Gradients recorded(const Tensor& dy) const {
     Gradients all(1 + 2 * terms.size());
@@ -112,7 +114,7 @@ struct ProductRule {
     std::vector<Tensor> narrow;
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
-      const Tensor share = term.share(dy);
+      const Tensor share = to(term.share(dy), term.A().dtype());
       Term& back = other.emplace_back(Term{term.B().t(), term.A().t(), term.join == Join::scaled ? 1 : term.scale, term.back()});
       narrow.push_back(back.narrow(share));
       back.scale = term.scale;  // for its own derivatives
@@ -135,6 +137,8 @@ struct ProductRule {
   /// B's beside the input's on the CPU, where there are few rows.
   Gradients fused(const Tensor& dy) const {
     const bool on_cpu = dy.device().is_cpu();
+    // The CPU widens few rows in the tasks that read them; more, and a GPU's, once.
+    const bool widened = !on_cpu || dy.count() > few_rows * dy.dim(-1);
     Gradients all(1 + 2 * terms.size());
     std::vector<Tensor> kept, narrow;  // for as long as views show them
     kept.reserve(3 * terms.size());
@@ -144,10 +148,12 @@ struct ProductRule {
     for (std::size_t i = 0; i < terms.size(); ++i) {
       const SavedTerm& term = terms[i];
       Tensor &dA = all[1 + 2 * i], &dB = all[2 + 2 * i];
-      const View share = view(term.share(dy)), saved_narrow = term.wants_B ? view(term.narrow()) : View();
-      if (term.wants_A) dA = Tensor::empty(term.A().shape(), share.dtype, dy.device());
-      if (term.wants_B) dB = Tensor::empty(term.B().shape(), share.dtype, dy.device());
-      narrow.push_back(Tensor::empty({share.sizes[0], term.B().dim(1)}, share.dtype, dy.device()));
+      const DType dtype = term.A().dtype();
+      const View share = view(widened ? to(term.share(dy), dtype) : term.share(dy));
+      const View saved_narrow = term.wants_B ? view(term.narrow()) : View();
+      if (term.wants_A) dA = Tensor::empty(term.A().shape(), dtype, dy.device());
+      if (term.wants_B) dB = Tensor::empty(term.B().shape(), dtype, dy.device());
+      narrow.push_back(Tensor::empty({share.sizes[0], term.B().dim(1)}, dtype, dy.device()));
       const View dnarrow = narrow.back().view();
       const bool with_B = term.wants_B && !on_cpu;
       kernel(dy.device(), &Kernels::linear_backward, "linear")(share, with_B ? saved_narrow : View(), term.B().view(), dnarrow,
@@ -155,7 +161,7 @@ struct ProductRule {
       if (term.scale != 1 && term.join != Join::scaled)
         kernel(dy.device(), &Kernels::unary, "linear")(UnaryOp::affine, dnarrow, dnarrow, term.scale, 0);
       // A GPU's kernels take one type.
-      if (term.wants_A) outer.push_back({dnarrow, view(on_cpu ? x() : to(x(), share.dtype)), dA.view()});
+      if (term.wants_A) outer.push_back({dnarrow, view(on_cpu ? x() : to(x(), dtype)), dA.view()});
       if (term.wants_B && on_cpu) outer.push_back({share, saved_narrow, dB.view()});
       shares.push_back({dnarrow, term.A().view(), term.back()});
     }

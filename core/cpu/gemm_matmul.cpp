@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "graft/core/cpu/block.h"
 #include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/gemm.h"
 #include "graft/core/parallel.h"
@@ -73,8 +74,8 @@ class Rows {
       return;
     }
     for (std::int64_t i = 0; i < a.rows; ++i)
-      kernels.pack(a.data + i * a.row_stride * size_of(a.dtype), a.dtype, a.columns, a.column_stride, 1, 1, 1,
-                   copy_.get() + i * stride_);
+      convert(a.dtype, a.data + i * a.row_stride * size_of(a.dtype), a.column_stride, dtype_of<T>, copy_.get() + i * stride_, 1,
+              a.columns);
   }
   std::int64_t stride() const { return stride_; }
   const T* operator[](std::int64_t i) const { return data_ + i * stride_; }
@@ -119,13 +120,13 @@ void dot_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b
 template <class T>
 void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   constexpr std::int64_t near = 256;  // columns of few rows of y and of `block` rows of b that stay in the first-level cache
-  const Left<T> x(kernels, a);
   const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
   const std::int64_t block = rows <= max_skinny ? depth : 16;  // b is read again for every max_skinny rows
-  const auto add_up = [&](std::int64_t from, std::int64_t to, std::int64_t column, std::int64_t width, T* sums,
+  // x is a from depth `from` on.
+  const auto add_up = [&](const Left<T>& x, std::int64_t from, std::int64_t to, std::int64_t column, std::int64_t width, T* sums,
                           std::int64_t lds) {
     for (std::int64_t d = from; d < to; d += block)
-      kernels.axpy(x.data + d * x.depth_stride, x.row_stride, x.depth_stride, rows, std::min(block, to - d),
+      kernels.axpy(x.data + (d - from) * x.depth_stride, x.row_stride, x.depth_stride, rows, std::min(block, to - d),
                    b.data + (d * b.row_stride + column) * size_of(b.dtype), b.dtype, b.row_stride, width, sums, lds, d > from);
   };
   // Too few columns to share out, but much of the depth: each task takes a stretch of it, and stretches are added up in their order.
@@ -134,20 +135,24 @@ void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
   if (stretches > 1) {
     Scratch<T> sums(stretches * rows * columns);
     parallel_for(stretches, [&](std::int64_t i) {
+      const std::int64_t from = depth * i / stretches, to = depth * (i + 1) / stretches;
+      Matrix part = a;
+      part.data += from * a.column_stride * size_of(a.dtype), part.columns = to - from;
+      const Left<T> x(kernels, part);
       for (std::int64_t j = 0; j < columns; j += near)
-        add_up(depth * i / stretches, depth * (i + 1) / stretches, j, std::min(near, columns - j),
-               sums.get() + i * rows * columns + j, columns);
+        add_up(x, from, to, j, std::min(near, columns - j), sums.get() + i * rows * columns + j, columns);
     });
     for (std::int64_t i = 1; i < stretches; ++i)
       for (std::int64_t j = 0; j < rows * columns; ++j) sums.get()[j] += sums.get()[i * rows * columns + j];
     return write(target<T>(y), 0, 0, rows, columns, sums.get(), columns);
   }
+  const Left<T> x(kernels, a);
   parallel_ranges(columns, columns_of_a_task(depth * std::max<std::int64_t>(1, rows / max_skinny), near),
                   [&](std::int64_t begin, std::int64_t end) {
                     Scratch<T> sums(rows * std::min(near, end - begin));
                     for (std::int64_t j = begin; j < end; j += near) {
                       const std::int64_t width = std::min(near, end - j);
-                      add_up(0, depth, j, width, sums.get(), width);
+                      add_up(x, 0, depth, j, width, sums.get(), width);
                       write(target<T>(y), 0, j, rows, width, sums.get(), width);
                     }
                   });
@@ -191,7 +196,7 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
     std::swap(a, b);
     a = a.transposed(), b = b.transposed(), y = y.transposed();
   }
-  const bool skinny = a.rows <= max_skinny, few = skinny || (a.rows <= max_few && a.dtype == dtype_of<T>);
+  const bool skinny = a.rows <= max_skinny, few = skinny || (a.rows <= max_few && (a.dtype == dtype_of<T> || b.dtype == dtype_of<T>));
   const bool by_columns = b.row_stride == 1, by_rows = b.column_stride == 1;
   const std::int64_t shallow = (skinny && (by_columns || by_rows)) || a.dtype != dtype_of<T> ? max_skinny : max_shallow;
   if (a.columns <= shallow && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "graft/core/cpu/block.h"
 #include "graft/core/kernels.h"
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/rows.h"
@@ -40,7 +41,7 @@ void check_operands(std::span<const Outer> all) {
 bool OuterParts::fit(std::span<const Outer> all) {
   return std::ranges::all_of(all, [](const Outer& outer) {
     const auto& [a, b, product] = outer;
-    return a.dtype == DType::f32 && b.dtype != DType::f64 && b.strides[1] == 1 && product.dtype == DType::f32 &&
+    return a.dtype != DType::f64 && b.dtype != DType::f64 && b.strides[1] == 1 && product.dtype == DType::f32 &&
            product.strides[1] == 1 && product.strides[0] == product.sizes[1] && a.sizes[0] > 0 && a.sizes[0] <= few_rows;
   });
 }
@@ -68,10 +69,19 @@ void OuterParts::run(std::int64_t part) const {
     for (auto [begin, end] = run_of(outer, part); begin < end;) {
       const std::int64_t row = begin / columns, column = begin % columns, left = end - begin;
       const bool whole = column == 0 && left >= columns && columns <= narrow;
-      const std::int64_t rows = whole ? left / columns : 1, width = whole ? columns : std::min({columns - column, left, widest});
-      kernels_.axpy(a.as<float>() + row * a.strides[1], a.strides[1], a.strides[0], rows, depth,
-                    static_cast<const char*>(b.data) + column * size_of(b.dtype), b.dtype, b.strides[0], width,
-                    product.as<float>() + begin, columns, false);
+      const std::int64_t rows = whole ? std::min(left / columns, near / depth) : 1;
+      const std::int64_t width = whole ? columns : std::min({columns - column, left, widest});
+      const float* x = a.as<float>() + row * a.strides[1];
+      std::int64_t x_row = a.strides[1], x_depth = a.strides[0];
+      float widened[near];
+      if (a.dtype != DType::f32) {
+        for (std::int64_t d = 0; d < depth; ++d)
+          cpu::convert(a.dtype, cpu::element(a, d * a.strides[0] + row * a.strides[1]), a.strides[1], DType::f32,
+                       widened + d * rows, 1, rows);
+        x = widened, x_row = 1, x_depth = rows;
+      }
+      kernels_.axpy(x, x_row, x_depth, rows, depth, static_cast<const char*>(b.data) + column * size_of(b.dtype), b.dtype,
+                    b.strides[0], width, product.as<float>() + begin, columns, false);
       begin += rows * width;
     }
   }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <vector>
 
 #include "graft/core/parallel.h"
@@ -33,8 +34,9 @@ std::vector<std::int64_t> strides(Order order, std::int64_t rows, std::int64_t c
   }
 }
 
-void expect_product(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, Order a_order, Order b_order, Order y_order) {
-  Guarded a(dtype, {m, k}, strides(a_order, m, k)), b(dtype, {k, n}, strides(b_order, k, n)),
+void expect_product(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, Order a_order, Order b_order, Order y_order,
+                    std::optional<DType> a_dtype = {}) {
+  Guarded a(a_dtype.value_or(dtype), {m, k}, strides(a_order, m, k)), b(dtype, {k, n}, strides(b_order, k, n)),
       y(dtype, {m, n}, strides(y_order, m, n));
   a.randomize(1);
   b.randomize(2);
@@ -120,6 +122,16 @@ TEST(Gemm, FewRowsAreCutAlongTheirColumns) {
   for (Isa isa : isas()) {
     Pinned pinned(isa);
     for (Order a : {Order::columns, Order::rows}) expect_product(DType::f32, 8, 210, 9000, a, Order::columns, Order::rows);
+  }
+}
+
+TEST(Gemm, FewRowsOfHalvesOverALongDepth) {  // which are widened in the tasks that read them
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (DType left : {DType::bf16, DType::f16})
+      for (auto [m, n, k] : {std::tuple{1, 16, 4100}, {3, 9, 2500}, {16, 16, 2100}, {8, 256, 1500}, {5, 601, 1000}, {6, 24, 2049}})
+        for (Order a : {Order::columns, Order::rows, Order::gaps})
+          expect_product(DType::f32, m, n, k, a, Order::rows, Order::rows, left);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <optional>
 
 #include "graft/core/parallel.h"
 #include "graft/quant/kernels.h"
@@ -17,10 +18,11 @@ using namespace test;
 
 struct Operands {
   Guarded a, b, product;
-  Operands(std::int64_t m, std::int64_t i, std::int64_t j, DType a_dtype, DType b_dtype, bool columns_first)
+  Operands(std::int64_t m, std::int64_t i, std::int64_t j, DType a_dtype, DType b_dtype, bool columns_first,
+           std::optional<DType> product_dtype = {})
       : a(a_dtype, {m, i}, columns_first ? std::vector<std::int64_t>{1, m + 1} : std::vector<std::int64_t>{i + 2, 1}),
         b(b_dtype, {m, j}, columns_first ? std::vector<std::int64_t>{1, m + 2} : std::vector<std::int64_t>{j + 3, 1}),
-        product(a_dtype, {i, j}, columns_first ? std::vector<std::int64_t>{1, i + 1} : std::vector<std::int64_t>{j, 1}) {
+        product(product_dtype.value_or(a_dtype), {i, j}, columns_first ? std::vector<std::int64_t>{1, i + 1} : std::vector<std::int64_t>{j, 1}) {
     a.randomize(1), b.randomize(2);
   }
   Outer outer() const { return {a.view(), b.view(), product.view()}; }
@@ -56,7 +58,7 @@ TEST(OuterProducts, BesideAGradientInEveryRow) {
           for (const DType dtype : {DType::f32, DType::bf16}) {
             Guarded dy(dtype, {m, out}, {out, 1}), dx(dtype, {m, in}, {in, 1});
             dy.randomize(3);
-            const Operands A(m, r, in, DType::f32, dtype, false), B(m, out, r, DType::f32, dtype, false);
+            const Operands A(m, r, in, DType::f32, dtype, false), B(m, out, r, dtype, DType::f32, false, DType::f32);
             const Outer outer[] = {A.outer(), B.outer()};
             const Problem problem{.weight = *packed, .transposed = true, .x = dy.view(), .y = dx.view(), .outer = outer};
             if (!row.takes_outer || !row.supports(problem)) continue;
