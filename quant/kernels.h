@@ -104,6 +104,9 @@ void forward(const Packed& weight, const View& x, const View* bias, const View& 
 struct Outer {
   View a, b, product;
 };
+/// Rows of a and b up to which writing a product takes longer than computing it, so that each part of its memory is a task, and half
+/// precision is widened by the tasks that read it.
+inline constexpr std::int64_t few_rows = 16;
 /// All of them; ValueError for shapes that do not fit, TypeError for dtypes. Of few rows side by side, each a part at a time: a part of the
 /// work is the same part of every product's memory, so that a thread finds in its own caches what it wrote the last time, even in blocks
 /// that have changed places since.

@@ -105,8 +105,6 @@ struct ProductRule {
   Gradients operator()(const Tensor& dy) const { return grad_enabled() ? recorded(dy) : fused(dy); }
 
  private:
-  static constexpr std::int64_t few_rows = 16;
-
   /// By operations that can be differentiated once more; the narrow factors are then no constants.
   Gradients recorded(const Tensor& dy) const {
     Gradients all(1 + 2 * terms.size());
@@ -137,7 +135,7 @@ struct ProductRule {
   /// B's beside the input's on the CPU, where there are few rows.
   Gradients fused(const Tensor& dy) const {
     const bool on_cpu = dy.device().is_cpu();
-    // The CPU widens few rows in the tasks that read them; more, and a GPU's, once.
+    // Few rows lie as they are for the CPU; more of them, and a GPU's, are widened once.
     const bool widened = !on_cpu || dy.count() > few_rows * dy.dim(-1);
     Gradients all(1 + 2 * terms.size());
     std::vector<Tensor> kept, narrow;  // for as long as views show them

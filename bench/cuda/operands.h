@@ -47,6 +47,7 @@ class Operands {
   Cell cell_;
   Tensor x_, y_;                       // [m, from], [m, to]
   Tensor A_, B_, input_, narrow_, u_;  // [r, k], [n, r]; backward, the forward's x [m, k], x Aᵀ and dy B [m, r]
+  Tensor wide_x_, wide_input_;  // in the factors' dtype, which run() fills
   Tensor dA_, dB_;
 };
 

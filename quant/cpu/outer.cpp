@@ -15,9 +15,6 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 // Elements.
 constexpr std::int64_t line = 64 / sizeof(float);
 
-// Rows up to which writing the products takes longer than computing them.
-constexpr std::int64_t few_rows = 16;
-
 // Elements of b that stay in the first-level cache from one row of the product to the next, and columns that are few enough for several rows
 // at a time, as in a shallow product (core/cpu/gemm_matmul.cpp).
 constexpr std::int64_t near = 4096, narrow = 256;

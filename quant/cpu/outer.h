@@ -13,7 +13,7 @@ class OuterParts {
  public:
   /// None of them if not all of them fit.
   OuterParts(std::span<const Outer> all, std::int64_t parts);
-  /// Whether they can be made in parts: few rows, in f32, and what is read and written lies row by row.
+  /// Whether they can be made in parts: few rows, products in f32, and what is read and written lies row by row.
   static bool fit(std::span<const Outer> all);
   /// What run(part) writes, to be asked for in so many steps.
   std::vector<Ahead> memory(std::int64_t part, std::int64_t steps) const;
