@@ -50,11 +50,12 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
     const bool left_to_autocast = term.rounding == Rounding::before_scale || term.rounding == Rounding::after_scale;
     const bool casts = !(left_to_autocast && lowered);
     const Tensor rows = term.rows.empty() ? Tensor() : row_numbers(term.rows, result.device());
-    // A later term sees the layer's input after the casts of the earlier ones, unless these are for other rows.
-    if (casts && !rows.defined()) input = to(input, term.A.dtype());
+    // A later term sees the layer's input after the casts of the earlier ones, unless these are for other rows. A single one leaves it to
+    // the product to widen it.
+    if (casts && !rows.defined() && terms.size() > 1) input = to(input, term.A.dtype());
     Tensor own = term.x;
     if (!own.defined()) own = rows.defined() ? index_select(flat_rows(x), 0, rows) : input;
-    if (casts) own = to(own, term.A.dtype());
+    if (casts && promote(own.dtype(), term.A.dtype()) != term.A.dtype()) own = to(own, term.A.dtype());
     // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r] instead of
     // one over [.., out].
     const bool narrow = !lowered && !is_half(term.A.dtype()) && !term.bias.defined() &&

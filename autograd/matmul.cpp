@@ -12,16 +12,20 @@ Tensor autocast::lower(const Tensor& x) {
 
 namespace {
 
-// An operand as the product takes it: lowered under autocast, then in the dtype that it shares with the other.
+// An operand of a product in `dtype`. Kernels widen halves themselves, as they read them.
+Tensor widened(const Tensor& x, DType dtype) { return dtype == DType::f64 ? to(x, dtype) : x; }
+
+// Operands as the product takes them: lowered under autocast, and in f64 both or neither.
 struct Operands {
   Tensor a, b;
+  DType dtype;  // of the product
   Operands(const Tensor& x, const Tensor& y, const char* what) : a(autocast::lower(x)), b(autocast::lower(y)) {
     compute::require_floating(a, what);
     compute::require_floating(b, what);
     compute::require_same_device(a, b, what);
-    const DType dtype = promote(a.dtype(), b.dtype());
-    a = to(a, dtype);
-    b = to(b, dtype);
+    dtype = promote(a.dtype(), b.dtype());
+    a = widened(a, dtype);
+    b = widened(b, dtype);
   }
 };
 
@@ -52,8 +56,8 @@ struct LinearRule {
   Gradients operator()(const Tensor& dy) const {
     if (grad_enabled()) return {wants_x ? matmul(dy, weight()) : Tensor(), wants_weight ? matmul(dy.t(), x()) : Tensor()};
     const DType dtype = promote(dy.dtype(), (wants_x ? weight : x)().dtype());
-    const auto operand = [&](const Saved& saved) { return saved().defined() ? compute::cast(saved(), dtype) : Tensor(); };
-    const Tensor wide = compute::cast(dy, dtype), left = operand(x), right = operand(weight);
+    const auto operand = [&](const Saved& saved) { return saved().defined() ? widened(saved(), dtype) : Tensor(); };
+    const Tensor wide = widened(dy, dtype), left = operand(x), right = operand(weight);
     Tensor dx, dweight;
     if (wants_x) dx = Tensor::empty({dy.dim(0), right.dim(1)}, dtype, dy.device());
     if (wants_weight) dweight = Tensor::empty({dy.dim(1), left.dim(1)}, dtype, dy.device());
@@ -73,7 +77,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   // Against one matrix all leading dimensions are rows, so that its gradient is one product, not a batch of them to sum.
   if (in.a.rank() > 2 && in.b.rank() == 2)
     return reshape(matmul(folded(in.a), in.b), compute::joined(compute::leading(a.shape(), 1), {b.dim(-1)}));
-  return record("matmul", product(in.a, in.b, in.a.dtype(), "matmul"))
+  return record("matmul", product(in.a, in.b, in.dtype, "matmul"))
       .wrt(in.a, [b = saved(in.b)](const Tensor& dy) { return matmul(dy, b().t()); })
       .wrt(in.b, [a = saved(in.a)](const Tensor& dy) { return matmul(a().t(), dy); });
 }
@@ -86,9 +90,9 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
         bias.defined() ? bias.shape() : Shape(), weight.shape());
   const Operands in(x, weight, "linear");
   const Tensor rows = folded(in.a), shift = bias.defined() ? autocast::lower(bias) : bias;
-  const DType dtype = shift.defined() ? promote(rows.dtype(), shift.dtype()) : rows.dtype();
+  const DType dtype = shift.defined() ? promote(in.dtype, shift.dtype()) : in.dtype;
   // With a bias the sum is rounded once, not the product first.
-  Tensor y = product(rows, in.b.detach().t(), shift.defined() ? compute::wide(rows.dtype()) : dtype, "linear");
+  Tensor y = product(rows, in.b.detach().t(), shift.defined() ? compute::wide(in.dtype) : dtype, "linear");
   if (shift.defined()) y = compute::cast(compute::binary(BinaryOp::add, y, shift, "linear"), dtype);
   y = record("linear", y).wrt({rows, in.b}, LinearRule(rows, in.b)).wrt(shift, [](const Tensor& dy) { return dy; });
   return reshape(y, compute::joined(compute::leading(x.shape(), 1), {weight.dim(0)}));

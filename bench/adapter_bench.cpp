@@ -1,6 +1,7 @@
 // What an adapter costs over the bare layer, 4096 × 4096: rows are <method><r>/<layer>/<activations>/<fwd|bwd>/M:<m>. Both are timed in
-// every iteration, by turns first and second, and overhead_pct is the median of their ratios less one, so that a machine that slows
-// down or speeds up in between does not show. fwd is an inference forward. bwd is the backward pass of a training step: the bare layer's
+// every iteration, by turns first and second, and overhead_pct is the median, less one, of what two iterations took with the adapter
+// over what they took without: neither a machine that slows down or speeds up in between shows, nor what the first leaves in the caches
+// for the second. fwd is an inference forward. bwd is the backward pass of a training step: the bare layer's
 // gives dx, the adapted one's dx and the gradients of the adapter's parameters.
 //
 // Rows swap/<operation> are about a model of 224 adapted layers, as many as one of seven billion parameters has: switching the active
@@ -120,15 +121,17 @@ void run(benchmark::State& state, const Method& method, const Format& format, DT
     for (const auto& parameter : trainable(box)) adapted.push_back(parameter.tensor);
   }
   std::vector<double> ratios, times;
+  double both_adapted = 0, both_bare = 0;
   bool base_first = false;
   for (auto _ : state) {
     double of_base = 0, of_adapted = 0;
     base_first = !base_first;
-    if (base_first) of_base = pass(*base, x, bare, dy);
+    if (base_first) of_base = pass(*base, x, bare, dy), both_adapted = both_bare = 0;
     of_adapted = pass(*box.linear, x, adapted, dy);
     if (!base_first) of_base = pass(*base, x, bare, dy);
     state.SetIterationTime(of_adapted);
-    ratios.push_back(of_adapted / of_base);
+    both_adapted += of_adapted, both_bare += of_base;
+    if (!base_first || ratios.empty()) ratios.push_back(both_adapted / both_bare);
     times.push_back(of_base);
   }
   state.counters["overhead_pct"] = 100 * (median(ratios) - 1);

@@ -196,6 +196,12 @@ Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Ten
       .wrt(bias, [](const Tensor& dy) { return dy; });
 }
 
+/// Whether a scale changes nothing but exponents, whose range is f32's, so that it may come before the rounding as well.
+bool scales_exactly(DType dtype, double scale) {
+  int exponent = 0;
+  return dtype == DType::bf16 && std::abs(std::frexp(scale, &exponent)) == 0.5;
+}
+
 }  // namespace
 
 QuantLinear::QuantLinear(Description description, std::shared_ptr<const Packed> packed, Tensor bias,
@@ -241,7 +247,7 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
     if (compute_ == Compute::one_accumulator) return Join::summed;
     switch (term.rounding) {
       case Rounding::per_adapter: return Join::added;
-      case Rounding::before_scale: return Join::scaled;
+      case Rounding::before_scale: return scales_exactly(x.dtype(), term.scale) ? Join::rounded : Join::scaled;
       case Rounding::after_scale: return Join::rounded;
       case Rounding::once: break;
     }

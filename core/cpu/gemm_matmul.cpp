@@ -24,9 +24,9 @@ constexpr std::int64_t stretch_elements = std::int64_t{1} << 15;
 // Depth, or rows of a, up to which nothing is packed where rows of b can be read as they lie.
 constexpr std::int64_t max_shallow = 16, max_few = 16;
 
-// So many columns of so deep a right operand that they make a task of some 10⁵ elements.
+// So many columns of so deep a right operand that they make a task.
 std::int64_t columns_of_a_task(std::int64_t depth, std::int64_t least) {
-  return std::max(least, divide_up(std::int64_t{1} << 17, std::max<std::int64_t>(1, depth)) / 16 * 16);
+  return std::max(least, divide_up(stretch_elements, std::max<std::int64_t>(1, depth)) / 16 * 16);
 }
 
 // One matrix of a batch.
@@ -104,15 +104,17 @@ struct Left {
 // y = a b for at most max_skinny rows, with the columns of b read as they lie.
 template <class T>
 void dot_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+  constexpr std::int64_t near = 64;
   const Rows<T> x(kernels, a);
-  const std::int64_t depth = a.columns;
   const int rows = static_cast<int>(a.rows);
-  parallel_ranges(b.columns, columns_of_a_task(depth, 8), [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t width = end - begin;
-    Scratch<T> sums(rows * width);
-    kernels.dot(x[0], x.stride(), rows, depth, b.data + begin * b.column_stride * size_of(b.dtype), b.dtype, b.column_stride,
-                width, sums.get(), width, false);
-    write(target<T>(y), 0, begin, rows, width, sums.get(), width);
+  parallel_ranges(b.columns, columns_of_a_task(a.columns, 16), [&](std::int64_t begin, std::int64_t end) {
+    T sums[max_skinny * near];
+    for (std::int64_t j = begin; j < end; j += near) {
+      const std::int64_t width = std::min(near, end - j);
+      kernels.dot(x[0], x.stride(), rows, a.columns, b.data + j * b.column_stride * size_of(b.dtype), b.dtype, b.column_stride, width,
+                  sums, near, false);
+      write(target<T>(y), 0, j, rows, width, sums, near);
+    }
   });
 }
 
@@ -149,11 +151,11 @@ void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
   const Left<T> x(kernels, a);
   parallel_ranges(columns, columns_of_a_task(depth * std::max<std::int64_t>(1, rows / max_skinny), near),
                   [&](std::int64_t begin, std::int64_t end) {
-                    Scratch<T> sums(rows * std::min(near, end - begin));
+                    T sums[max_few * near];
                     for (std::int64_t j = begin; j < end; j += near) {
                       const std::int64_t width = std::min(near, end - j);
-                      add_up(x, 0, depth, j, width, sums.get(), width);
-                      write(target<T>(y), 0, j, rows, width, sums.get(), width);
+                      add_up(x, 0, depth, j, width, sums, width);
+                      write(target<T>(y), 0, j, rows, width, sums, width);
                     }
                   });
 }

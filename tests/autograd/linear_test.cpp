@@ -110,6 +110,32 @@ TEST_F(LowRank, IsDifferentiableInEverything) {
     }
 }
 
+TEST_F(LowRank, HalvesMeetF32AsThoughWidenedBefore) {
+  for (const DType half : {DType::bf16, DType::f16})
+    for (const std::int64_t m : {1, 3, 12, 40})
+      for (const bool wide_weight : {true, false}) {
+        Tensor x = random({m, 70}, wide_weight ? half : DType::f32), weight = random({9, 70}, wide_weight ? DType::f32 : half);
+        const Tensor dy = random({m, 9});
+        const auto run = [&](bool widened) {
+          for (Tensor* operand : {&x, &weight}) operand->set_requires_grad();
+          const Tensor y = widened ? linear(to(x, DType::f32), to(weight, DType::f32)) : linear(x, weight);
+          EXPECT_EQ(y.dtype(), DType::f32);
+          std::vector<Tensor> all = grad({&y, 1}, std::vector{x, weight}, {&dy, 1});
+          all.push_back(y);
+          return all;
+        };
+        const std::vector<Tensor> got = run(false), want = run(true);
+        for (std::size_t i = 0; i < got.size(); ++i) {
+          EXPECT_EQ(got[i].dtype(), want[i].dtype());
+          const double step = got[i].dtype() == DType::bf16 ? 0x1p-7 : got[i].dtype() == DType::f16 ? 0x1p-10 : 0x1p-21;
+          const std::vector<double> a = values(got[i]), b = values(want[i]);
+          double largest = 0;
+          for (const double value : b) largest = std::max(largest, std::abs(value));
+          for (std::size_t j = 0; j < a.size(); ++j) EXPECT_NEAR(a[j], b[j], step * largest) << i << ", " << m << " rows of " << name(half);
+        }
+      }
+}
+
 TEST(Linear, HoldsItsParameters) {
   Linear layer(Tensor::ones({4, 6}), Tensor::ones({4}));
   EXPECT_EQ(print(layer), "Linear(in_features=6, out_features=4, bias=True)");

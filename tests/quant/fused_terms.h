@@ -30,10 +30,11 @@ struct Adapters {
       factors.push_back(to(whole_numbers({layer.out_features(), r}, DType::f32, static_cast<std::uint64_t>(13 + i)), device));
     }
     for (Tensor& factor : factors) factor.set_requires_grad();
+    constexpr double scales[] = {0.75, 0.5, 2.75};  // of a power of two the order does not matter
     for (int i = 0; i < count; ++i)
       terms.push_back({.A = factors[static_cast<std::size_t>(2 * i)],
                        .B = factors[static_cast<std::size_t>(2 * i + 1)],
-                       .scale = 0.75 + i,
+                       .scale = scales[i],
                        .rounding = orders[(first_order + i) % 3]});
   }
 
