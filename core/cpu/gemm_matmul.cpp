@@ -170,7 +170,7 @@ void shallow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matri
   const bool deep = a.columns > max_skinny;
   const std::int64_t columns = deep ? 256 : 16384 / std::int64_t{sizeof(T)} / a.columns, few = max_skinny;
   const std::int64_t rows = deep || b.columns <= 256 ? a.rows : 1;
-  const std::int64_t grain = std::max(few, divide_up(std::int64_t{1} << 17, b.columns) / few * few);
+  const std::int64_t grain = std::max(few, divide_up(stretch_elements, b.columns) / few * few);
   parallel_ranges(a.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t j = 0; j < b.columns; j += columns)
       for (std::int64_t i = begin; i < end; i += rows)
