@@ -2,12 +2,15 @@
 // the interpreter understands. Whatever a kernel reads before somebody wrote it is a fault, from the moment of its allocation on.
 #include "interpreter.h"
 
+#include <bit>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <span>
+#include <vector>
 
 #include "graft/core/kernels.h"
 #include "graft/cuda/backend.h"
@@ -135,6 +138,27 @@ void launch_bytes(const Kernel& kernel, Grid grid, int threads, std::size_t shar
   interpreter().run(kernel, grid, threads, shared, argument, bytes);
 }
 
+namespace {
+
+/// A copy in f32, rounded as cvt.rna.tf32 does: to nearest, ties away from zero.
+class Tf32 {
+ public:
+  explicit Tf32(const View& m) : numbers_(static_cast<std::size_t>(m.count())), view_(m) {
+    view_.data = numbers_.data();
+    view_.strides[0] = m.sizes[1] * m.sizes[2], view_.strides[1] = m.sizes[2], view_.strides[2] = 1;
+    cpu_kernels().copy(m, view_);
+    for (float& x : numbers_)
+      if (std::isfinite(x)) x = std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x1000) & ~std::uint32_t{0x1fff});
+  }
+  const View& view() const { return view_; }
+
+ private:
+  std::vector<float> numbers_;
+  View view_;
+};
+
+}  // namespace
+
 // cuBLASLt is not interpreted. What it is asked for is, by the CPU's product over the matrices as they are described.
 void multiply(const Gemm& gemm) {
   const std::lock_guard lock(mutex);
@@ -154,8 +178,11 @@ void multiply(const Gemm& gemm) {
   };
   check<TypeError>(gemm.a.dtype == gemm.b.dtype && (gemm.y.dtype == gemm.a.dtype || gemm.y.dtype == DType::f32),
                    "cuBLASLt has no product of {} and {} to {}", gemm.a.dtype, gemm.b.dtype, gemm.y.dtype);
-  cpu_kernels().matmul(view(gemm.a, gemm.rows, gemm.depth, false), view(gemm.b, gemm.depth, gemm.columns, false),
-                       view(gemm.y, gemm.rows, gemm.columns, true));
+  check<TypeError>(!gemm.tf32 || gemm.a.dtype == DType::f32, "cuBLASLt has no product of {} in tf32", gemm.a.dtype);
+  const View a = view(gemm.a, gemm.rows, gemm.depth, false), b = view(gemm.b, gemm.depth, gemm.columns, false),
+             y = view(gemm.y, gemm.rows, gemm.columns, true);
+  if (gemm.tf32) cpu_kernels().matmul(Tf32(a).view(), Tf32(b).view(), y);
+  else cpu_kernels().matmul(a, b, y);
 }
 
 Edited::Edited(std::string image, std::string_view from, std::string_view to) : image_(std::move(image)) {
