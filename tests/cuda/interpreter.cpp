@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <regex>
 #include <span>
 #include <vector>
 
@@ -75,6 +76,8 @@ class Interpreter {
   }
   static std::string path_of(std::string_view image) { return fmt::format("{}/{}.ptx", GRAFT_PTX_DIR, image); }
   void replace(const std::string& image, ptx::Module module) { modules_.insert_or_assign(image, std::move(module)); }
+  /// The image is read again when a kernel of it is launched next.
+  void forget(const std::string& image) { modules_.erase(image); }
 
  private:
   std::pair<ptx::Allocation*, std::int64_t> at(const void* data) try {
@@ -185,18 +188,33 @@ void multiply(const Gemm& gemm) {
   else cpu_kernels().matmul(a, b, y);
 }
 
-Edited::Edited(std::string image, std::string_view from, std::string_view to) : image_(std::move(image)) {
+Edited::Edited(std::string image, std::string_view kernel, std::span<const Edit> edits) : image_(std::move(image)) {
   std::ifstream file(Interpreter::path_of(image_));
   std::string text(std::istreambuf_iterator<char>(file), {});
-  std::size_t count = 0;
-  for (std::size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size(), ++count) text.replace(at, from.size(), to);
-  check(count > 0, "there is no '{}' in {}", from, image_);
+  const std::size_t begin = text.find(fmt::format(".entry {}(", kernel));
+  check(begin != text.npos, "there is no kernel {} in {}", kernel, image_);
+  const std::size_t length = text.find(".entry", begin + 1) - begin;
+  std::string body = text.substr(begin, length);
+  for (const Edit& edit : edits) {
+    const std::regex from(edit.from);
+    std::vector<std::smatch> places(std::sregex_iterator(body.begin(), body.end(), from), {});
+    check(!places.empty(), "there is no '{}' in {}", edit.from, kernel);
+    if (edit.where == Edit::first) places.erase(places.begin() + 1, places.end());
+    if (edit.where == Edit::last) places.erase(places.begin(), places.end() - 1);
+    std::string changed;
+    auto rest = body.cbegin();
+    for (const std::smatch& place : places) {
+      changed.append(rest, place[0].first).append(place.format(edit.to));
+      rest = place[0].second;
+    }
+    body = changed.append(rest, body.cend());
+  }
   const std::lock_guard lock(mutex);
-  interpreter().replace(image_, ptx::Module::parse(std::move(text)));
+  interpreter().replace(image_, ptx::Module::parse(text.replace(begin, length, body)));
 }
 Edited::~Edited() {
   const std::lock_guard lock(mutex);
-  interpreter().replace(image_, ptx::Module::read(Interpreter::path_of(image_)));
+  interpreter().forget(image_);
 }
 
 DeviceRuntime& runtime(int index) {
