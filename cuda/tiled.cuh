@@ -7,13 +7,9 @@
 #include "graft/cuda/elements.cuh"
 #include "graft/cuda/tensor_cores.cuh"
 #include "graft/cuda/tiled.h"
+#include "graft/cuda/warp.cuh"
 
 namespace graft::cuda::tiles {
-
-constexpr unsigned all_lanes = 0xffffffffu;
-constexpr int warp = 32;
-
-__device__ inline int lane() { return static_cast<int>(threadIdx.x) % warp; }
 
 /// Waits for the `threads` threads that use barrier `id`.
 template <int id, int threads>
