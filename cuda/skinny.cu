@@ -138,9 +138,9 @@ __device__ void product(const Skinny& p) {
   extern __shared__ __align__(16) char shared[];
   constexpr Shared layout = shared_layout(bits, row_tiles);
   auto* last_one = reinterpret_cast<bool*>(shared + layout.last);
-  const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x), warp = static_cast<int>(threadIdx.x) / 32;
   const int begin = share_begin(p.units, blocks, block), end = share_begin(p.units, blocks, block + 1);
-  const auto ring = shared_address(shared + layout.ring) + warp() * ring_bytes(bits);
+  const auto ring = shared_address(shared + layout.ring) + warp * ring_bytes(bits);
   Stream<bits> stream(p, begin, end, ring);
   for (int at = begin; at < end;) {
     const Walk walk(p, at, end);

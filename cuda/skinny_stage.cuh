@@ -4,7 +4,6 @@
 #include "graft/cuda/elements.cuh"
 #include "graft/cuda/skinny.h"
 #include "graft/cuda/skinny_layout.h"
-#include "graft/cuda/warp.cuh"
 
 namespace graft::cuda::skinny {
 
@@ -55,17 +54,17 @@ __device__ void fetch(const Skinny& p, int row, int t, int m, std::uint32_t (&el
 /// x as fragments, its sums and the groups of `units` units from `row` on. Every warp of the block takes units and row tiles.
 template <int bits, class T, int row_tiles>
 __device__ void stage(const Skinny& p, int row, int units, char* shared) {
-  const int lane = cuda::lane(), g = lane / 4, t = lane % 4;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   constexpr Shared layout = shared_layout(bits, row_tiles);
   auto* sums = reinterpret_cast<float*>(shared + layout.sums);
   auto* groups = reinterpret_cast<std::int32_t*>(shared + layout.groups);
 #pragma unroll 1
-  for (int task = warp(); task < units * row_tiles; task += warps) {
+  for (int task = threadIdx.x / 32; task < units * row_tiles; task += warps) {
     const int u = task / row_tiles, tile = task % row_tiles, first = row + u * unit;
     if (tile == 0) {
       const int at = first + lane * static_cast<int>(Packed::unit);
-      const int group = lane < parts && at < p.rows ? p.places[2 * at + 1] : -1, common = __shfl_sync(all_lanes, group, 0);
-      const bool same = __all_sync(all_lanes, lane >= parts || group == common);
+      const int group = lane < parts && at < p.rows ? p.places[2 * at + 1] : -1, common = __shfl_sync(~0u, group, 0);
+      const bool same = __all_sync(~0u, lane >= parts || group == common);
       if (lane < parts) groups[group_at(u, lane)] = group;
       if (lane == parts) groups[group_at(u, lane)] = same ? common : -1;
     }
@@ -91,8 +90,8 @@ __device__ void stage(const Skinny& p, int row, int units, char* shared) {
     float mine = 0, all = 0;
 #pragma unroll
     for (int part = 0; part < parts; ++part) {
-      sum[part] += __shfl_xor_sync(all_lanes, sum[part], 1);
-      sum[part] += __shfl_xor_sync(all_lanes, sum[part], 2);
+      sum[part] += __shfl_xor_sync(~0u, sum[part], 1);
+      sum[part] += __shfl_xor_sync(~0u, sum[part], 2);
       all += sum[part];
       if (part == t) mine = sum[part];
     }

@@ -4,7 +4,6 @@
 #include "graft/cuda/skinny.h"
 #include "graft/cuda/skinny_layout.h"
 #include "graft/cuda/tensor_cores.cuh"
-#include "graft/cuda/warp.cuh"
 
 namespace graft::cuda::skinny {
 
@@ -25,18 +24,18 @@ class Stream {
   static constexpr int loads = batch_loads(bits), words = bytes_per_word(bits);
 
   /// The units [begin, end) of all; `ring` is an address of shared memory.
-  __device__ Stream(const Skinny& p, int begin, int end, std::uint32_t ring) : p_(p), lane_(lane()), ring_(ring) {
+  __device__ Stream(const Skinny& p, int begin, int end, std::uint32_t ring) : p_(p), lane_(threadIdx.x % 32), ring_(ring) {
     // Weights are used once: what is read again, x and sums, shall stay in the L2 cache.
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy_));
     constexpr int tile_columns = static_cast<int>(Packed::tile_columns), tiles = slab / tile_columns;
-    const int tile = warp() * 32 / tile_columns, column_tiles = p.columns / tile_columns;
+    const int warp = threadIdx.x / 32, tile = warp * 32 / tile_columns, column_tiles = p.columns / tile_columns;
     const Walk walk(p, begin, end);
     const int slabs = (column_tiles - tile + tiles - 1) / tiles;  // the last one may not have this warp's columns
     units_left_ = max(min(end, slabs * p.units_per_slab) - begin, 0);
     const int first = walk.first * batches_per_unit(bits);
     batch_ = first % batches_per_tile(bits);
     top_ = p.codes + static_cast<std::int64_t>(walk.slab_index * tiles + tile) * Packed::tile_bytes(bits) +
-           warp() * 32 % tile_columns * bytes_per_word(bits) + copied_from(bits, lane_);
+           warp * 32 % tile_columns * bytes_per_word(bits) + copied_from(bits, lane_);
     from_ = top_ + first / batches_per_tile(bits) * (skip() + Packed::tile_bytes(bits)) + batch_ * stride;
     count(walk.end - walk.first);
 #pragma unroll 1
