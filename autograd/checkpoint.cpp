@@ -5,6 +5,7 @@
 #include "graft/autograd/tape.h"
 #include "graft/core/autocast.h"
 #include "graft/core/call_context.h"
+#include "graft/core/tf32.h"
 
 namespace graft {
 namespace {
@@ -14,6 +15,7 @@ using Function = std::function<Tensor(std::span<const Tensor>)>;
 // What f sees beside its inputs.
 struct Surroundings {
   std::optional<DType> cpu = autocast::dtype(Device::Type::cpu), cuda = autocast::dtype(Device::Type::cuda);
+  bool tf32 = tf32::allowed();
   std::shared_ptr<const CallContext> context = call_context();
   std::vector<Generator*> generators;
   std::vector<Generator> states;
@@ -29,6 +31,7 @@ class Replay {
   explicit Replay(const Surroundings& then)
       : cpu_(Device::Type::cpu, then.cpu),
         cuda_(Device::Type::cuda, then.cuda),
+        tf32_(then.tf32),
         context_(then.context),
         generators_(then.generators),
         states_(then.states) {
@@ -44,6 +47,7 @@ class Replay {
     for (std::size_t i = 0; i < generators_.size(); ++i) std::swap(*generators_[i], states_[i]);
   }
   autocast::Guard cpu_, cuda_;
+  tf32::Guard tf32_;
   CallContextGuard context_;
   std::vector<Generator*> generators_;
   std::vector<Generator> states_;

@@ -21,16 +21,25 @@ Attention problem(const View& q, const View& k, const View& v, const AttentionSh
   return a;
 }
 
+/// Shared memory of a block whose warps keep `numbers` numbers each.
+template <class A>
+std::size_t shared_bytes(std::int64_t numbers) {
+  return static_cast<std::size_t>(numbers * attention_warps) * sizeof(A);
+}
+
+/// NotImplementedError naming `what` where no block may have that much.
+template <class A>
+void require_room(const char* what, std::int64_t numbers, const Attention& a) {
+  const std::size_t needed = shared_bytes<A>(numbers), most = properties().most_shared;
+  check<NotImplementedError>(needed <= most, "{}: heads of width {} and {} need {} bytes of shared memory, and {} are there",
+                             what, a.width, a.value_width, needed, most);
+}
+
 /// A kernel whose warps own `rows` rows and keep `numbers` numbers each in shared memory.
 template <class A>
 void run(const char* name, std::int64_t rows, std::int64_t numbers, const Attention& a) {
-  const auto shared = static_cast<std::size_t>(numbers * attention_warps) * sizeof(A);
-  const std::size_t most = properties().most_shared;
-  check<NotImplementedError>(shared <= most,
-                             "{}: heads of width {} and {} need {} bytes of shared memory, and {} are there", name, a.width,
-                             a.value_width, shared, most);
   launch({"attention", fmt::format("{}{}", name, suffix<A>)}, {divide_up(rows, attention_warps)}, 32 * attention_warps, a,
-         shared);
+         shared_bytes<A>(numbers));
 }
 
 }  // namespace
@@ -38,7 +47,11 @@ void run(const char* name, std::int64_t rows, std::int64_t numbers, const Attent
 void attention(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse) {
   if (lse.count() == 0) return;
   const Attention a = problem(q, k, v, shape, y, lse);
-  with_floating(q.dtype, "attention", [&]<class A>() { run<A>("attention", lse.count(), a.width + a.value_width, a); });
+  const std::int64_t numbers = a.width + a.value_width;
+  with_floating(q.dtype, "attention", [&]<class A>() {
+    require_room<A>("attention", numbers, a);
+    run<A>("attention", lse.count(), numbers, a);
+  });
 }
 
 void attention_backward(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse,
@@ -49,13 +62,15 @@ void attention_backward(const View& q, const View& k, const View& v, const Atten
   }
   Attention a = problem(q, k, v, shape, y, lse);
   a.dy = Heads(dy), a.dq = Heads(dq), a.dk = Heads(dk), a.dv = Heads(dv);
+  const std::int64_t most = 2 * (a.width + a.value_width);  // of the three kernels, so that none has run when it is too much
   with_floating(q.dtype, "attention_backward", [&]<class A>() {
+    require_room<A>("attention_backward", most, a);
     const Dense delta(lse, dtype_of<A>);
     a.delta = Heads(delta.view());
     const std::int64_t keys = a.batch * a.kv_heads * a.keys;
     run<A>("attention_delta", lse.count(), 0, a);
     run<A>("attention_dq", lse.count(), 2 * a.width + a.value_width, a);
-    run<A>("attention_dkv", keys, 2 * (a.width + a.value_width), a);
+    run<A>("attention_dkv", keys, most, a);
   });
 }
 

@@ -8,18 +8,14 @@
 
 #include "graft/cuda/attention.h"
 #include "graft/cuda/elements.cuh"
+#include "graft/cuda/warp.cuh"
 
 namespace graft::cuda {
 namespace {
 
-constexpr unsigned all_lanes = 0xffffffffu;
-constexpr int warp = 32;
-
-__device__ inline int lane() { return static_cast<int>(threadIdx.x) % warp; }
-
 template <class A, class Fold>
 __device__ A fold_warp(A value, Fold&& fold) {
-  for (int step = warp / 2; step > 0; step /= 2) value = fold(value, __shfl_xor_sync(all_lanes, value, step));
+  for (int step = warp_size / 2; step > 0; step /= 2) value = fold(value, __shfl_xor_sync(all_lanes, value, step));
   return value;
 }
 template <class A>
@@ -48,7 +44,7 @@ struct Owner {
   std::int64_t b, h, i;
   bool any;
   __device__ Owner(std::int64_t batch, std::int64_t heads, std::int64_t rows) {
-    std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * attention_warps + threadIdx.x / warp;
+    std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * attention_warps + warp();
     any = at < batch * heads * rows;
     i = at % rows, at /= rows;
     h = at % heads, b = at / heads;
@@ -69,16 +65,16 @@ __device__ inline bool seen(const Attention& a, std::int64_t b, std::int64_t j) 
 template <class A>
 __device__ A* of_this_warp(std::int64_t count) {
   extern __shared__ __align__(16) unsigned char shared[];
-  return reinterpret_cast<A*>(shared) + threadIdx.x / warp * count;
+  return reinterpret_cast<A*>(shared) + warp() * count;
 }
 
 template <class A>
 __device__ void copy_row(const HeadRow<A>& row, std::int64_t width, A factor, A* to) {
-  for (std::int64_t p = lane(); p < width; p += warp) to[p] = row[p] * factor;
+  for (std::int64_t p = lane(); p < width; p += warp_size) to[p] = row[p] * factor;
 }
 template <class A>
 __device__ void clear(A* to, std::int64_t width) {
-  for (std::int64_t p = lane(); p < width; p += warp) to[p] = 0;
+  for (std::int64_t p = lane(); p < width; p += warp_size) to[p] = 0;
 }
 template <class A>
 __device__ A dot(const A* x, const HeadRow<A>& row, std::int64_t width) {
@@ -92,7 +88,7 @@ __device__ void add_rows(A* sums, std::int64_t width, A weight, int n, RowOf&& r
   for (int j = 0; j < n; ++j) {
     const A factor = __shfl_sync(all_lanes, weight, j);
     const HeadRow<A> row = row_of(j);
-    for (std::int64_t p = lane(); p < width; p += warp) sums[p] = std::fma(factor, row[p], sums[p]);
+    for (std::int64_t p = lane(); p < width; p += warp_size) sums[p] = std::fma(factor, row[p], sums[p]);
   }
 }
 
@@ -108,7 +104,7 @@ __device__ void attention(const Attention& a) {
   __syncwarp();
   A largest = nothing, total = 0;
   const auto larger = [](A x, A y) { return x > y || x != x ? x : y; };
-  for (std::int64_t first = 0; first < n; first += warp) {
+  for (std::int64_t first = 0; first < n; first += warp_size) {
     const std::int64_t j = first + lane();
     const bool visible = j < n && seen(a, own.b, j);
     const A score = visible ? dot(query, HeadRow<A>(a.k, own.b, kv_head, j), a.width) : nothing;
@@ -118,17 +114,17 @@ __device__ void attention(const Attention& a) {
     if (next != largest) {
       const A shrink = std::exp(largest - next);
       total *= shrink;
-      for (std::int64_t p = lane(); p < a.value_width; p += warp) sums[p] *= shrink;
+      for (std::int64_t p = lane(); p < a.value_width; p += warp_size) sums[p] *= shrink;
       largest = next;
     }
     total += sum_warp(weight);
-    const int count = static_cast<int>(n - first < warp ? n - first : warp);
+    const int count = static_cast<int>(n - first < warp_size ? n - first : warp_size);
     add_rows(sums, a.value_width, weight, count, [&](int l) { return HeadRow<A>(a.v, own.b, kv_head, first + l); });
   }
   const bool blind = largest == nothing;  // sees no key
   const A factor = blind ? A(0) : 1 / total;
   const HeadRow<A> y(a.y, own.b, own.h, own.i);
-  for (std::int64_t p = lane(); p < a.value_width; p += warp) y.set(p, sums[p] * factor);
+  for (std::int64_t p = lane(); p < a.value_width; p += warp_size) y.set(p, sums[p] * factor);
   if (lane() == 0) HeadRow<A>(a.lse, own.b, own.h, own.i).set(0, blind ? largest : largest + std::log(total));
 }
 
@@ -138,7 +134,7 @@ __device__ void attention_delta(const Attention& a) {
   if (!own.any) return;
   const HeadRow<A> y(a.y, own.b, own.h, own.i), dy(a.dy, own.b, own.h, own.i);
   A sum = 0;
-  for (std::int64_t p = lane(); p < a.value_width; p += warp) sum = std::fma(dy[p], y[p], sum);
+  for (std::int64_t p = lane(); p < a.value_width; p += warp_size) sum = std::fma(dy[p], y[p], sum);
   sum = sum_warp(sum);
   if (lane() == 0) HeadRow<A>(a.delta, own.b, own.h, own.i).set(0, sum);
 }
@@ -161,18 +157,18 @@ __device__ void attention_dq(const Attention& a) {
   clear(sums, a.width);
   __syncwarp();
   const A shift = shift_of<A>(a, own.b, own.h, own.i), delta = HeadRow<A>(a.delta, own.b, own.h, own.i)[0];
-  for (std::int64_t first = 0; first < n; first += warp) {
+  for (std::int64_t first = 0; first < n; first += warp_size) {
     const std::int64_t j = first + lane();
     A dscore = 0;
     if (j < n && seen(a, own.b, j)) {
       const A weight = std::exp(dot(query, HeadRow<A>(a.k, own.b, kv_head, j), a.width) - shift);
       dscore = weight * (dot(grad, HeadRow<A>(a.v, own.b, kv_head, j), a.value_width) - delta);
     }
-    const int count = static_cast<int>(n - first < warp ? n - first : warp);
+    const int count = static_cast<int>(n - first < warp_size ? n - first : warp_size);
     add_rows(sums, a.width, dscore, count, [&](int l) { return HeadRow<A>(a.k, own.b, kv_head, first + l); });
   }
   const HeadRow<A> dq(a.dq, own.b, own.h, own.i);
-  for (std::int64_t p = lane(); p < a.width; p += warp) dq.set(p, sums[p] * static_cast<A>(a.scale));
+  for (std::int64_t p = lane(); p < a.width; p += warp_size) dq.set(p, sums[p] * static_cast<A>(a.scale));
 }
 
 template <class A>
@@ -192,20 +188,20 @@ __device__ void attention_dkv(const Attention& a) {
   if (begin < 0) begin = 0;
   if (!seen(a, own.b, own.i)) begin = a.queries;
   for (std::int64_t h = own.h * group; h < (own.h + 1) * group; ++h)
-    for (std::int64_t first = begin; first < a.queries; first += warp) {
+    for (std::int64_t first = begin; first < a.queries; first += warp_size) {
       const std::int64_t i = first + lane();
       A weight = 0, dscore = 0;
       if (i < a.queries) {
         weight = std::exp(dot(key, HeadRow<A>(a.q, own.b, h, i), a.width) - shift_of<A>(a, own.b, h, i));
         dscore = weight * (dot(value, HeadRow<A>(a.dy, own.b, h, i), a.value_width) - HeadRow<A>(a.delta, own.b, h, i)[0]);
       }
-      const int count = static_cast<int>(a.queries - first < warp ? a.queries - first : warp);
+      const int count = static_cast<int>(a.queries - first < warp_size ? a.queries - first : warp_size);
       add_rows(dvalue, a.value_width, weight, count, [&](int l) { return HeadRow<A>(a.dy, own.b, h, first + l); });
       add_rows(dkey, a.width, dscore, count, [&](int l) { return HeadRow<A>(a.q, own.b, h, first + l); });
     }
   const HeadRow<A> dk(a.dk, own.b, own.h, own.i), dv(a.dv, own.b, own.h, own.i);
-  for (std::int64_t p = lane(); p < a.width; p += warp) dk.set(p, dkey[p] * static_cast<A>(a.scale));
-  for (std::int64_t p = lane(); p < a.value_width; p += warp) dv.set(p, dvalue[p]);
+  for (std::int64_t p = lane(); p < a.width; p += warp_size) dk.set(p, dkey[p] * static_cast<A>(a.scale));
+  for (std::int64_t p = lane(); p < a.value_width; p += warp_size) dv.set(p, dvalue[p]);
 }
 
 }  // namespace

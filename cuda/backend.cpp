@@ -9,31 +9,31 @@
 namespace graft::cuda {
 namespace {
 
-/// The kernels that were asked for so far; those of a source are loaded with the first.
+/// The kernels that were asked for so far, by source; those of a source are loaded with the first.
 class Loaded {
  public:
   cudaKernel_t find(const Kernel& kernel) {
     const std::lock_guard lock(mutex_);
-    const auto known = kernels_.find(kernel.name);
-    if (known != kernels_.end()) return known->second;
-    cudaKernel_t found = nullptr;
-    require(cudaLibraryGetKernel(&found, library(kernel.image), kernel.name.c_str()), kernel.name.c_str());
-    return kernels_.emplace(kernel.name, found).first->second;
+    Source& source = sources_[kernel.image];
+    if (!source.library) load(kernel.image, source.library);
+    cudaKernel_t& known = source.kernels[kernel.name];
+    if (!known) require(cudaLibraryGetKernel(&known, source.library, kernel.name.c_str()), kernel.name.c_str());
+    return known;
   }
 
  private:
-  cudaLibrary_t library(const char* image) {
-    cudaLibrary_t& library = libraries_[image];
-    if (library) return library;
+  struct Source {
+    cudaLibrary_t library = nullptr;
+    std::unordered_map<std::string, cudaKernel_t> kernels;
+  };
+  static void load(const char* image, cudaLibrary_t& library) {
     for (const Image& each : images())
       if (std::strcmp(each.name, image) == 0)
         require(cudaLibraryLoadData(&library, each.data, nullptr, nullptr, 0, nullptr, nullptr, 0), "loading kernels");
-    return library;
   }
 
   std::mutex mutex_;
-  std::unordered_map<std::string, cudaKernel_t> kernels_;
-  std::unordered_map<std::string, cudaLibrary_t> libraries_;
+  std::unordered_map<std::string, Source> sources_;
 };
 
 }  // namespace

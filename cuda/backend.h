@@ -61,7 +61,7 @@ void launch(const Kernel& kernel, Grid grid, int threads, const Argument& argume
 }
 
 /// y = a b for matrices in memory as BLAS knows them, `batch` of them at equal distances. Sums are kept in f64 for
-/// f64 and in f32 for the others; f32 operands are not rounded (no tf32).
+/// f64 and in f32 for the others; `tf32` rounds f32 operands to its 10 bits of mantissa, and is for no others.
 struct Gemm {
   struct Matrix {
     void* data;
@@ -72,6 +72,7 @@ struct Gemm {
   };
   std::int64_t rows, columns, depth, batch;
   Matrix a, b, y;
+  bool tf32 = false;
 };
 void multiply(const Gemm& gemm);
 

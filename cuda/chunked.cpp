@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "graft/core/elementwise.h"
+#include "graft/core/tf32.h"
 #include "graft/cuda/dense.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
@@ -147,6 +148,7 @@ void backward(const Packed& w, const View& dy, const View& dx) {
 }  // namespace
 
 void chunked_product(const Problem& problem) {
+  const tf32::Guard off(false);  // no kernel of packed weights rounds
   const auto multiply = problem.transposed ? backward : forward;
   const DType wide = problem.y.dtype == DType::f64 ? DType::f64 : DType::f32;
   const auto each_share = [&](auto&& take) {

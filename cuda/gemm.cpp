@@ -21,10 +21,10 @@ std::uint32_t alignment(const void* data) {
 }
 
 /// What an algorithm is chosen by: everything but where the matrices lie.
-using Key = std::array<std::int64_t, 17>;
+using Key = std::array<std::int64_t, 18>;
 Key key_of(const Gpu& gpu, const Gemm& g) {
-  Key key{gpu.index(), g.rows, g.columns, g.depth, g.batch};
-  std::size_t at = 5;
+  Key key{gpu.index(), g.rows, g.columns, g.depth, g.batch, g.tf32};
+  std::size_t at = 6;
   for (const Gemm::Matrix* m : {&g.a, &g.b, &g.y})
     for (std::int64_t value : {static_cast<std::int64_t>(m->dtype) * 2 + m->transposed, m->ld, m->distance,
                                static_cast<std::int64_t>(alignment(m->data))})
@@ -56,9 +56,9 @@ void multiply(const Gemm& g) {
   void* const workspace = here.workspace();
 
   const bool wide = g.y.dtype == DType::f64;
+  const cublasComputeType_t sums = wide ? CUBLAS_COMPUTE_64F : g.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   cublasLtMatmulDescOpaque_t product;
-  require(lt.desc_init(&product, sizeof product, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, wide ? CUDA_R_64F : CUDA_R_32F),
-          "describing a product");
+  require(lt.desc_init(&product, sizeof product, sums, wide ? CUDA_R_64F : CUDA_R_32F), "describing a product");
   // With contiguous rows y is written as its transpose, yᵀ = bᵀ aᵀ, from transposes that already lie there.
   const bool swapped = !g.y.transposed;
   const Gemm::Matrix &first = swapped ? g.b : g.a, &second = swapped ? g.a : g.b;

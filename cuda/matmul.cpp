@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "graft/core/strided.h"
+#include "graft/core/tf32.h"
 #include "graft/cuda/dense.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
@@ -63,7 +64,7 @@ void matmul(const View& a, const View& b, const View& y) {
   const DType operands = a.dtype == b.dtype ? a.dtype : DType::f32;
   const DType result = y.dtype == operands || y.dtype == DType::f32 ? y.dtype : DType::f32;
 
-  Gemm gemm{y.sizes[y.rank - 2], y.sizes[y.rank - 1], depth, 1, {}, {}, {}};
+  Gemm gemm{y.sizes[y.rank - 2], y.sizes[y.rank - 1], depth, 1, {}, {}, {}, operands == DType::f32 && tf32::allowed()};
   std::optional<Dense> a_copy, b_copy, y_copy;
   const auto operand = [&](const View& view, std::optional<Dense>& straight, Gemm::Matrix& matrix) -> const View& {
     if (view.dtype == operands && describe(view, matrix)) return view;

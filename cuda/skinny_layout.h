@@ -66,11 +66,12 @@ GRAFT_HD constexpr int steps_per_load(int bits) { return steps / loads_per_unit(
 GRAFT_HD constexpr int load_of(int bits, int step) { return step / steps_per_load(bits); }
 GRAFT_HD constexpr int first_pair(int bits, int step) { return 2 * (step % steps_per_load(bits)); }
 
+/// The row within a unit of a lane's word of a load, the first of its rows.
+GRAFT_HD constexpr int word_row(int bits, int load, int t) { return (4 * load + t) * rows_per_word(bits); }
 /// The row within a unit of a lane's element `e` (0 … 3) of a step: the low or high half (e % 2) of register e / 2 of B, or of the
 /// registers e / 2 · 2 and + 1 of A.
 GRAFT_HD constexpr int row_of(int bits, int step, int t, int e) {
-  const int per = rows_per_word(bits);
-  return (4 * load_of(bits, step) + t) * per + first_pair(bits, step) + e / 2 + e % 2 * per / 2;
+  return word_row(bits, load_of(bits, step), t) + first_pair(bits, step) + e / 2 + e % 2 * rows_per_word(bits) / 2;
 }
 /// The part of a unit in which a lane's four elements of a step lie.
 GRAFT_HD constexpr int part_of(int bits, int step, int t) { return row_of(bits, step, t, 0) / Packed::unit; }
@@ -81,6 +82,8 @@ GRAFT_HD constexpr unsigned parts_of(int bits, int step) {
   return set;
 }
 
+/// A lane's first of four columns, among the warp's.
+GRAFT_HD constexpr int lane_column(int lane) { return lane / 4 * 4; }
 /// Which of a lane's four columns is in row g (upper 0) or g + 8 (upper 1) of a tile.
 GRAFT_HD constexpr int column_of(int tile, int upper) { return 2 * tile + upper; }
 

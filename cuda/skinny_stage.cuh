@@ -26,7 +26,7 @@ __device__ void fetch(const Skinny& p, int row, int t, int m, std::uint32_t (&el
   if (p.by_vectors && row + unit <= p.in) {
 #pragma unroll
     for (int load = 0; load < loads_per_unit(bits); ++load) {
-      const std::uint16_t* from = x + row + (4 * load + t) * per;
+      const std::uint16_t* from = x + row + word_row(bits, load, t);
       if constexpr (per == 4) {
         const uint2 v = *reinterpret_cast<const uint2*>(from);
         elements[2 * load] = v.x, elements[2 * load + 1] = v.y;
@@ -43,7 +43,7 @@ __device__ void fetch(const Skinny& p, int row, int t, int m, std::uint32_t (&el
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const int at = row + (4 * (2 * i / per) + t) * per + 2 * i % per;
+    const int at = row + word_row(bits, 2 * i / per, t) + 2 * i % per;
     if (at >= p.rows) continue;  // as the word's other rows
     const int4 places = __ldg(reinterpret_cast<const int4*>(p.places + 2 * at));
     const std::uint32_t low = x[max(places.x, 0) * p.x_strides[1]], high = x[max(places.z, 0) * p.x_strides[1]];

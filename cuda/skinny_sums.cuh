@@ -53,7 +53,7 @@ class Sums {
  public:
   __device__ Sums(const Skinny& p, int slab_index, char* shared)
       : p_(p), lane_(threadIdx.x % 32), totals_(shared + layout.totals) {
-    column_ = slab_index * slab + static_cast<int>(threadIdx.x) / 32 * 32 + lane_ / 4 * 4;
+    column_ = slab_index * slab + static_cast<int>(threadIdx.x) / 32 * 32 + lane_column(lane_);
     clear();
 #pragma unroll
     for (int i = 0; i < 2 * row_tiles; ++i) x_sum_[i / 2][i % 2] = 0;
@@ -88,7 +88,7 @@ class Sums {
   __device__ void add_ranks(const float* u, const float* v, int ranks) {
 #pragma unroll 1
     for (int r = 0; r < ranks; ++r) {
-      const float4 four = *reinterpret_cast<const float4*>(v + r * slab + threadIdx.x / 32 * 32 + lane_ / 4 * 4);
+      const float4 four = *reinterpret_cast<const float4*>(v + r * slab + threadIdx.x / 32 * 32 + lane_column(lane_));
       const float column[] = {four.x, four.y, four.z, four.w};
 #pragma unroll
       for (int tile = 0; tile < row_tiles; ++tile) {

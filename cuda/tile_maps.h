@@ -42,6 +42,19 @@ constexpr std::int64_t codes_at(int bits, std::int64_t columns, const Corner& at
   return (2 * tile + at.k / box % 2) * code_bytes(bits);
 }
 
+// ---- copies, of 16 bytes each ----
+
+/// Of a tile of x, what a thread copies: k … k + 7 of a row, and of every x_rows_apart-th below it.
+struct XPiece {
+  int row, k;
+};
+constexpr XPiece x_piece(int thread) { return {thread / (depth / chunk), thread % (depth / chunk) * chunk}; }
+constexpr int x_rows_apart(int threads) { return threads / (depth / chunk); }
+/// Byte of a box's codes at which a thread's first piece begins; so many threads on begins its next.
+constexpr int code_piece(int thread) { return piece_bytes * thread; }
+
+// ---- dequantizing ----
+
 /// What one of `box_threads` threads dequantizes: 32 k of one column, 4 chunks. They are two units of Packed, which have one group each; a warp
 /// has the same k for all its lanes.
 struct Item {

@@ -17,8 +17,7 @@ __device__ inline void product(const TiledProduct& p) {
   const std::uint32_t base = shared_address(memory);
   const Work at = work(blockIdx.x, p.row_tiles, p.result_tiles);
   const int begin = at.part * p.part_steps, end = begin + p.part_steps < p.steps ? begin + p.part_steps : p.steps;
-  const int thread = static_cast<int>(threadIdx.x), row = thread / warp % 2 * warp_rows,
-            column = thread / warp / 2 * warp_columns;
+  const int thread = static_cast<int>(threadIdx.x), row = warp() % 2 * warp_rows, column = warp() / 2 * warp_columns;
   const Item it = item(thread);
   const auto corner_of = [&](int step) { return corner(backward, at.tile, step, it.box); };
 

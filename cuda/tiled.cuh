@@ -7,13 +7,9 @@
 #include "graft/cuda/elements.cuh"
 #include "graft/cuda/tensor_cores.cuh"
 #include "graft/cuda/tiled.h"
+#include "graft/cuda/warp.cuh"
 
 namespace graft::cuda::tiles {
-
-constexpr unsigned all_lanes = 0xffffffffu;
-constexpr int warp = 32;
-
-__device__ inline int lane() { return static_cast<int>(threadIdx.x) % warp; }
 
 /// Waits for the `threads` threads that use barrier `id`.
 template <int id, int threads>
@@ -41,14 +37,15 @@ __device__ inline float2 widened(std::uint32_t both) {
 /// A thread's share in copying a tile of x: the same 16-byte column of some rows.
 template <int rows, int threads>
 struct CopyX {
-  static constexpr int chunks = depth / chunk, apart = threads / chunks;
-  static_assert(threads % chunks == 0 && apart % 8 == 0 && rows % apart == 0);
+  static constexpr int apart = x_rows_apart(threads);
+  static_assert(threads % warp_size == 0 && apart % 8 == 0 && rows % apart == 0);
   const std::uint16_t* from;
   int to, k, rows_there;
 
-  __device__ CopyX(const TiledProduct& p, int row, int thread)
-      : to(swizzled(thread / chunks, thread % chunks)), k(thread % chunks * chunk), rows_there(p.m - row - thread / chunks) {
-    from = static_cast<const std::uint16_t*>(p.x) + (row + thread / chunks) * p.ld + k;
+  __device__ CopyX(const TiledProduct& p, int row, int thread) {
+    const XPiece piece = x_piece(thread);
+    to = swizzled(piece.row, piece.k / chunk), k = piece.k, rows_there = p.m - row - piece.row;
+    from = static_cast<const std::uint16_t*>(p.x) + (row + piece.row) * p.ld + k;
   }
   __device__ void operator()(const TiledProduct& p, int step, std::uint32_t stage) const {
     const int left = p.depth - step * depth - k, there = left <= 0 ? 0 : left < chunk ? 2 * left : 16;
@@ -72,7 +69,7 @@ __device__ inline void copy_codes(const TiledProduct& p, int tile, int step, int
     if (at.n >= p.columns) continue;
     const std::uint8_t* from = p.codes + codes_at(p.bits, p.columns, at);
 #pragma unroll 1
-    for (int i = 16 * thread; i < bytes; i += 16 * threads) copy_16(to + b * bytes + i, from + i, 16);
+    for (int i = code_piece(thread); i < bytes; i += code_piece(threads)) copy_16(to + b * bytes + i, from + i, 16);
   }
 }
 

@@ -141,7 +141,7 @@ __device__ inline void consume(const TiledProduct& p, const Work& at, const Shar
     }
   }
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  const Owner owner = warp_owner(lane(), row + thread % group_threads / warp * 16, 0, 64);
+  const Owner owner = warp_owner(lane(), row + thread % group_threads / warp_size * 16, 0, 64);
   sums.template finish<H, backward, rows>(p, at, owner, thread, memory);
 }
 
@@ -152,8 +152,8 @@ __device__ inline void product(const TiledProduct& p) {
   if (threadIdx.x == 0) {
     const std::uint32_t base = shared_address(memory);
     for (int stage = 0; stage < stages; ++stage) {
-      init(base + lies.full(stage), group_threads / warp);
-      init(base + lies.empty(stage), consumers(rows) * group_threads / warp);
+      init(base + lies.full(stage), group_threads / warp_size);
+      init(base + lies.empty(stage), consumers(rows) * group_threads / warp_size);
     }
   }
   __syncthreads();

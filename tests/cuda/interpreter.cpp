@@ -2,12 +2,16 @@
 // the interpreter understands. Whatever a kernel reads before somebody wrote it is a fault, from the moment of its allocation on.
 #include "interpreter.h"
 
+#include <bit>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <regex>
 #include <span>
+#include <vector>
 
 #include "graft/core/kernels.h"
 #include "graft/cuda/backend.h"
@@ -72,6 +76,8 @@ class Interpreter {
   }
   static std::string path_of(std::string_view image) { return fmt::format("{}/{}.ptx", GRAFT_PTX_DIR, image); }
   void replace(const std::string& image, ptx::Module module) { modules_.insert_or_assign(image, std::move(module)); }
+  /// The image is read again when a kernel of it is launched next.
+  void forget(const std::string& image) { modules_.erase(image); }
 
  private:
   std::pair<ptx::Allocation*, std::int64_t> at(const void* data) try {
@@ -135,6 +141,27 @@ void launch_bytes(const Kernel& kernel, Grid grid, int threads, std::size_t shar
   interpreter().run(kernel, grid, threads, shared, argument, bytes);
 }
 
+namespace {
+
+/// A copy in f32, rounded as cvt.rna.tf32 does: to nearest, ties away from zero.
+class Tf32 {
+ public:
+  explicit Tf32(const View& m) : numbers_(static_cast<std::size_t>(m.count())), view_(m) {
+    view_.data = numbers_.data();
+    view_.strides[0] = m.sizes[1] * m.sizes[2], view_.strides[1] = m.sizes[2], view_.strides[2] = 1;
+    cpu_kernels().copy(m, view_);
+    for (float& x : numbers_)
+      if (std::isfinite(x)) x = std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x1000) & ~std::uint32_t{0x1fff});
+  }
+  const View& view() const { return view_; }
+
+ private:
+  std::vector<float> numbers_;
+  View view_;
+};
+
+}  // namespace
+
 // cuBLASLt is not interpreted. What it is asked for is, by the CPU's product over the matrices as they are described.
 void multiply(const Gemm& gemm) {
   const std::lock_guard lock(mutex);
@@ -154,22 +181,40 @@ void multiply(const Gemm& gemm) {
   };
   check<TypeError>(gemm.a.dtype == gemm.b.dtype && (gemm.y.dtype == gemm.a.dtype || gemm.y.dtype == DType::f32),
                    "cuBLASLt has no product of {} and {} to {}", gemm.a.dtype, gemm.b.dtype, gemm.y.dtype);
-  cpu_kernels().matmul(view(gemm.a, gemm.rows, gemm.depth, false), view(gemm.b, gemm.depth, gemm.columns, false),
-                       view(gemm.y, gemm.rows, gemm.columns, true));
+  check<TypeError>(!gemm.tf32 || gemm.a.dtype == DType::f32, "cuBLASLt has no product of {} in tf32", gemm.a.dtype);
+  const View a = view(gemm.a, gemm.rows, gemm.depth, false), b = view(gemm.b, gemm.depth, gemm.columns, false),
+             y = view(gemm.y, gemm.rows, gemm.columns, true);
+  if (gemm.tf32) cpu_kernels().matmul(Tf32(a).view(), Tf32(b).view(), y);
+  else cpu_kernels().matmul(a, b, y);
 }
 
-Edited::Edited(std::string image, std::string_view from, std::string_view to) : image_(std::move(image)) {
+Edited::Edited(std::string image, std::string_view kernel, std::span<const Edit> edits) : image_(std::move(image)) {
   std::ifstream file(Interpreter::path_of(image_));
   std::string text(std::istreambuf_iterator<char>(file), {});
-  std::size_t count = 0;
-  for (std::size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size(), ++count) text.replace(at, from.size(), to);
-  check(count > 0, "there is no '{}' in {}", from, image_);
+  const std::size_t begin = text.find(fmt::format(".entry {}(", kernel));
+  check(begin != text.npos, "there is no kernel {} in {}", kernel, image_);
+  const std::size_t length = text.find(".entry", begin + 1) - begin;
+  std::string body = text.substr(begin, length);
+  for (const Edit& edit : edits) {
+    const std::regex from(edit.from);
+    std::vector<std::smatch> places(std::sregex_iterator(body.begin(), body.end(), from), {});
+    check(!places.empty(), "there is no '{}' in {}", edit.from, kernel);
+    if (edit.where == Edit::first) places.erase(places.begin() + 1, places.end());
+    if (edit.where == Edit::last) places.erase(places.begin(), places.end() - 1);
+    std::string changed;
+    auto rest = body.cbegin();
+    for (const std::smatch& place : places) {
+      changed.append(rest, place[0].first).append(place.format(edit.to));
+      rest = place[0].second;
+    }
+    body = changed.append(rest, body.cend());
+  }
   const std::lock_guard lock(mutex);
-  interpreter().replace(image_, ptx::Module::parse(std::move(text)));
+  interpreter().replace(image_, ptx::Module::parse(text.replace(begin, length, body)));
 }
 Edited::~Edited() {
   const std::lock_guard lock(mutex);
-  interpreter().replace(image_, ptx::Module::read(Interpreter::path_of(image_)));
+  interpreter().forget(image_);
 }
 
 DeviceRuntime& runtime(int index) {

@@ -5,11 +5,11 @@
 
 #include <array>
 #include <bit>
-#include <map>
 #include <set>
 #include <vector>
 
 #include "graft/quant/pack.h"
+#include "graft/tests/cuda/sectors.h"
 #include "graft/tests/quant/random_layer.h"
 
 namespace graft::cuda::skinny {
@@ -111,7 +111,7 @@ TEST(SkinnyLayout, FragmentsAreThePackedMatrix) {
                     for (int upper = 0; upper < 2; ++upper) {
                       const int i = column_of(tile16, reg % 2);
                       const std::int64_t row = u * unit + row_of(w->bits, step, lane % 4, reg / 2 * 2 + upper);
-                      const std::int64_t column = part * 32 + lane / 4 * 4 + i;
+                      const std::int64_t column = part * 32 + lane_column(lane) + i;
                       ++met[static_cast<std::size_t>(row * w->columns + column)];
                       ASSERT_EQ(
                           code_of(w->bits, is_bf16, word_in(w->bits, slot, lane, i), first_pair(w->bits, step) + reg / 2, upper),
@@ -155,17 +155,25 @@ TEST(SkinnyLayout, NoBankIsAskedTwice) {
 
 TEST(SkinnyLayout, WholeSectorsAreRead) {
   for (const int bits : widths) {
-    std::map<int, int> bytes;  // of each sector of 32
-    for (int lane = 0; lane < copying_lanes(bits); ++lane) {
-      EXPECT_EQ(copied_from(bits, lane) % 16, 0);
-      bytes[copied_from(bits, lane) / 32] += 16;
-    }
-    for (const auto& [sector, count] : bytes) EXPECT_EQ(count, 32) << bits << " bits, sector " << sector;
-    EXPECT_EQ(load_stride(bits) % 32, 0);
-    EXPECT_EQ(32 * bytes_per_word(bits) % 32, 0);
+    SCOPED_TRACE(bits);
+    // Codes: every load of a tile, for the warps of both its halves.
+    for (int load = 0; load < loads_per_tile(bits); ++load)
+      for (const int half : {0, 1})
+        expect_whole_sectors(copying_lanes(bits), 16, [&](int lane) {
+          const int at = load * load_stride(bits) + half * 32 * bytes_per_word(bits) + copied_from(bits, lane);
+          EXPECT_EQ(at % 16, 0);
+          return at;
+        });
+    EXPECT_EQ(Packed::tile_bytes(bits) % 32, 0);
     EXPECT_EQ(load_stride(bits) * loads_per_tile(bits), Packed::tile_bytes(bits));
     EXPECT_GE(2 * warps * (slots(bits) - 1) * batch_bytes(bits), 64 << 10) << "under way on a multiprocessor";
+    // x: lanes have 8 rows, and a word's codes of each. With 2 bits those are 32 bytes, which two instructions halve; here they are one.
+    const int bytes = 2 * rows_per_word(bits), row_bytes = 2 * 4096;
+    for (int load = 0; load < loads_per_unit(bits); ++load)
+      expect_whole_sectors(32, bytes, [&](int lane) { return lane / 4 * row_bytes + 2 * word_row(bits, load, lane % 4); });
   }
+  // Scales and zeros: lanes of four columns each, of which those of the same columns read the same.
+  expect_whole_sectors(32, 16, [](int lane) { return 4 * lane_column(lane); });
 }
 
 TEST(SkinnyLayout, SharedMemoryIsDividedWithoutOverlap) {

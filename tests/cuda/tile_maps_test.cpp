@@ -2,14 +2,17 @@
 // nothing lies in one place twice, and no access meets a bank twice.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <functional>
 #include <numeric>
 #include <set>
+#include <vector>
 
 #include "graft/cuda/tiled.h"
 #include "graft/quant/pack.h"
+#include "graft/tests/cuda/sectors.h"
 #include "graft/tests/quant/random_layer.h"
 
 namespace graft::cuda::tiles {
@@ -152,6 +155,54 @@ TEST(TileMaps, NoBankTwice) {
     for (int number = 0; number < 8; ++number)
       for (int column = 0; column + 1 < box; ++column)
         EXPECT_EQ(word_at(bits, number, column + 1) - word_at(bits, number, column), bits == 3 ? 3 : 4);
+}
+
+TEST(TileMaps, CopiesBringATileOnce) {
+  for (const int threads : {128, items}) {
+    std::vector<int> x(static_cast<std::size_t>(64 * depth));
+    for (int thread = 0; thread < threads; ++thread)
+      for (int row = x_piece(thread).row; row < 64; row += x_rows_apart(threads))
+        for (int k = 0; k < chunk; ++k) ++x[static_cast<std::size_t>(row * depth + x_piece(thread).k + k)];
+    EXPECT_EQ(std::count(x.begin(), x.end(), 1), 64 * depth);
+    for (const int bits : {2, 3, 4, 8}) {
+      std::vector<int> codes(static_cast<std::size_t>(code_bytes(bits)));
+      for (int thread = 0; thread < threads; ++thread)
+        for (int at = code_piece(thread); at < code_bytes(bits); at += code_piece(threads))
+          for (int b = 0; b < piece_bytes; ++b) ++codes.at(static_cast<std::size_t>(at + b));
+      EXPECT_EQ(std::count(codes.begin(), codes.end(), 1), code_bytes(bits));
+    }
+  }
+}
+
+TEST(TileMaps, WholeSectorsAreRead) {
+  constexpr int warp = 32;
+  // x: rows may lie at any multiple of 16 bytes. Where they begin with a sector, 8 lanes take four whole ones, elsewhere parts of five.
+  for (const int elements : {4096, 4096 + 16, 4096 + 8})
+    for (int first = 0; first < items; first += warp) {
+      const Access access(warp, piece_bytes, [&](int lane) {
+        const XPiece piece = x_piece(first + lane);
+        return 2 * (piece.row * elements + piece.k);
+      });
+      EXPECT_EQ(access.bytes.size(), 4u * line);
+      EXPECT_LE(access.sectors.size(), elements % 16 == 0 ? 16u : 18u);
+    }
+  // Codes lie behind each other, and a box's begin with a sector.
+  for (const int bits : {2, 3, 4, 8})
+    for (const bool backward : {false, true})
+      for (int step = 0; step < 3; ++step) {
+        const std::int64_t begin = codes_at(bits, 192, corner(backward, 1, step, 0));
+        for (int first = 0; first < code_bytes(bits) / piece_bytes; first += warp)
+          expect_whole_sectors(std::min(warp, code_bytes(bits) / piece_bytes - first), piece_bytes,
+                               [&](int lane) { return begin + code_piece(first + lane); });
+      }
+  // Scales and zeros of a warp's items, and the places of their rows.
+  for (int first = 0; first < items; first += warp)
+    for (const bool backward : {false, true}) {
+      const Corner at = corner(backward, 1, 2, item(first).box);
+      constexpr int columns = 320, group = 3;
+      expect_whole_sectors(warp, 4, [&](int lane) { return 4 * (group * columns + at.n + item(first + lane).column); });
+      expect_whole_sectors(warp, 8, [&](int lane) { return 8 * (at.k + item(first).first_row() + lane); });
+    }
 }
 
 // A warp's lanes have one unit's rows, so that one group and one place serve them all.
