@@ -129,7 +129,9 @@ std::shared_ptr<quant::QuantLinear> with_shifted_zeros(const std::shared_ptr<qua
   decoded.description.reading += shifted;
   if (layer->bias().defined())
     decoded.bias = to(to(layer->bias().detach(), Device::cpu()), DType::f32);  // it may have been trained
-  return quant::make_layer(decoded, {}, layer->bias().defined() ? layer->bias().dtype() : DType::f32);
+  auto result = quant::make_layer(decoded, {}, layer->bias().defined() ? layer->bias().dtype() : DType::f32);
+  to(*result, layer->device());
+  return result;
 }
 
 void merge_qalora(Module& model, const std::string& name) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "graft/adapters/inject.h"
+#include "graft/adapters/lora.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/routing.h"
 #include "graft/adapters/wrappers.h"
@@ -84,9 +85,8 @@ std::vector<LayerChange> verify(Module& model, const std::string& adapter_name) 
     if (!layer.has_adapter(adapter_name)) return;
     Generator generator{0, 0};
     const LinearBase& base = innermost(layer);
-    const Tensor weight = dense_weight(base);
-    const DType dtype = weight.defined() ? weight.dtype() : DType::f32;
-    const Tensor x = normal({16, layer.in_features()}, 0, 1, generator, dtype);
+    const auto [device, dtype] = lora::placement(*layer.base_layer(), /*autocast_adapter_dtype=*/false);
+    const Tensor x = to(normal({16, layer.in_features()}, 0, 1, generator, dtype), device);
     const Inference inference(layer);
     const RoutingGuard only(Routing({adapter_name}, /*by_row=*/false, /*when_off=*/true));
     Tensor y = to(layer.forward(x), DType::f32), y0 = to(base.forward(x), DType::f32);

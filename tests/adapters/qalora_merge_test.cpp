@@ -13,6 +13,7 @@
 #include "graft/quant/round_to_nearest.h"
 
 #include "../support/errors.h"
+#include "../support/tested.h"
 #include "layers.h"
 
 namespace graft::adapters::qalora_merge_test {
@@ -35,9 +36,12 @@ struct Box final : Module {
 /// A layer of one format; "act-order" is GPTQ with groups of channels that do not run in order.
 std::shared_ptr<LinearBase> base_of(const std::string& format) {
   if (format != "act-order") return test::make_base(format, 64, 32, true);
-  auto q = quant::round_to_nearest(test::random({32, 64}, 11, DType::f32, 0.1), {.bits = 4, .group_size = 32, .sym = true});
+  const auto here = [](const Tensor& drawn) { return to(drawn, Device::cpu()); };
+  auto q = quant::round_to_nearest(here(test::random({32, 64}, 11, DType::f32, 0.1)), {.bits = 4, .group_size = 32, .sym = true});
   for (std::int64_t k = 0; k < 64; ++k) q.g_idx.data<std::int32_t>()[k] = static_cast<std::int32_t>(k * 5 % 64 / 32);
-  return quant::make_layer(quant::to_stored(q, "gptq", test::random({32}, 12)));
+  auto layer = quant::make_layer(quant::to_stored(q, "gptq", here(test::random({32}, 12))));
+  to(*layer, test::tested_device());
+  return layer;
 }
 
 /// A model of one such layer with a QA-LoRA adapter, which does something unless it is fresh.

@@ -44,7 +44,7 @@ TEST(Verify, IsTheRelativeChangeOfTheOutput) {
     struct Filler final : Visitor {
       Tensor weight;
       void parameter(std::string_view name, Tensor& tensor) override {
-        tensor = name.starts_with("lora_A") ? weight.clone() : Tensor::eye(64);
+        tensor = name.starts_with("lora_A") ? weight.clone() : to(Tensor::eye(64), weight.device());
       }
     } filler;
     filler.weight = layer.weight() * 2.0;  // scaling is 8 / 4

@@ -8,17 +8,21 @@
 #include "graft/core/parallel.h"
 
 #include "../support/errors.h"
+#include "../support/tested.h"
 
 namespace graft {
 namespace {
 
 using test::expect_error;
 
+Tensor tensor(const std::vector<double>& values, const Shape& shape, DType dtype) {
+  return to(to(Tensor::from(values, shape), dtype), test::tested_device());
+}
 Tensor parameter(const std::vector<double>& values, DType dtype = DType::f64) {
-  return to(Tensor::from(values, {static_cast<std::int64_t>(values.size())}), dtype).set_requires_grad();
+  return tensor(values, {static_cast<std::int64_t>(values.size())}, dtype).set_requires_grad();
 }
 
-void set_grad(const Tensor& p, const std::vector<double>& values) { p.set_grad(to(Tensor::from(values, p.shape()), p.dtype())); }
+void set_grad(const Tensor& p, const std::vector<double>& values) { p.set_grad(tensor(values, p.shape(), p.dtype())); }
 
 void expect_near(const Tensor& x, const std::vector<double>& wanted, double tolerance) {
   const auto values = x.to_vector<double>();
@@ -68,7 +72,7 @@ TEST(AdamW, FirstStepByHand) {
 TEST(AdamW, ViewsTakeTheSameStepAsDenseParameters) {
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     const std::vector<double> values{1, 2, 3, 4, 5, 6};
-    Tensor dense = to(Tensor::from(values, {2, 3}), dtype), other = to(Tensor::from(values, {3, 2}), dtype).t();
+    Tensor dense = tensor(values, {2, 3}, dtype), other = tensor(values, {3, 2}, dtype).t();
     other.copy_(dense);
     ASSERT_FALSE(other.is_contiguous());
     other = other.detach();
@@ -78,7 +82,7 @@ TEST(AdamW, ViewsTakeTheSameStepAsDenseParameters) {
     SGD c({{"p", dense}}, {.lr = 0.125, .momentum = 0.5, .weight_decay = 0.25, .nesterov = true}),
         d({{"p", other}}, {.lr = 0.125, .momentum = 0.5, .weight_decay = 0.25, .nesterov = true});
     for (int step = 0; step < 3; ++step) {
-      const Tensor g = to(Tensor::from(std::vector<double>{-1, 0.5, 2, 0.25, 1, -3}, {2, 3}), dtype);
+      const Tensor g = tensor({-1, 0.5, 2, 0.25, 1, -3}, {2, 3}, dtype);
       dense.set_grad(g);
       other.set_grad(g);
       a.step();
