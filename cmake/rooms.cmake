@@ -47,7 +47,7 @@ function(graft_room room)
         set(instructions -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
       elseif(source MATCHES "_avx512_dot\\.cpp$")
         set(instructions -mavx512bf16 -mavx512vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
-      elseif(source MATCHES "/dots_scalar\\.cpp$")  # bytes where there is no AVX2: half as fast, and a quarter of the time to compile
+      elseif(source MATCHES "/(gemm|dots)_scalar\\.cpp$")  # where there is no AVX2: half as fast, and less than half of the time to compile
         set(instructions $<$<CONFIG:Release>:-O2>)
       endif()
     endif()
