@@ -135,8 +135,8 @@ struct ProductRule {
   /// B's beside the input's on the CPU, where there are few rows.
   Gradients fused(const Tensor& dy) const {
     const bool on_cpu = dy.device().is_cpu();
-    // Few rows lie as they are for the CPU; more of them, and a GPU's, are widened once.
-    const bool widened = !on_cpu || dy.count() > few_rows * dy.dim(-1);
+    // Many rows are widened once for the CPU; few of them, and a GPU's, where they are read.
+    const bool widened = on_cpu && dy.count() > few_rows * dy.dim(-1);
     Gradients all(1 + 2 * terms.size());
     std::vector<Tensor> kept, narrow;  // for as long as views show them
     kept.reserve(3 * terms.size());
@@ -158,8 +158,7 @@ struct ProductRule {
                                                                with_B ? dB.view() : View());
       if (term.scale != 1 && term.join != Join::scaled)
         kernel(dy.device(), &Kernels::unary, "linear")(UnaryOp::affine, dnarrow, dnarrow, term.scale, 0);
-      // A GPU's kernels take one type.
-      if (term.wants_A) outer.push_back({dnarrow, view(on_cpu ? x() : to(x(), dtype)), dA.view()});
+      if (term.wants_A) outer.push_back({dnarrow, view(x()), dA.view()});
       if (term.wants_B && on_cpu) outer.push_back({share, saved_narrow, dB.view()});
       shares.push_back({dnarrow, term.A().view(), term.back()});
     }

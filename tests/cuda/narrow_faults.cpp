@@ -8,19 +8,22 @@
 namespace graft::test {
 namespace {
 
-/// What is said about the gradients of both factors of an adapter of rank 8 once `from` is `to` in the kernel's text.
+/// What is said about the gradients of both factors of an adapter of rank 8, on activations in bf16, once `from` is `to` in the kernels' text.
 void expect_fault(std::string_view from, std::string_view to, std::initializer_list<std::string> parts) {
   constexpr Device gpu{Device::Type::cuda, 0};
-  const auto ones = [](const Shape& shape) { return Tensor::full(shape, 1, DType::bf16, gpu); };
-  const Tensor wide = ones({20, 200}), narrow = ones({20, 8}), B = ones({200, 8}), dnarrow = ones({20, 8}), dB = ones({200, 8}),
-               dA = ones({8, 200});
   const auto gradients = runtime(gpu).kernels().linear_backward;
   const cuda::Edited edited("narrow", from, to);
-  const ptx::Fault of_B =
-      ptx::fault_of([&] { gradients(wide.view(), narrow.view(), B.view(), dnarrow.view(), dB.view()); }, parts);
-  const ptx::Fault of_A = ptx::fault_of([&] { gradients(narrow.view(), wide.view(), {}, {}, dA.view()); }, parts);
-  EXPECT_EQ(of_B.kernel, "narrow_products_bf16_16");
-  EXPECT_EQ(of_A.kernel, "narrow_products_bf16_16");
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    const auto ones = [&](const Shape& shape) { return Tensor::full(shape, 1, dtype, gpu); };
+    const Tensor wide = Tensor::full({20, 200}, 1, DType::bf16, gpu), narrow = ones({20, 8}), B = ones({200, 8}),
+                 dnarrow = ones({20, 8}), dB = ones({200, 8}), dA = ones({8, 200});
+    const ptx::Fault of_B =
+        ptx::fault_of([&] { gradients(wide.view(), narrow.view(), B.view(), dnarrow.view(), dB.view()); }, parts);
+    const ptx::Fault of_A = ptx::fault_of([&] { gradients(narrow.view(), wide.view(), {}, {}, dA.view()); }, parts);
+    const std::string kernel = fmt::format("narrow_products_bf16_{}_16", dtype);
+    EXPECT_EQ(of_B.kernel, kernel);
+    EXPECT_EQ(of_A.kernel, kernel);
+  }
 }
 
 TEST(NarrowFaults, ATileThatWasNotWaitedFor) {
