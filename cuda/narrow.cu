@@ -55,7 +55,8 @@ struct Widened {
 
 /// sums[i] += numbers[i] · a line of `lines`, in f32.
 template <int count, int ranks>
-__device__ inline void add_line(float (&sums)[count][ranks], const float (&numbers)[count], const unsigned char* lines, int index) {
+__device__ inline void add_line(float (&sums)[count][ranks], const float (&numbers)[count], const unsigned char* lines,
+                                int index) {
 #pragma unroll
   for (int q = 0; q < ranks / 4; ++q) {
     const float4 four = *reinterpret_cast<const float4*>(lines + swizzled(4 * ranks, index, q));
