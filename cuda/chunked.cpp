@@ -7,6 +7,7 @@
 #include "graft/cuda/dense.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
+#include "graft/cuda/prepass.h"
 #include "graft/cuda/products.h"
 #include "graft/cuda/quantized.h"
 
@@ -33,13 +34,6 @@ View columns_of(const View& m, std::int64_t begin, std::int64_t end) {
   View part = m;
   part.data = static_cast<char*>(m.data) + begin * m.strides[1] * size_of(m.dtype);
   part.sizes[1] = end - begin;
-  return part;
-}
-
-View rows_of(const View& m, const quant::LowRank& term) {
-  View part = m;
-  part.data = static_cast<char*>(m.data) + term.first_row * m.strides[0] * size_of(m.dtype);
-  part.sizes[0] = term.u.sizes[0];
   return part;
 }
 
@@ -149,11 +143,12 @@ void backward(const Packed& w, const View& dy, const View& dx) {
 
 void chunked_product(const Problem& problem) {
   const tf32::Guard off(false);  // no kernel of packed weights rounds
+  prepass(problem);
   const auto multiply = problem.transposed ? backward : forward;
   const DType wide = problem.y.dtype == DType::f64 ? DType::f64 : DType::f32;
   const auto each_share = [&](auto&& take) {
     for (const quant::LowRank& term : problem.terms) {
-      const Dense share(rows_of(problem.y, term), wide);
+      const Dense share(term.rows_of(problem.y), wide);
       matmul(term.u, term.v, share.view());
       take(share.view(), term);
     }
@@ -164,7 +159,7 @@ void chunked_product(const Problem& problem) {
     multiply(problem.weight, problem.x, sum.view());
     if (summed)
       each_share([&](const View& share, const quant::LowRank& term) {
-        const View to = rows_of(sum.view(), term);
+        const View to = term.rows_of(sum.view());
         binary(BinaryOp::add, to, share, to);
       });
     if (problem.bias) add_bias(sum.view(), *problem.bias, problem.y);
@@ -172,7 +167,7 @@ void chunked_product(const Problem& problem) {
   } else {
     multiply(problem.weight, problem.x, problem.y);
   }
-  if (!summed) each_share([&](const View& share, const quant::LowRank& term) { join(share, term, rows_of(problem.y, term)); });
+  if (!summed) each_share([&](const View& share, const quant::LowRank& term) { join(share, term, term.rows_of(problem.y)); });
 }
 
 }  // namespace graft::cuda

@@ -36,7 +36,8 @@ class Lines {
  public:
   explicit Lines(const View& matrix) : data_(matrix.data), ld_(matrix.strides[0]) {
     const std::int64_t rows = matrix.sizes[0], columns = matrix.sizes[1], piece = piece_bytes / size_of(matrix.dtype);
-    const bool aligned = reinterpret_cast<std::uintptr_t>(data_) % piece_bytes == 0 && (ld_ % piece == 0 || rows == 1);
+    if (rows == 1) ld_ = 0;  // addresses of rows that are not there are aligned, too
+    const bool aligned = reinterpret_cast<std::uintptr_t>(data_) % piece_bytes == 0 && ld_ % piece == 0;
     if (aligned && (matrix.strides[1] == 1 || columns == 1)) return;
     ld_ = (columns + piece - 1) / piece * piece;
     copy_.emplace(static_cast<std::size_t>(rows * ld_ * size_of(matrix.dtype)));

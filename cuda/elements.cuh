@@ -2,6 +2,8 @@
 // convert when they read and write. The dtype is the same for a whole launch, so that no warp divides at the switch.
 #pragma once
 
+#include <type_traits>
+
 #include "graft/core/convert.h"
 #include "graft/core/view.h"
 
@@ -17,6 +19,15 @@ __device__ inline f16 narrow(float x) {
   f16 y;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
   return y;
+}
+
+/// Two neighbouring elements of a half type, the first in the low half.
+template <class H>
+__device__ inline float2 widened(std::uint32_t both) {
+  if constexpr (std::is_same_v<H, bf16>) return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u)};
+  f16 low, high;
+  low.bits = static_cast<std::uint16_t>(both), high.bits = static_cast<std::uint16_t>(both >> 16);
+  return {widen(low), widen(high)};
 }
 
 /// Element `i`, floating where A is, else an integer.

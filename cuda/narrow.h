@@ -7,7 +7,7 @@
 namespace graft::cuda {
 
 /// Of a wide matrix [m, n], read once: down [n, k] = wideᵀ · narrow [m, k] and, where there is a factor [n, k], along [m, k] = wide · factor.
-/// All three are of one type, bf16, f16 or f32, in rows of aligned 16-byte pieces.
+/// The narrow ones are of one type, which is the wide one's, bf16, f16 or f32, or f32; all are in rows of aligned 16-byte pieces.
 struct NarrowProducts {
   struct Operand {
     const void* data;

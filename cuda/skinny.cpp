@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "graft/cuda/kernel_names.h"
+#include "graft/cuda/prepass.h"
 #include "graft/cuda/products.h"
 #include "graft/cuda/skinny_layout.h"
 
@@ -39,6 +40,7 @@ bool is_skinny(const quant::Problem& problem) {
 }
 
 void skinny_product(const quant::Problem& problem) {
+  prepass(problem);
   const quant::Packed& w = problem.weight;
   const View &x = problem.x, &y = problem.y;
   Skinny p{};

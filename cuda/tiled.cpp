@@ -3,9 +3,9 @@
 
 #include <optional>
 
-#include "graft/cuda/dense.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
+#include "graft/cuda/prepass.h"
 #include "graft/cuda/products.h"
 
 namespace graft::cuda {
@@ -31,39 +31,31 @@ std::size_t shared(int rows, int bits) {
 constexpr Kind sm80{"tiled", "", {64, 256, 2}, {128, 256, 2}, 64, shared<tiles::Shared80>};
 constexpr Kind sm90{"tiled_sm90a", "_sm90a", {64, 256, 2}, {256, 384, 1}, 192, shared<tiles::Shared90>};
 
-/// x as the kernels read it: rows of aligned 16-byte pieces, and forward in the order of the packed rows.
+/// x as the kernels read it: rows of aligned 16-byte pieces, and forward in the order of the packed rows. What terms need of x is made of it
+/// on the way.
 class Columns {
  public:
-  Columns(const Problem& problem) {
-    const View& x = problem.x;
+  explicit Columns(const Problem& problem)
+      : lines_(problem.x), data_(lines_.data()), columns_(problem.x.sizes[1]), ld_(lines_.ld()) {
     const Packed& w = problem.weight;
-    const bool ordered = !problem.transposed && !w.order.empty();
-    columns_ = ordered ? w.rows : x.sizes[1];
-    if (!ordered) {
-      lines_.emplace(x);
-      data_ = lines_->data(), ld_ = lines_->ld();
+    if (problem.transposed || w.order.empty()) {
+      prepass(problem, lines_, nullptr);
       return;
     }
-    ld_ = divide_up(columns_, tiles::chunk) * tiles::chunk;
-    copy_.emplace(static_cast<std::size_t>(x.sizes[0] * ld_ * size_of(x.dtype)));
+    columns_ = w.rows, ld_ = divide_up(columns_, tiles::chunk) * tiles::chunk;
+    copy_.emplace(static_cast<std::size_t>(problem.m() * ld_ * size_of(problem.x.dtype)));
     data_ = copy_->data();
-    const ArrangeColumns a{x.data,
-                           static_cast<std::uint16_t*>(copy_->data()),
-                           static_cast<const std::int32_t*>(w.places->data()),
-                           x.sizes[0],
-                           columns_,
-                           ld_,
-                           {x.strides[0], x.strides[1]}};
-    launch({"tiled", "arrange_columns"}, blocks_for(a.m * a.columns), block_threads, a);
+    const Arranged to{static_cast<std::uint16_t*>(copy_->data()), ld_};
+    prepass(problem, lines_, &to);
   }
   const void* data() const { return data_; }
   std::int64_t columns() const { return columns_; }
   std::int64_t ld() const { return ld_; }
 
  private:
+  Lines lines_;
   const void* data_;
   std::int64_t columns_, ld_;
-  std::optional<Lines> lines_;
   std::optional<Scratch> copy_;
 };
 

@@ -79,13 +79,5 @@ GRAFT_TILED(tiled_backward_f16_64, f16, true, 64)
 GRAFT_TILED(tiled_backward_f16_128, f16, true, 128)
 #undef GRAFT_TILED
 
-__global__ void arrange_columns(const __grid_constant__ ArrangeColumns a) {
-  for (std::int64_t at = first_index(); at < a.m * a.columns; at += index_step()) {
-    const std::int64_t i = at / a.columns, j = at % a.columns, from = a.places[2 * j];
-    a.to[i * a.ld + j] =
-        from < 0 ? std::uint16_t{0} : static_cast<const std::uint16_t*>(a.x)[i * a.x_strides[0] + from * a.x_strides[1]];
-  }
-}
-
 }  // extern "C"
 }  // namespace graft::cuda

@@ -25,14 +25,6 @@ __device__ inline std::uint32_t rounded(float low, float high) {
   else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
-/// The same two values again.
-template <class H>
-__device__ inline float2 widened(std::uint32_t both) {
-  if constexpr (std::is_same_v<H, bf16>) return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u)};
-  f16 low, high;
-  low.bits = static_cast<std::uint16_t>(both), high.bits = static_cast<std::uint16_t>(both >> 16);
-  return {widen(low), widen(high)};
-}
 
 /// A thread's share in copying a tile of x: the same 16-byte column of some rows.
 template <int rows, int threads>

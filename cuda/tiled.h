@@ -32,15 +32,6 @@ struct TiledProduct {
   Added added;
 };
 
-/// to [m, columns] = x [m, channels] in the order of the packed rows; fillings are 0.
-struct ArrangeColumns {
-  const void* x;
-  std::uint16_t* to;
-  const std::int32_t* places;
-  std::int64_t m, columns, ld;
-  std::int64_t x_strides[2];
-};
-
 namespace tiles {
 
 inline constexpr int term_ranks = 16;  // of a term, at a time

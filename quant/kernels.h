@@ -78,14 +78,23 @@ enum class Join {
   scaled,   // y = fl(fl(x W) + fl(scale · fl(share)))
 };
 /// A share u v of a product's result [m, n], or of some of its rows: u [m or fewer, r], v [r, n], dtypes and strides as free as those of
-/// the product's own operands.
+/// the product's own operands. Where there is the factor A [r, k] that u is made from, the product of x [m, k] writes u before it reads it:
+/// u = u_scale · x Aᵀ, from x's rows as they lie, summed like the product, rounded to u's dtype, and again when it is scaled.
 struct LowRank {
   View u, v;
   Join join = Join::summed;    // all terms of a product are summed, or none
   double scale = 1;            // of Join::scaled
   std::int64_t first_row = 0;  // of the result's, which u's rows are from there on; the others are as if there were no such term
+  View A = {};                 // or u is given
+  double u_scale = 1;
   /// What a rounded share is multiplied with.
   double factor() const { return join == Join::scaled ? scale : 1; }
+  /// Those rows of a matrix of m that the term is for.
+  View rows_of(View matrix) const {
+    matrix.data = static_cast<char*>(matrix.data) + first_row * matrix.strides[0] * size_of(matrix.dtype);
+    matrix.sizes[0] = u.sizes[0];
+    return matrix;
+  }
 };
 /// Terms that a product has at most on a GPU's fused kernels, one for each row that is streamed: 4 KB are a kernel's whole argument.
 inline constexpr std::size_t most_terms = 32;
@@ -148,11 +157,12 @@ struct Row {
   bool takes_outer = false;  // makes the outer products too, where they can be made in parts
 };
 
-/// All rows of the CPU, preferred first: forward and backward run the first one whose set isa() includes and that supports the problem.
+/// All rows of the CPU, preferred first: forward and backward make u and run the first one whose set isa() includes and that supports the problem.
 std::span<const Row> rows();
 
 namespace cuda {
-// What a weight on a GPU is given to: defined by exactly one of cuda/quantized.cpp and cuda/absent.cpp. The problem has been checked.
+// What a weight on a GPU is given to: defined by exactly one of cuda/quantized.cpp and cuda/absent.cpp. The problem has been checked, and its
+// terms' u are still to be made where they have their A.
 void product(const Problem& problem);
 void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out);
 }  // namespace cuda

@@ -15,14 +15,19 @@ namespace {
 
 using Weight = std::shared_ptr<const Packed>;
 
+/// Rows of x [..., a] as a matrix.
+std::int64_t rows_of(const Tensor& x) {
+  std::int64_t rows = 1;
+  for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.dim(i);
+  return rows;
+}
+
 /// x [..., a] as a matrix [rows, a], without a copy where its strides allow.
 Tensor as_matrix(const Tensor& x) {
   if (x.rank() == 2) return x;
   const std::int64_t width = x.dim(-1);
   const Tensor straight = x.is_contiguous() ? x : x.clone();
-  std::int64_t rows = 1;
-  for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.dim(i);
-  return straight.alias({rows, width}, {width, 1}, straight.offset());
+  return straight.alias({rows_of(x), width}, {width, 1}, straight.offset());
 }
 
 /// Runs `product(x as a matrix, y as a matrix)` for a new y [..., to].
@@ -60,18 +65,20 @@ struct Term {
   double scale;
   Join join = Join::summed;
   std::optional<RowRange> rows = {};
+  /// What the share is multiplied with before Bᵀ.
+  double narrow_scale() const { return join == Join::scaled ? 1 : scale; }
   /// The share before Bᵀ, [..., r], in the factors' dtype.
   Tensor narrow(const Tensor& x) const {
     const Tensor share = linear(to(x, A.dtype()), A);
-    return scale == 1 || join == Join::scaled ? share : share * scale;
+    return narrow_scale() == 1 ? share : share * narrow_scale();
   }
 };
 
 Tensor folded(const Tensor& x) { return reshape(x, {-1, x.dim(-1)}); }
 
-/// With the terms' narrow(x).
+/// With the terms' narrow(x), which the product itself makes where none are given.
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow, Compute compute = Compute::exact);
+               std::vector<Tensor> narrow = {}, Compute compute = Compute::exact);
 
 /// What a product's rule keeps. The gradient for x is a product of this kind itself, in the other direction.
 struct ProductRule {
@@ -135,8 +142,8 @@ struct ProductRule {
   /// B's beside the input's on the CPU, where there are few rows.
   Gradients fused(const Tensor& dy) const {
     const bool on_cpu = dy.device().is_cpu();
-    // Few rows lie as they are for the CPU; more of them, and a GPU's, are widened once.
-    const bool widened = !on_cpu || dy.count() > few_rows * dy.dim(-1);
+    // Many rows are widened once for the CPU; few of them, and a GPU's, where they are read.
+    const bool widened = on_cpu && dy.count() > few_rows * dy.dim(-1);
     Gradients all(1 + 2 * terms.size());
     std::vector<Tensor> kept, narrow;  // for as long as views show them
     kept.reserve(3 * terms.size());
@@ -158,8 +165,7 @@ struct ProductRule {
                                                                with_B ? dB.view() : View());
       if (term.scale != 1 && term.join != Join::scaled)
         kernel(dy.device(), &Kernels::unary, "linear")(UnaryOp::affine, dnarrow, dnarrow, term.scale, 0);
-      // A GPU's kernels take one type.
-      if (term.wants_A) outer.push_back({dnarrow, view(on_cpu ? x() : to(x(), dtype)), dA.view()});
+      if (term.wants_A) outer.push_back({dnarrow, view(x()), dA.view()});
       if (term.wants_B && on_cpu) outer.push_back({share, saved_narrow, dB.view()});
       shares.push_back({dnarrow, term.A().view(), term.back()});
     }
@@ -181,11 +187,17 @@ struct ProductRule {
 };
 
 Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Tensor& bias, const std::vector<Term>& terms,
-               const std::vector<Tensor>& narrow, Compute compute) {
+               std::vector<Tensor> narrow, Compute compute) {
+  const bool given = !narrow.empty();
   std::vector<LowRank> shares;
   for (std::size_t i = 0; i < terms.size(); ++i) {
     const auto& [A, B, scale, join, rows] = terms[i];
+    for (const Tensor* factor : {&A, &B})
+      check(factor->device() == weight->device(), "quantized linear: a low-rank factor is on {}, the weight on {}",
+            factor->device(), weight->device());
+    if (!given) narrow.push_back(Tensor::empty({rows ? rows->end - rows->begin : rows_of(x), A.dim(0)}, A.dtype(), A.device()));
     shares.push_back({as_matrix(narrow[i]).view(), graft::transposed(B.view()), join, scale, rows ? rows->begin : 0});
+    if (!given) shares.back().A = A.view(), shares.back().u_scale = terms[i].narrow_scale();
   }
   const Tensor y = multiply(*weight, transposed, x, bias, shares, compute);
   if (!grad_enabled()) return y;
@@ -254,10 +266,8 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
     return {};
   };
   std::vector<Term> joined;
-  std::vector<Tensor> narrow;
   std::size_t taken = 0;  // of the terms
   if (!autocast::dtype(x.device().type)) {
-    const NoGrad unrecorded;
     for (const LowRankTerm& term : terms) {
       const std::optional<Join> how = join(term);
       if (!how) break;
@@ -267,12 +277,9 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
     }
     // In half precision all or none: the gradients of x are summed before they are rounded.
     if ((is_half(x.dtype()) && taken < terms.size()) || joined.size() > most_terms) taken = 0, joined.clear();
-    const Tensor input = joined.empty() ? x : to(x, joined.front().A.dtype());
-    for (const Term& term : joined)
-      narrow.push_back(term.narrow(term.rows ? slice(folded(input), 0, term.rows->begin, term.rows->end) : input));
   }
   terms = terms.subspan(taken);
-  const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, narrow, compute_);
+  const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, {}, compute_);
   return terms.empty() ? y : low_rank_sum(y, x, terms);
 }
 

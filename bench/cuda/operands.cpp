@@ -103,12 +103,10 @@ Operands::Operands(const Cell& cell)
   A_ = drawn({cell.rank, cell.k}, 2, factors, small);
   B_ = drawn({cell.n, cell.rank}, 3, factors, small);
   u_ = Tensor::empty({cell.m, cell.rank}, factors, gpu);
-  wide_x_ = Tensor::empty(x_.shape(), factors, gpu);
   if (!cell.backward) return;
   input_ = drawn({cell.m, cell.k}, 4, cell.dtype);
   narrow_ = Tensor::empty({cell.m, cell.rank}, factors, gpu);
-  wide_input_ = to(input_, factors);
-  multiply(wide_input_, A_.t(), narrow_);
+  multiply(to(input_, factors), A_.t(), narrow_);
   dA_ = Tensor::empty(A_.shape(), factors, gpu);
   dB_ = Tensor::empty(B_.shape(), factors, gpu);
 }
@@ -120,17 +118,14 @@ void Operands::run(const cuda::Product& product, const Weights& weights, std::si
   std::optional<quant::LowRank> term;
   const auto gradients = runtime(gpu).kernels().linear_backward;
   if (cell_.rank > 0) {
-    // Into memory of its own, so that nothing is allocated while a graph is captured.
-    runtime(gpu).kernels().copy(x_.view(), wide_x_.view());
-    if (cell_.backward) gradients(wide_x_.view(), narrow_.view(), B_.view(), u_.view(), dB_.view());
-    else multiply(wide_x_, A_.t(), u_);
     term.emplace(u_.view(), (cell_.backward ? A_ : B_.t()).view(), join_of(cell_));
+    if (cell_.backward) gradients(x_.view(), narrow_.view(), B_.view(), u_.view(), dB_.view());
+    else term->A = A_.view();
     problem.terms = {&*term, 1};
   }
   product.run(problem);
   if (cell_.rank == 0 || !cell_.backward) return;
-  runtime(gpu).kernels().copy(input_.view(), wide_input_.view());
-  gradients(u_.view(), wide_input_.view(), {}, {}, dA_.view());
+  gradients(u_.view(), input_.view(), {}, {}, dA_.view());
 }
 
 void Operands::run_dense(const std::vector<Tensor>& weights, std::size_t copy) const {

@@ -26,8 +26,8 @@ class Operands {
  public:
   explicit Operands(const Cell& cell);
 
-  /// The whole cell with copy `copy` of its weight. LoRA's narrow products and, backward, its gradients are products of the kernel table
-  /// around the row's, with f32 factors and x widened for them; its share joins the rounded product, as in a layer on GPTQ.
+  /// The whole cell with copy `copy` of its weight. LoRA's narrow product is the row's to make, its gradients are products of the kernel table
+  /// around the row's; factors are f32, and its share joins the rounded product, as in a layer on GPTQ.
   void run(const cuda::Product& product, const Weights& weights, std::size_t copy) const;
   /// The bare product with a dense weight by the kernel table.
   void run_dense(const std::vector<Tensor>& weights, std::size_t copy) const;
@@ -47,7 +47,6 @@ class Operands {
   Cell cell_;
   Tensor x_, y_;                       // [m, from], [m, to]
   Tensor A_, B_, input_, narrow_, u_;  // [r, k], [n, r]; backward, the forward's x [m, k], x Aᵀ and dy B [m, r]
-  Tensor wide_x_, wide_input_;  // in the factors' dtype, which run() fills
   Tensor dA_, dB_;
 };
 

@@ -1,7 +1,10 @@
 // Which kernel answers which problem.
 #include "graft/quant/cpu/rows.h"
 
+#include "graft/core/elementwise.h"
+#include "graft/core/kernels.h"
 #include "graft/core/parallel.h"
+#include "graft/core/tensor.h"
 #include "graft/quant/cpu/dots.h"
 #include "graft/quant/cpu/outer.h"
 #include "graft/quant/pack.h"
@@ -92,6 +95,20 @@ constexpr Row all_rows[] = {
     {"exact", Isa::scalar, is_f64, run_exact},
 };
 
+/// u of all terms that have their A. Many rows in half precision are widened once for them.
+void make_u(const Problem& problem) {
+  Tensor widened;
+  for (const LowRank& term : problem.terms) {
+    if (!term.A.data) continue;
+    if (is_half(problem.x.dtype) && !is_half(term.A.dtype) && problem.m() > few_rows && !widened.defined()) {
+      widened = Tensor::empty({problem.m(), problem.x.sizes[1]}, DType::f32);
+      cpu_kernels().copy(problem.x, widened.view());
+    }
+    cpu_kernels().matmul(term.rows_of(widened.defined() ? widened.view() : problem.x), transposed(term.A), term.u);
+    if (term.u_scale != 1) cpu_kernels().unary(UnaryOp::affine, term.u, term.u, term.u_scale, 0);
+  }
+}
+
 void run(const char* what, const Problem& problem) {
   const View &x = problem.x, &y = problem.y;
   const std::int64_t in = problem.transposed ? problem.weight.out : problem.weight.in;
@@ -115,7 +132,9 @@ void run(const char* what, const Problem& problem) {
           x.sizes[0], out);
     check((term.join == Join::summed) == !problem.joins_rounded(), "{}: some terms are summed with the product, others are not",
           what);
-    for (const View* view : {&u, &v})
+    check(!term.A.data || (term.A.rank == 2 && term.A.sizes[0] == u.sizes[1] && term.A.sizes[1] == in),
+          "{}: a factor of {} does not make {} from {}", what, shape_of(term.A), shape_of(u), shape_of(x));
+    for (const View* view : {&u, &v, term.A.data ? &term.A : &u})
       check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (x.dtype == DType::f64), "{}: {} meets {}",
                        what, x.dtype, view->dtype);
   }
@@ -128,6 +147,7 @@ void run(const char* what, const Problem& problem) {
     cuda::product(problem);
     return outer_products(problem.outer, device);
   }
+  make_u(problem);
   for (const Row& row : rows())
     if (includes(isa(), row.isa) && row.supports(problem)) {
       row.run(problem);

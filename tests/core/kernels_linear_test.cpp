@@ -26,12 +26,13 @@ struct Run {
   DType dtype;
   Layout layout = Layout::dense;
   DType result;
+  DType x = dtype, weight = x;  // where they are not dy's
 };
 
 void check(const Run& r) {
   SCOPED_TRACE(fmt::format("m {} n {} k {} {} to {} layout {}", r.m, r.n, r.k, name(r.dtype), name(r.result), int(r.layout)));
-  const Guarded dy = numbers(r.dtype, {r.m, r.n}, 1, r.layout), x = numbers(r.dtype, {r.m, r.k}, 2, r.layout),
-                weight = numbers(r.dtype, {r.n, r.k}, 3, r.layout);
+  const Guarded dy = numbers(r.dtype, {r.m, r.n}, 1, r.layout), x = numbers(r.x, {r.m, r.k}, 2, r.layout),
+                weight = numbers(r.weight, {r.n, r.k}, 3, r.layout);
   const Guarded dx = operand(r.result, {r.m, r.k}, r.layout), dweight = operand(r.result, {r.n, r.k}, r.layout);
   const auto g = dy.values(), u = x.values(), w = weight.values();
   const auto wanted_dx = product(r.m, r.k, r.n, {g, r.n, 1}, {w, r.k, 1});
@@ -82,6 +83,23 @@ TEST(KernelsLinear, LargeSums) {
 TEST(KernelsLinear, HalvesMayGiveF32) {
   for (const DType dtype : {DType::bf16, DType::f16})
     for (const std::int64_t m : {5, 300}) check({.m = m, .n = 90, .k = 10, .dtype = dtype, .result = DType::f32});
+}
+
+// Both gradients of an adapter in f32 on a layer in half precision, whose activations are widened as they are read; and ranks that no kernel has.
+TEST(KernelsLinear, HalvesMeetF32) {
+  constexpr DType f32 = DType::f32;
+  for (const DType half : {DType::bf16, DType::f16}) {
+    for (const Layout layout : layouts)
+      for (const std::int64_t k : {1, 8, 16, 19, 32, 40})
+        check({.m = 7, .n = 150, .k = k, .dtype = half, .layout = layout, .result = f32, .x = f32});
+    for (const std::int64_t n : {2, 16, 30, 33})
+      check({.m = 9, .n = n, .k = 150, .dtype = f32, .result = f32, .x = half, .weight = f32});
+    check({.m = 530, .n = 130, .k = 8, .dtype = half, .result = half, .x = f32});
+    check({.m = 257, .n = 71, .k = 24, .dtype = half, .result = f32, .x = f32});
+    check({.m = 3, .n = 1500, .k = 16, .dtype = half, .result = f32, .x = f32});
+    check({.m = 300, .n = 12, .k = 270, .dtype = f32, .result = f32, .x = half});
+    check({.m = 20, .n = 6, .k = 90, .dtype = half, .result = f32, .x = f32});
+  }
 }
 
 TEST(KernelsLinear, TypesMayDiffer) {

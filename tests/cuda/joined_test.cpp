@@ -4,6 +4,7 @@
 #include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/fused_terms.h"
 #include "graft/tests/quant/joined_terms.h"
+#include "graft/tests/support/errors.h"
 
 namespace graft::quant::test {
 namespace {
@@ -60,6 +61,18 @@ TEST(GpuJoins, LayersHaveTheBitsOfComposedOperations) {
                          fmt::format("{} {} order {}", dtype, leading, order));
       }
   expect_rows_fused(layer);
+}
+
+TEST(GpuJoins, FactorsLieWhereTheWeightDoes) {
+  const QuantLinear layer({}, move_to(pack(test::layer({64, 32, 4, 32})), gpu));
+  const Tensor x = on(whole_numbers({3, 64}, DType::bf16, 1), gpu), A = whole_numbers({2, 64}, DType::f32, 2),
+               B = whole_numbers({32, 2}, DType::f32, 3);
+  const LowRankTerm term{.A = A, .B = B, .rounding = Rounding::after_scale};
+  graft::test::expect_error<ValueError>(
+      [&] {
+        layer.forward(x, {&term, 1});
+      },
+      "quantized linear: a low-rank factor is on cpu, the weight on cuda:0");
 }
 
 }  // namespace

@@ -8,15 +8,19 @@
 namespace graft::test {
 namespace {
 
-/// What is said about the gradients of both factors of an adapter of rank 8 with one edit.
+/// What is said about the gradients of both factors of an adapter of rank 8, on activations in bf16, with one edit.
 void expect_fault(const cuda::Edit& edit, std::initializer_list<std::string> parts) {
-  const auto ones = [](const Shape& shape) { return Tensor::full(shape, 1, DType::bf16, gpu); };
-  const Tensor wide = ones({20, 200}), narrow = ones({20, 8}), B = ones({200, 8}), dnarrow = ones({20, 8}), dB = ones({200, 8}),
-               dA = ones({8, 200});
   const auto gradients = runtime(gpu).kernels().linear_backward;
-  const auto expect = [&](auto&& f) { cuda::expect_fault("narrow", "narrow_products_bf16_16", {edit}, parts, f); };
-  expect([&] { gradients(wide.view(), narrow.view(), B.view(), dnarrow.view(), dB.view()); });
-  expect([&] { gradients(narrow.view(), wide.view(), {}, {}, dA.view()); });
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    const auto ones = [&](const Shape& shape) { return Tensor::full(shape, 1, dtype, gpu); };
+    const Tensor wide = Tensor::full({20, 200}, 1, DType::bf16, gpu), narrow = ones({20, 8}), B = ones({200, 8}),
+                 dnarrow = ones({20, 8}), dB = ones({200, 8}), dA = ones({8, 200});
+    const auto expect = [&](auto&& f) {
+      cuda::expect_fault("narrow", fmt::format("narrow_products_bf16_{}_16", dtype), {edit}, parts, f);
+    };
+    expect([&] { gradients(wide.view(), narrow.view(), B.view(), dnarrow.view(), dB.view()); });
+    expect([&] { gradients(narrow.view(), wide.view(), {}, {}, dA.view()); });
+  }
 }
 
 TEST(NarrowFaults, ATileThatWasNotWaitedFor) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 #include <utility>
 #include <vector>
@@ -11,7 +12,11 @@
 namespace graft::cuda::panels {
 namespace {
 
-constexpr int halves = 2, lines_of_narrow[] = {32, 64, 128};
+constexpr int halves = 2, floats = 4, lines_of_narrow[] = {32, 64, 128};
+struct Kind {
+  int wide, narrow, ranks;
+};
+constexpr Kind kinds[] = {{2, 2, 16}, {2, 2, 32}, {2, 2, 64}, {2, 4, 16}, {2, 4, 32}, {4, 4, 16}, {4, 4, 32}};
 
 /// Elements of two bytes by lines of `bytes`, element (l, c) numbered l · 64 + c, as copies put them.
 std::vector<int> placed(int lines, int bytes) {
@@ -115,22 +120,83 @@ TEST(NarrowMaps, NoBankTwice) {
     for (int first = 0; first < threads; first += 32)  // copies
       expect_no_conflict([&](int lane) { return swizzled(bytes, (first + lane) / pieces, (first + lane) % pieces); });
   }
-  // In f32 a thread has its own row of the tile, piece by piece.
+  // With narrow operands in f32 a thread has its own row of the tile, piece by piece, and a lane a word of any row.
   for (int piece = 0; piece < line / piece_bytes; ++piece)
     expect_no_conflict([&](int lane) { return swizzled(line, lane, piece); });
+  for (const auto& [size, narrow, ranks] : kinds) {
+    const int per = lane_columns(size, ranks);
+    for (int side = 0; narrow == floats && side < warps_abreast(size, ranks); ++side)
+      for (int row = 0; row < rows; ++row) {
+        std::map<int, std::set<int>> words;  // that are read of each bank
+        for (int lane = 0; lane < 32; ++lane) {
+          const int word = lane_piece(size, per, row, side, lane) / 4;
+          words[word % 32].insert(word);
+        }
+        for (const auto& [bank, read] : words) EXPECT_EQ(read.size(), 1u) << "of bank " << bank;
+      }
+  }
+  for (const int ranks : {16, 32})
+    for (int warp = 0; warp < warps; ++warp) {
+      std::set<int> banks;
+      for (int lane = 0; lane < 32; ++lane) banks.insert(warp_sum(ranks, warp, ranks - 1, lane) / 4 % 32);
+      EXPECT_EQ(banks.size(), 32u);
+    }
+}
+
+// With narrow operands in f32, warps side by side read each column of a row once, where the copies put it.
+TEST(NarrowMaps, ColumnsDown) {
+  for (const auto& [size, narrow, ranks] : kinds) {
+    if (narrow != floats) continue;
+    const int per = lane_columns(size, ranks), abreast = warps_abreast(size, ranks);
+    EXPECT_EQ(warps % abreast, 0);
+    EXPECT_LE(per * size, 4) << "a word is read at once";
+    for (int row = 0; row < rows; ++row) {
+      std::vector<int> read;
+      for (int side = 0; side < abreast; ++side)
+        for (int lane = 0; lane < 32; ++lane)
+          for (int i = 0; i < per; ++i) read.push_back(lane_piece(size, per, row, side, lane) + i * size);
+      ASSERT_EQ(read.size(), static_cast<std::size_t>(columns(size)));
+      for (int column = 0; column < columns(size); ++column) {
+        const int at = column * size;
+        EXPECT_EQ(read[static_cast<std::size_t>(column)], swizzled(line, row, at / piece_bytes) + at % piece_bytes);
+      }
+    }
+  }
+}
+
+// Copies bring every piece of every line once, and read whole sectors: 32 bytes of memory, as far as a line has them.
+TEST(NarrowMaps, CopiesReadWholeSectors) {
+  constexpr int sector = 32;
+  for (const int bytes : lines_of_narrow)
+    for (const int ld : {bytes, 4096}) {  // from line to line
+      std::set<int> pieces;
+      for (int warp = 0; warp < warps; ++warp)
+        for (int step = 0; step * copied(bytes, 0).apart < rows; ++step) {
+          std::map<int, int> sectors;  // bytes that a request takes of each
+          for (int lane = 0; lane < 32; ++lane) {
+            const Copied mine = copied(bytes, 32 * warp + lane);
+            const int row = mine.first + step * mine.apart;
+            EXPECT_LT(mine.piece, bytes / piece_bytes);
+            EXPECT_TRUE(pieces.insert(row * bytes / piece_bytes + mine.piece).second) << "copied twice";
+            sectors[(row * ld + mine.piece * piece_bytes) / sector] += piece_bytes;
+          }
+          for (const auto& [at, read] : sectors) EXPECT_EQ(read, sector) << "of sector " << at;
+        }
+      EXPECT_EQ(pieces.size(), static_cast<std::size_t>(rows * bytes / piece_bytes));
+    }
 }
 
 TEST(NarrowMaps, SharedMemory) {
   constexpr int kb = 1024, reserved = 1024;  // of each block, by the driver
-  for (const auto& [size, ranks] : {std::pair{2, 16}, {2, 32}, {2, 64}, {4, 16}, {4, 32}}) {
-    const Shared lies(size, ranks);
+  for (const auto& [wide, narrow, ranks] : kinds) {
+    const Shared lies(wide, narrow, ranks);
     EXPECT_LE(2 * (lies.total() + reserved), 228 * kb);
     for (int stage = 0; stage < stages; ++stage) {
       EXPECT_EQ(lies.wide(stage) % line, 0);
       EXPECT_EQ(lies.factor(stage) % line, 0);
     }
   }
-  EXPECT_LE(2 * (Shared(2, 16).total() + reserved), 164 * kb);  // sm_80
+  EXPECT_LE(2 * (Shared(2, 2, 16).total() + reserved), 164 * kb);  // sm_80
 }
 
 }  // namespace

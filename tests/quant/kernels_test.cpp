@@ -264,6 +264,40 @@ TEST(QuantKernels, LowRankTermsAreAllSummedOrNone) {
                                         "some terms are summed with the product, others are not");
 }
 
+// u = u_scale · x Aᵀ for the rows that a term is for, exactly, since operands are whole numbers; and y as when u was given.
+TEST(QuantKernels, LowRankTermsWhoseNarrowFactorIsMade) {
+  const auto packed = pack(layer({150, 70, 4, 32, Grouping::shuffled}));
+  for (const auto& [dtype, factor] : {std::pair{DType::f32, DType::f32},
+                                      {DType::bf16, DType::f32},
+                                      {DType::f16, DType::f32},
+                                      {DType::bf16, DType::bf16},
+                                      {DType::f64, DType::f64}})
+    for (const std::int64_t m : {1, 3, 16, 17, 60})
+      for (const bool transposed : {false, true}) {
+        const std::int64_t in = transposed ? 70 : 150, out = transposed ? 150 : 70, first = m / 3, rows = m - first;
+        const Tensor x = whole_numbers({m, in}, dtype, 1), A = whole_numbers({5, in}, factor, 2);
+        const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
+        const Tensor v = whole_numbers({5, out}, wide, 3), u = Tensor::full({m, 5}, 99, wide);
+        const Tensor wanted = matmul(to(slice(x, 0, first, m), wide), to(A, wide).t()) * 0.75;
+        View part = u.view();
+        part.data = static_cast<char*>(part.data) + first * 5 * size_of(wide), part.sizes[0] = rows;
+        const Join join = is_half(dtype) ? Join::added : Join::summed;
+        LowRank term{.u = part, .v = v.view(), .join = join, .first_row = first, .A = A.view(), .u_scale = 0.75};
+        const auto product = [&] {
+          const Tensor y = Tensor::empty({m, out}, dtype);
+          if (transposed) backward(*packed, x.view(), y.view(), {&term, 1});
+          else forward(*packed, x.view(), nullptr, y.view(), {&term, 1});
+          return y.to_vector<double>();
+        };
+        const auto y = product();
+        const auto what = fmt::format("{} by {}, m {}{}", dtype, factor, m, transposed ? ", transposed" : "");
+        EXPECT_EQ(slice(u, 0, first, m).to_vector<double>(), wanted.to_vector<double>()) << what;
+        EXPECT_EQ(slice(u, 0, 0, first).to_vector<double>(), Tensor::full({first, 5}, 99, wide).to_vector<double>()) << what;
+        term.u = wanted.view(), term.A = {};
+        EXPECT_EQ(y, product()) << what;
+      }
+}
+
 TEST(QuantKernels, Int8Activations) {
   const auto expect = [](const Case& c, DType dtype, std::int64_t m, bool columns_first = false,
                          const std::vector<std::int64_t>& ranks = {}) {
@@ -414,6 +448,18 @@ TEST(QuantKernels, Refusals) {
             "quantized product: a term of [2, 3] by [4, 20], from row 0 on, is not one of [2, 20]");
   EXPECT_EQ(message<TypeError>([&] {
               forward(*packed, x.view(), nullptr, y.view(), {&mixed, 1});
+            }),
+            "quantized product: f32 meets f64");
+  Guarded rows(DType::f32, {3, 20}, {20, 1});
+  const LowRank narrow{.u = u.view(), .v = rows.view(), .A = y.view()};
+  EXPECT_EQ(message<ValueError>([&] {
+              forward(*packed, x.view(), nullptr, y.view(), {&narrow, 1});
+            }),
+            "quantized product: a factor of [2, 20] does not make [2, 3] from [2, 40]");
+  Guarded A(DType::f64, {3, 40}, {40, 1});
+  const LowRank other{.u = u.view(), .v = rows.view(), .A = A.view()};
+  EXPECT_EQ(message<TypeError>([&] {
+              forward(*packed, x.view(), nullptr, y.view(), {&other, 1});
             }),
             "quantized product: f32 meets f64");
   EXPECT_EQ(
