@@ -12,7 +12,7 @@ Tensor autocast::lower(const Tensor& x) {
 
 namespace {
 
-// An operand of a product in `dtype`. Kernels widen halves themselves, as they read them.
+// An operand of a product in `dtype`. Kernels widen halves themselves: as they read them, or for a product of cuBLASLt in passing.
 Tensor widened(const Tensor& x, DType dtype) { return dtype == DType::f64 ? to(x, dtype) : x; }
 
 // Operands as the product takes them: lowered under autocast, and in f64 both or neither.
@@ -77,9 +77,12 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   // Against one matrix all leading dimensions are rows, so that its gradient is one product, not a batch of them to sum.
   if (in.a.rank() > 2 && in.b.rank() == 2)
     return reshape(matmul(folded(in.a), in.b), compute::joined(compute::leading(a.shape(), 1), {b.dim(-1)}));
-  return record("matmul", product(in.a, in.b, in.dtype, "matmul"))
-      .wrt(in.a, [b = saved(in.b)](const Tensor& dy) { return matmul(dy, b().t()); })
-      .wrt(in.b, [a = saved(in.a)](const Tensor& dy) { return matmul(a().t(), dy); });
+  // One matrix may meet a whole batch: it is widened once.
+  const bool one = in.b.rank() == 2;
+  const Tensor left = one ? in.a : to(in.a, in.dtype), right = one ? in.b : to(in.b, in.dtype);
+  return record("matmul", product(left, right, in.dtype, "matmul"))
+      .wrt(left, [b = saved(right)](const Tensor& dy) { return matmul(dy, b().t()); })
+      .wrt(right, [a = saved(left)](const Tensor& dy) { return matmul(a().t(), dy); });
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "graft/core/elementwise.h"
+#include "graft/core/tf32.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
 
@@ -74,6 +75,7 @@ void run(const Problem& problem, const Lines& lines, std::span<const LowRank* co
 }  // namespace
 
 void prepass(const Problem& problem, const Lines& lines, const Arranged* arranged) {
+  const tf32::Guard off(false);  // no kernel of packed weights rounds
   std::vector<const LowRank*> taken;
   for (const LowRank& term : problem.terms) {
     if (!term.A.data) continue;

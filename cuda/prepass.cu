@@ -179,7 +179,7 @@ __device__ void prepass(const Prepass& p) {
   extern __shared__ __align__(16) unsigned char memory[];
   const Part part(p, rows);
   const int copied = p.whole ? 0 : part.begin;
-  copy_rows<W, rows>(p, part, copied, shared_address(memory));
+  if (p.whole || p.units > 0) copy_rows<W, rows>(p, part, copied, shared_address(memory));
   if constexpr (sizeof(W) == 2) {
     if (p.to && p.whole) {
       arrange(p, part,

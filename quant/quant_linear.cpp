@@ -208,10 +208,11 @@ Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Ten
       .wrt(bias, [](const Tensor& dy) { return dy; });
 }
 
-/// Whether a scale changes nothing but exponents, whose range is f32's, so that it may come before the rounding as well.
+/// Whether a scale changes nothing but exponents, whose range is f32's, so that it may come before the rounding as well: short of
+/// overflow, which no moderate one meets.
 bool scales_exactly(DType dtype, double scale) {
   int exponent = 0;
-  return dtype == DType::bf16 && std::abs(std::frexp(scale, &exponent)) == 0.5;
+  return dtype == DType::bf16 && std::abs(std::frexp(scale, &exponent)) == 0.5 && std::abs(exponent) < 32;
 }
 
 }  // namespace

@@ -111,8 +111,8 @@ void dot_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b
     T sums[max_skinny * near];
     for (std::int64_t j = begin; j < end; j += near) {
       const std::int64_t width = std::min(near, end - j);
-      kernels.dot(x[0], x.stride(), rows, a.columns, b.data + j * b.column_stride * size_of(b.dtype), b.dtype, b.column_stride, width,
-                  sums, near, false);
+      kernels.dot(x[0], x.stride(), rows, a.columns, b.data + j * b.column_stride * size_of(b.dtype), b.dtype, b.column_stride,
+                  width, sums, near, false);
       write(target<T>(y), 0, j, rows, width, sums, near);
     }
   });

@@ -131,9 +131,20 @@ TEST_F(LowRank, HalvesMeetF32AsThoughWidenedBefore) {
           const std::vector<double> a = values(got[i]), b = values(want[i]);
           double largest = 0;
           for (const double value : b) largest = std::max(largest, std::abs(value));
-          for (std::size_t j = 0; j < a.size(); ++j) EXPECT_NEAR(a[j], b[j], step * largest) << i << ", " << m << " rows of " << name(half);
+          for (std::size_t j = 0; j < a.size(); ++j)
+            EXPECT_NEAR(a[j], b[j], step * largest) << i << ", " << m << " rows of " << name(half);
         }
       }
+}
+
+TEST_F(LowRank, AHalfMatrixMeetsABatchInF32) {
+  Tensor a = random({5, 7}, DType::bf16), b = random({3, 7, 2}), wide = to(a, DType::f32);
+  for (Tensor* operand : {&a, &b, &wide}) operand->set_requires_grad();
+  const Tensor y = matmul(a, b), wanted = matmul(wide, b), dy = random(y.shape());
+  EXPECT_EQ(values(y), values(wanted));
+  const auto got = grad({&y, 1}, std::vector{a, b}, {&dy, 1}), want = grad({&wanted, 1}, std::vector{wide, b}, {&dy, 1});
+  EXPECT_EQ(values(got[0]), values(to(want[0], DType::bf16)));
+  EXPECT_EQ(values(got[1]), values(want[1]));
 }
 
 TEST(Linear, HoldsItsParameters) {

@@ -18,12 +18,14 @@ void expect_fault(const cuda::Edit& edit, std::initializer_list<std::string> par
   const Tensor x = ones({40, 200}, DType::bf16), y = ones({40, 24}, DType::bf16), A = ones({5, 200}, DType::f32),
                u = ones({40, 5}, DType::f32), v = ones({5, 24}, DType::f32);
   const quant::LowRank term{.u = u.view(), .v = v.view(), .join = quant::Join::added, .A = A.view()};
-  cuda::expect_fault("prepass", "prepass_bf16_4", {edit}, parts,
-                     [&] { quant::forward(*weight, x.view(), nullptr, y.view(), {&term, 1}); });
+  cuda::expect_fault("prepass", "prepass_bf16_4", {edit}, parts, [&] {
+    quant::forward(*weight, x.view(), nullptr, y.view(), {&term, 1});
+  });
 }
 
 TEST(PrepassFaults, RowsThatWereNotWaitedFor) {
-  expect_fault({"cp.async.wait_group 0;", "cp.async.wait_group 1;"}, {"the destination of a cp.async", "that was not waited for"});
+  expect_fault({"cp.async.wait_group 0;", "cp.async.wait_group 1;"},
+               {"the destination of a cp.async", "that was not waited for"});
 }
 
 TEST(PrepassFaults, WhatOtherThreadsCopied) { expect_fault({"bar.sync", "// "}, {"byte", "of shared memory"}); }

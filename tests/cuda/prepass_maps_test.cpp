@@ -48,7 +48,7 @@ TEST(PrepassMaps, WhatABlockCopiesFits) {
   for (const std::int64_t columns : {4096, 8192, 14336, 28672})
     for (const std::int64_t m : {33, 512, 4095}) EXPECT_TRUE(cut(m, columns, 2, true, true, 132, 227 * kb).whole) << columns;
   EXPECT_EQ(cut(512, 4096, 2, true, true, 132, 227 * kb).rows, many_rows);
-  // A single row is many blocks' work, and none copies more than it adds up.
+  // A single row is many blocks' work, and none copies more than it adds up where nothing is arranged.
   EXPECT_EQ(cut(1, 4096, 2, false, true, 132, 227 * kb).parts, 32);
 }
 

@@ -116,6 +116,7 @@ int check(const Run& r) {
     EXPECT_EQ(y, product(row, with_u)) << row.name;
     ++rows;
   }
+  EXPECT_GT(rows, 0);
   return rows;
 }
 

@@ -65,15 +65,21 @@ TEST(GpuTf32, RoundsTheOperandsOfF32WhereItIsAllowed) {
 
 TEST(GpuTf32, GradientsRoundWhereBackwardIsCalled) {
   const Tensor a = numbers({40, 70}, 1, DType::f32), b = numbers({90, 70}, 2, DType::f32), dy = numbers({40, 90}, 3, DType::f32);
-  const Runs dx([&] {
-    Tensor x = on(a, gpu);
+  const auto dx = [&](bool forward, bool backward) {
+    Tensor x = on(a, gpu), y;
     x.set_requires_grad();
-    linear(x, on(b, gpu)).backward(on(dy, gpu));
-    return x.grad();
-  });
-  EXPECT_EQ(dx.before, dx.after);
-  EXPECT_NE(dx.before, dx.allowed);
-  expect_tf32(dx.allowed, dy, b);
+    {
+      const tf32::Guard guard(forward);
+      y = linear(x, on(b, gpu));
+    }
+    const tf32::Guard guard(backward);
+    y.backward(on(dy, gpu));
+    return x.grad().to_vector<double>();
+  };
+  EXPECT_EQ(dx(true, false), dx(false, false));
+  EXPECT_EQ(dx(false, true), dx(true, true));
+  EXPECT_NE(dx(false, true), dx(false, false));
+  expect_tf32(dx(false, true), dy, b);
 }
 
 // Numbers that tf32 holds are not rounded, and their sums are f32.

@@ -34,7 +34,7 @@ struct Adapters {
     for (int i = 0; i < count; ++i)
       terms.push_back({.A = factors[static_cast<std::size_t>(2 * i)],
                        .B = factors[static_cast<std::size_t>(2 * i + 1)],
-                       .scale = scales[i],
+                       .scale = scales[i % 3],
                        .rounding = orders[(first_order + i) % 3]});
   }
 
