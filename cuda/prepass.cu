@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "graft/cuda/elements.cuh"
+#include "graft/cuda/last_block.cuh"
 #include "graft/cuda/prepass.h"
 #include "graft/cuda/tensor_cores.cuh"
 #include "graft/cuda/warp.cuh"
@@ -149,16 +150,7 @@ __device__ inline float* place_of(const Prepass& p, const Part& part, const Prep
 /// Adds up what all parts left of the row block's sums, in their order: the last block to come does.
 template <int rows>
 __device__ void add_parts(const Prepass& p, const Part& part, const float* partial, unsigned char* memory) {
-  auto* last = reinterpret_cast<bool*>(memory);
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    *last = atomicAdd(&arrived[part.row_block], 1u) + 1 == static_cast<unsigned>(p.parts);
-    if (*last) arrived[part.row_block] = 0;
-  }
-  __syncthreads();
-  if (!*last) return;
-  __threadfence();
+  if (!is_last_block(arrived[part.row_block], static_cast<unsigned>(p.parts), *reinterpret_cast<bool*>(memory))) return;
   const int all = p.units * unit_sums(rows);
 #pragma unroll 1
   for (int at = static_cast<int>(threadIdx.x); at < all; at += threads) {

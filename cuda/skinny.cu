@@ -5,6 +5,7 @@
 // Blocks have equal shares of all units. Those that meet in a slab leave their sums in memory, and the last to come adds them up, by
 // number: who comes last does not matter.
 #include "graft/cuda/joins.cuh"
+#include "graft/cuda/last_block.cuh"
 #include "graft/cuda/skinny_stage.cuh"
 #include "graft/cuda/skinny_sums.cuh"
 
@@ -162,15 +163,7 @@ __device__ void product(const Skinny& p) {
     if (sums.exists()) sums.finish(p.sums + meeting(block, walk.slab_index) * size);
     const int first = block_of(p.units, blocks, walk.slab_index * p.units_per_slab);
     const int last = block_of(p.units, blocks, (walk.slab_index + 1) * p.units_per_slab - 1);
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      *last_one = atomicAdd(&arrived[walk.slab_index], 1u) == static_cast<unsigned>(last - first);
-      if (*last_one) arrived[walk.slab_index] = 0;
-    }
-    __syncthreads();
-    if (!*last_one) continue;
-    __threadfence();
+    if (!is_last_block(arrived[walk.slab_index], static_cast<unsigned>(last - first + 1), *last_one)) continue;
     add_up<row_tiles == 1 ? 2 : 4, row_tiles == 1 ? 16 : 8>(p, walk.slab_index, first, last);
   }
 }
