@@ -93,4 +93,25 @@ void Linear::visit(Visitor& visitor) {
 
 Tensor Linear::forward(const Tensor& x) const { return linear(x, weight_, bias_); }
 
+Tensor Linear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
+  // A single share in f32 or f64, without gradients: one kernel then, which rounds as the operations do.
+  const auto is_fused = [&](const LowRankTerm& term) {
+    const DType dtype = compute::wide(x.dtype());
+    return !term.x.defined() && !term.bias.defined() && term.rows.empty() && term.rounding == Rounding::once &&
+           term.A.dtype() == dtype && term.B.dtype() == dtype;
+  };
+  if (grad_enabled() || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
+      terms.size() != 1 || !is_fused(terms.front()))
+    return low_rank_sum(forward(x), x, terms);
+  const auto& [own, A, B, bias, scale, rounding, rows] = terms.front();
+  check(x.rank() > 0 && x.dim(-1) == in_features() && A.dim(1) == in_features() && B.dim(0) == out_features() &&
+            B.dim(1) == A.dim(0),
+        "linear: an input of shape {} and a term of {} and {} do not fit a weight of shape {}", x.shape(), A.shape(), B.shape(),
+        weight_.shape());
+  for (const Tensor* operand : {&weight_, &A, &B}) compute::require_same_device(x, *operand, "linear");
+  const Tensor matrix = flat_rows(x), y = Tensor::empty({matrix.dim(0), out_features()}, x.dtype(), x.device());
+  kernel(x.device(), &Kernels::low_rank_linear, "linear")(matrix.view(), weight_.view(), A.view(), B.view(), scale, y.view());
+  return reshape(y, compute::joined(compute::leading(x.shape(), 1), {out_features()}));
+}
+
 }  // namespace graft

@@ -63,7 +63,7 @@ class Linear final : public LinearBase {
   Tensor bias() const override { return bias_; }
   Tensor weight() const override { return weight_; }
   Tensor forward(const Tensor& x) const override;
-  using LinearBase::forward;
+  Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const override;
 
  private:
   Tensor weight_, bias_;

@@ -80,22 +80,6 @@ void add_bias(const View& x, const View& bias, const View& y) {
   });
 }
 
-void join(const View& share, const quant::LowRank& term, const View& y) {
-  const JoinShare j{share.data,
-                    y.data,
-                    share.dtype,
-                    y.dtype,
-                    term.join,
-                    term.factor(),
-                    y.sizes[0],
-                    y.sizes[1],
-                    {share.strides[0], share.strides[1]},
-                    {y.strides[0], y.strides[1]}};
-  with_floating(share.dtype, "join_share", [&]<class A>() {
-    launch({"quantized", fmt::format("join_share{}", suffix<A>)}, blocks_for(j.rows * j.columns), block_threads, j);
-  });
-}
-
 /// y = x W. Whole columns of W at a time.
 void forward(const Packed& w, const View& x, const View& y) {
   const std::int64_t width = std::min(lines_of(w.in, x.dtype), w.out);
@@ -141,6 +125,22 @@ void backward(const Packed& w, const View& dy, const View& dx) {
 
 }  // namespace
 
+void join(const View& share, quant::Join how, double factor, const View& y) {
+  const JoinShare j{share.data,
+                    y.data,
+                    share.dtype,
+                    y.dtype,
+                    how,
+                    factor,
+                    y.sizes[0],
+                    y.sizes[1],
+                    {share.strides[0], share.strides[1]},
+                    {y.strides[0], y.strides[1]}};
+  with_floating(share.dtype, "join_share", [&]<class A>() {
+    launch({"quantized", fmt::format("join_share{}", suffix<A>)}, blocks_for(j.rows * j.columns), block_threads, j);
+  });
+}
+
 void chunked_product(const Problem& problem) {
   const tf32::Guard off(false);  // no kernel of packed weights rounds
   prepass(problem);
@@ -167,7 +167,9 @@ void chunked_product(const Problem& problem) {
   } else {
     multiply(problem.weight, problem.x, problem.y);
   }
-  if (!summed) each_share([&](const View& share, const quant::LowRank& term) { join(share, term, term.rows_of(problem.y)); });
+  if (!summed)
+    each_share(
+        [&](const View& share, const quant::LowRank& term) { join(share, term.join, term.factor(), term.rows_of(problem.y)); });
 }
 
 }  // namespace graft::cuda

@@ -40,6 +40,9 @@ struct JoinShare {
   std::int64_t share_strides[2], y_strides[2];
 };
 
+/// Runs it. `factor` is a rounded share's, as LowRank has it.
+void join(const View& share, quant::Join how, double factor, const View& y);
+
 /// y[…, channel of row r] = x[…, r − row_begin]; fillings go nowhere.
 struct Spread {
   const void* x;

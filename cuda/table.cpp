@@ -51,6 +51,7 @@ const Kernels& cuda_kernels() {
       .cross_entropy = There<cross_entropy>::run,
       .cross_entropy_backward = There<cross_entropy_backward>::run,
       .matmul = There<matmul>::run,
+      .low_rank_linear = There<low_rank_linear>::run,
       .linear_backward = There<linear_backward>::run,
       .attention = There<attention>::run,
       .attention_backward = There<attention_backward>::run,

@@ -5,6 +5,7 @@
 #include "graft/core/cpu/block.h"
 #include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/gemm.h"
+#include "graft/core/cpu/temporary.h"
 #include "graft/core/parallel.h"
 
 namespace graft::cpu {
@@ -101,21 +102,28 @@ struct Left {
   }
 };
 
-// y = a b for at most max_skinny rows, with the columns of b read as they lie.
+// y = a b for at most max_skinny rows x of a, with the columns of b read as they lie: those from `begin` to `end`.
+template <class T>
+void dot_columns(const GemmKernels<T>& kernels, const Rows<T>& x, const Matrix& b, const Matrix& y, std::int64_t begin,
+                 std::int64_t end) {
+  constexpr std::int64_t near = 64;
+  T sums[max_skinny * near];
+  for (std::int64_t j = begin; j < end; j += near) {
+    const std::int64_t width = std::min(near, end - j);
+    kernels.dot(x[0], x.stride(), static_cast<int>(y.rows), b.rows, b.data + j * b.column_stride * size_of(b.dtype), b.dtype,
+                b.column_stride, width, sums, near, false);
+    write(target<T>(y), 0, j, y.rows, width, sums, near);
+  }
+}
+
+// So many columns of b, eight at least, make a task that reads them as they lie.
+std::int64_t dot_task(const Matrix& b) { return columns_of_a_task(b.rows * size_of(b.dtype) / std::int64_t{sizeof(float)}, 8); }
+
 template <class T>
 void dot_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
-  constexpr std::int64_t near = 64;
   const Rows<T> x(kernels, a);
-  const int rows = static_cast<int>(a.rows);
-  parallel_ranges(b.columns, columns_of_a_task(a.columns, 16), [&](std::int64_t begin, std::int64_t end) {
-    T sums[max_skinny * near];
-    for (std::int64_t j = begin; j < end; j += near) {
-      const std::int64_t width = std::min(near, end - j);
-      kernels.dot(x[0], x.stride(), rows, a.columns, b.data + j * b.column_stride * size_of(b.dtype), b.dtype, b.column_stride,
-                  width, sums, near, false);
-      write(target<T>(y), 0, j, rows, width, sums, near);
-    }
-  });
+  parallel_ranges(b.columns, dot_task(b),
+                  [&](std::int64_t begin, std::int64_t end) { dot_columns(kernels, x, b, y, begin, end); });
 }
 
 // y = a b for at most max_few rows, with the rows of b read as they lie.
@@ -234,16 +242,80 @@ void batched(const View& a, const View& b, const View& y) {
   else run(0, batch);
 }
 
+// Floating, and f64 all or none.
+void check_types(const char* what, std::initializer_list<const View*> views) {
+  for (const View* view : views) {
+    const DType first = (*views.begin())->dtype;
+    check<TypeError>(is_floating(view->dtype), "{}: does not take elements of type {}", what, view->dtype);
+    check<TypeError>((view->dtype == DType::f64) == (first == DType::f64), "{}: f64 meets {}", what,
+                     view->dtype == DType::f64 ? first : view->dtype);
+  }
+}
+
 }  // namespace
 
 void matmul(const View& a, const View& b, const View& y) {
-  for (const View* view : {&a, &b, &y}) {
-    check<TypeError>(is_floating(view->dtype), "matmul: does not take elements of type {}", view->dtype);
-    check<TypeError>((view->dtype == DType::f64) == (y.dtype == DType::f64), "matmul: f64 meets {}",
-                     view->dtype == DType::f64 ? y.dtype : view->dtype);
-  }
+  check_types("matmul", {&a, &b, &y});
   if (y.dtype == DType::f64) batched<double>(a, b, y);
   else batched<float>(a, b, y);
+}
+
+namespace {
+
+// y = a b and z = a c for at most max_skinny rows, with the columns of b and c read as they lie, by one round of tasks: what a narrow c
+// has too few of streams by between those of b.
+template <class T>
+void dot_products(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y, const Matrix& c,
+                  const Matrix& z) {
+  const Rows<T> x(kernels, a);
+  const std::int64_t of_b = dot_task(b), of_c = dot_task(c), first = divide_up(b.columns, of_b);
+  parallel_for(first + divide_up(c.columns, of_c), [&](std::int64_t i) {
+    if (i < first) dot_columns(kernels, x, b, y, i * of_b, std::min((i + 1) * of_b, b.columns));
+    else dot_columns(kernels, x, c, z, (i - first) * of_c, std::min((i - first + 1) * of_c, c.columns));
+  });
+}
+
+// y = fl(y + u bᵀ)
+template <class T>
+void join_share(const GemmKernels<T>& kernels, const View& u, const Rows<T>& b, const Matrix& y) {
+  constexpr std::int64_t near = 64, of_a_task = 1024;
+  const std::int64_t r = u.sizes[1], stretches = divide_up(y.columns, of_a_task);
+  parallel_for(divide_up(y.rows, max_skinny) * stretches, [&](std::int64_t task) {
+    const std::int64_t row = task / stretches * max_skinny, rows = std::min<std::int64_t>(max_skinny, y.rows - row);
+    const std::int64_t begin = task % stretches * of_a_task, end = std::min(begin + of_a_task, y.columns);
+    T share[max_skinny * near], sum[near];
+    for (std::int64_t j = begin; j < end; j += near) {
+      const std::int64_t width = std::min(near, end - j);
+      kernels.dot(u.as<T>() + row * r, r, static_cast<int>(rows), r, b[j], dtype_of<T>, b.stride(), width, share, near, false);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        void* at = y.data + ((row + i) * y.row_stride + j * y.column_stride) * size_of(y.dtype);
+        convert(y.dtype, at, y.column_stride, dtype_of<T>, sum, 1, width);
+        for (std::int64_t n = 0; n < width; ++n) sum[n] += share[i * near + n];
+        convert(dtype_of<T>, sum, 1, y.dtype, at, y.column_stride, width);
+      }
+    }
+  });
+}
+
+template <class T>
+void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y) {
+  const GemmKernels<T>& kernels = gemm_kernels<T>(isa());
+  const std::int64_t m = y.sizes[0], r = A.sizes[0];
+  const Temporary narrow({nullptr, dtype_of<T>, 2, {m, r}, {}}, dtype_of<T>);
+  const View &u = narrow.view(), b = transposed(weight), c = transposed(A);
+  if (m <= max_skinny && b.strides[0] == 1 && c.strides[0] == 1)
+    dot_products(kernels, matrix(x, 0), matrix(b, 0), matrix(y, 0), matrix(c, 0), matrix(u, 0));
+  else graft::cpu::matmul(x, b, y), graft::cpu::matmul(x, c, u);
+  for (std::int64_t i = 0; i < m * r; ++i) u.as<T>()[i] *= static_cast<T>(scale);
+  join_share(kernels, u, Rows<T>(kernels, matrix(B, 0)), matrix(y, 0));
+}
+
+}  // namespace
+
+void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y) {
+  check_types("low_rank_linear", {&y, &x, &weight, &A, &B});
+  if (y.dtype == DType::f64) low_rank_linear<double>(x, weight, A, B, scale, y);
+  else low_rank_linear<float>(x, weight, A, B, scale, y);
 }
 
 void linear_backward(const View& dy, const View& x, const View& weight, const View& dx, const View& dweight) {

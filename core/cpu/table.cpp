@@ -19,6 +19,7 @@ const Kernels& cpu_kernels() {
       .cross_entropy = cpu::cross_entropy,
       .cross_entropy_backward = cpu::cross_entropy_backward,
       .matmul = cpu::matmul,
+      .low_rank_linear = cpu::low_rank_linear,
       .linear_backward = cpu::linear_backward,
       .attention = cpu::attention,
       .attention_backward = cpu::attention_backward,

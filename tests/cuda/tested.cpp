@@ -119,6 +119,7 @@ const Kernels& tested_kernels() {
       .cross_entropy = Via<&Kernels::cross_entropy>::run,
       .cross_entropy_backward = Via<&Kernels::cross_entropy_backward>::run,
       .matmul = Via<&Kernels::matmul>::run,
+      .low_rank_linear = Via<&Kernels::low_rank_linear>::run,
       .linear_backward = Via<&Kernels::linear_backward>::run,
       .attention = Via<&Kernels::attention>::run,
       .attention_backward = Via<&Kernels::attention_backward>::run,

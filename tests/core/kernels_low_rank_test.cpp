@@ -1,0 +1,99 @@
+// A dense layer's product with an adapter's share, against sums in f64 and the rounding in between.
+#include "kernel_operands.h"
+
+namespace graft {
+namespace {
+
+using namespace test;
+
+struct LowRankRun {
+  std::int64_t m, n, k, r;
+  DType dtype;
+  Layout layout = Layout::dense;
+};
+
+/// Row i of a times row j of b, for rows of length k.
+double dot(const std::vector<double>& a, std::int64_t i, const std::vector<double>& b, std::int64_t j, std::int64_t k) {
+  double sum = 0;
+  for (std::int64_t d = 0; d < k; ++d) sum += a[static_cast<std::size_t>(i * k + d)] * b[static_cast<std::size_t>(j * k + d)];
+  return sum;
+}
+
+void check(const LowRankRun& run) {
+  const auto& [m, n, k, r, dtype, layout] = run;
+  SCOPED_TRACE(fmt::format("m {} n {} k {} r {} {} layout {}", m, n, k, r, name(dtype), int(layout)));
+  const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
+  constexpr double scale = 0.75;
+  const Guarded x = numbers(dtype, {m, k}, 1, layout), weight = numbers(dtype, {n, k}, 2, layout),
+                A = numbers(wide, {r, k}, 3, layout), B = numbers(wide, {n, r}, 4, layout), y = operand(dtype, {m, n}, layout);
+  tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), scale, y.view());
+  const auto x_values = x.values(), w = weight.values(), a = A.values(), b = B.values();
+  std::vector<double> u, wanted;
+  for (std::int64_t i = 0; i < m; ++i)
+    for (std::int64_t j = 0; j < r; ++j) u.push_back(scale * dot(x_values, i, a, j, k));
+  for (std::int64_t i = 0; i < m; ++i)
+    for (std::int64_t j = 0; j < n; ++j) wanted.push_back(dot(x_values, i, w, j, k) + dot(u, i, b, j, r));
+  // Both roundings, and in f32 or f64 the sums'.
+  expect_near(y, wanted, 2.5 + unit_roundoff(wide) / unit_roundoff(dtype) * static_cast<double>(8 + 2 * k + 2 * r), 4);
+}
+
+TEST(KernelsLowRank, ResultsOfEveryTypeAndLayout) {
+  for (const DType dtype : floating)
+    for (const Layout layout : layouts)
+      for (const std::int64_t m : {1, 3, 4, 5, 9}) check({.m = m, .n = 75, .k = 70, .r = 6, .dtype = dtype, .layout = layout});
+}
+
+// More columns than a task has, and ranks that are no multiple of anything.
+TEST(KernelsLowRank, RanksAndColumns) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const std::int64_t r : {1, 16, 37}) {
+      check({.m = 2, .n = 1100, .k = 33, .r = r, .dtype = dtype});
+      check({.m = 20, .n = 1030, .k = 16, .r = r, .dtype = dtype});
+    }
+}
+
+TEST(KernelsLowRank, NothingIsWrittenOfNoRows) {
+  const Guarded x = operand(DType::f32, {0, 8}), weight = numbers(DType::f32, {5, 8}, 1), A = numbers(DType::f32, {2, 8}, 2),
+                B = numbers(DType::f32, {5, 2}, 3), y = operand(DType::f32, {0, 5});
+  tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1, y.view());
+  EXPECT_TRUE(y.intact());
+}
+
+// 257 + 1 in bf16, whose neighbours of 256 are 2 apart: the product is rounded to 256 first, and 257 once more. 258 would be one rounding.
+TEST(KernelsLowRank, TheProductIsRoundedBeforeTheShareJoins) {
+  for (const std::int64_t m : {1, 7}) {
+    const auto filled = [](DType dtype, const Sizes& sizes, double value) {
+      Guarded x = operand(dtype, sizes);
+      tested_kernels().fill(x.view(), value);
+      return x;
+    };
+    const Guarded x = filled(DType::bf16, {m, 257}, 1), weight = filled(DType::bf16, {70, 257}, 1),
+                  A = filled(DType::f32, {1, 257}, 0x1p-8), B = filled(DType::f32, {70, 1}, 256),
+                  y = operand(DType::bf16, {m, 70});
+    tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1.0 / 257, y.view());
+    EXPECT_EQ(y.values(), std::vector<double>(static_cast<std::size_t>(m * 70), 256));
+  }
+}
+
+// The same bits each time, whatever the threads.
+TEST(KernelsLowRank, SumsHaveOneOrder) {
+  for (const std::int64_t m : {2, 6}) {
+    const Guarded x = numbers(DType::bf16, {m, 700}, 1), weight = numbers(DType::bf16, {130, 700}, 2),
+                  A = numbers(DType::f32, {9, 700}, 3), B = numbers(DType::f32, {130, 9}, 4);
+    expect_same_for_any_threads([&] {
+      const Guarded y = operand(DType::bf16, {m, 130});
+      tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 0.5, y.view());
+      return y.values();
+    });
+  }
+}
+
+TEST(KernelsLowRank, RefusesTypesThatDoNotMeet) {
+  const Guarded x = numbers(DType::f32, {1, 4}, 1), weight = numbers(DType::f32, {3, 4}, 2), A = numbers(DType::f64, {2, 4}, 3),
+                B = numbers(DType::f64, {3, 2}, 4), y = operand(DType::f32, {1, 3});
+  expect_error<TypeError>([&] { tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1, y.view()); },
+                          "f64 meets");
+}
+
+}  // namespace
+}  // namespace graft
