@@ -164,6 +164,36 @@ TEST(Linear, HoldsItsParameters) {
   EXPECT_FALSE(plain.bias().defined());
 }
 
+// The one kernel of an inference forward against the operations that are recorded: both round where PEFT does.
+TEST_F(LowRank, WithoutGradientsADenseLayerRoundsAsItsOperationsDo) {
+  for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
+    for (const std::int64_t rows : {1, 3, 5, 40}) {
+      SCOPED_TRACE(fmt::format("{} rows of {}", rows, name(dtype)));
+      const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
+      const Linear layer(random({70, 33}, dtype));
+      const LowRankTerm t{.A = random({5, 33}, wide), .B = random({70, 5}, wide), .scale = 0.7};
+      const Tensor x = random({rows, 2, 33}, dtype), want = layer.forward(x, {&t, 1});
+      const NoGrad no_grad;
+      const Tensor got = layer.forward(x, {&t, 1});
+      EXPECT_EQ(got.shape(), want.shape());
+      EXPECT_EQ(got.dtype(), dtype);
+      const std::vector<double> a = values(got), b = values(want);
+      const double step = dtype == DType::f64 ? 0x1p-48 : dtype == DType::f32 ? 0x1p-20 : dtype == DType::f16 ? 0x1p-10 : 0x1p-7;
+      for (std::size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], step * std::max(1.0, std::abs(b[i])));
+    }
+}
+
+TEST_F(LowRank, WithoutGradientsADenseLayerRefusesWhatDoesNotFit) {
+  const NoGrad no_grad;
+  const Linear layer(random({4, 6}));
+  const LowRankTerm narrow{.A = random({2, 5}), .B = random({4, 2})}, other{.A = random({2, 6}), .B = random({4, 3})};
+  const auto run = [&](const LowRankTerm& t, const Shape& shape) { layer.forward(ones(shape), {&t, 1}); };
+  expect_error<ValueError>([&] { run(narrow, {3, 6}); },
+                           "an input of shape [3, 6] and a term of [2, 5] and [4, 2] do not fit a weight of shape [4, 6]");
+  expect_error<ValueError>([&] { run(other, {3, 6}); }, "a term of [2, 6] and [4, 3] do not fit");
+  expect_error<ValueError>([&] { run(term(Rounding::once, 1), {3, 7}); }, "an input of shape [3, 7]");
+}
+
 TEST(Linear, RefusesWhatDoesNotFit) {
   expect_error<ValueError>([] { Linear(ones({4})); }, "Linear: wants a floating weight [out, in], not f32[4]");
   expect_error<ValueError>([] { Linear(ones({4, 6}, DType::i8)); }, "Linear: wants a floating weight [out, in], not i8[4, 6]");
