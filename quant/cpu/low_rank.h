@@ -29,10 +29,9 @@ class LowRankPanels {
  private:
   /// Whether columns of the result are packed rows in an order of their own.
   bool gathered() const { return problem_.transposed && !problem_.weight.order.empty(); }
-  /// Whether v is read in place for so few rows, along its rows or its columns. The latter ends in a sum across a vector for each element,
-  /// which only one row makes up for.
+  /// Whether v is read in place for so few rows, along its rows or its columns.
   bool as_it_lies(const LowRank& term, std::int64_t rows) const {
-    return rows <= cpu::max_skinny && !gathered() && (term.v.strides[1] == 1 || (term.v.strides[0] == 1 && rows == 1));
+    return rows <= cpu::max_skinny && !gathered() && (term.v.strides[1] == 1 || term.v.strides[0] == 1);
   }
   /// y = or += the share of one term, which begins at `begin` of the depth; rows are those of its u.
   void share(const LowRank& term, std::int64_t begin, std::int64_t row, std::int64_t rows, std::int64_t column,
