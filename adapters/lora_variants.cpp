@@ -138,12 +138,11 @@ std::string QALoraLinearVariant::description() const {
 }
 
 std::optional<LowRankTerm> QALoraLinearVariant::term(const Tensor& x, const AdapterCall& call) const {
-  const Tensor own = dropped_out(cast_input(x), call);
-  Shape grouped = own.shape();
-  grouped[grouped.rank() - 1] = A.dim(1);
-  grouped.push_back(group_size_);
-  const Tensor pooled = mean(reshape(own, grouped), last) * pooling_;
-  return LowRankTerm{.x = pooled, .A = A, .B = B, .bias = {}, .scale = scaling(), .rounding = rounding(), .rows = {}};
+  std::optional<LowRankTerm> term = LoraAdapter::term(x, call);
+  term->bias = {};
+  term->group = group_size_;
+  term->pooling = pooling_;
+  return term;
 }
 
 Tensor QALoraLinearVariant::group_delta() const {

@@ -12,6 +12,14 @@ Tensor scaled(const Tensor& x, double scale) { return scale == 1 ? x : x * scale
 
 Tensor flat_rows(const Tensor& x) { return reshape(x, {compute::leading(x.shape(), 1).count(), x.dim(-1)}); }
 
+/// x [..., in] as [..., in / group].
+Tensor pooled(const Tensor& x, const LowRankTerm& term) {
+  constexpr int last[] = {-1};
+  check(x.dim(-1) % term.group == 0, "low-rank term: groups of {} do not divide an input of shape {}", term.group, x.shape());
+  return mean(reshape(x, compute::joined(compute::leading(x.shape(), 1), {x.dim(-1) / term.group, term.group})), last) *
+         term.pooling;
+}
+
 /// result + term, whose own memory takes the sum where nobody differentiates: it is fresh, and as large as the layer's result.
 Tensor added(const Tensor& result, const Tensor& term) {
   const bool in_place =
@@ -55,7 +63,9 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
     if (casts && !rows.defined() && terms.size() > 1) input = to(input, term.A.dtype());
     Tensor own = term.x;
     if (!own.defined()) own = rows.defined() ? index_select(flat_rows(x), 0, rows) : input;
-    if (casts && promote(own.dtype(), term.A.dtype()) != term.A.dtype()) own = to(own, term.A.dtype());
+    const bool pools = term.group > 1;
+    if (casts && (pools || promote(own.dtype(), term.A.dtype()) != term.A.dtype())) own = to(own, term.A.dtype());
+    if (pools) own = pooled(own, term);
     // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r] instead of
     // one over [.., out].
     const bool narrow = !lowered && !is_half(term.A.dtype()) && !term.bias.defined() &&
@@ -97,20 +107,22 @@ Tensor Linear::forward(const Tensor& x, std::span<const LowRankTerm> terms) cons
   // A single share in f32 or f64, without gradients: one kernel then, which rounds as the operations do.
   const auto is_fused = [&](const LowRankTerm& term) {
     const DType dtype = compute::wide(x.dtype());
-    return !term.x.defined() && !term.bias.defined() && term.rows.empty() && term.rounding == Rounding::once &&
+    return !term.x.defined() && !term.bias.defined() && term.group == 1 && term.rows.empty() && term.rounding == Rounding::once &&
            term.A.dtype() == dtype && term.B.dtype() == dtype;
   };
   if (grad_enabled() || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
       terms.size() != 1 || !is_fused(terms.front()))
     return low_rank_sum(forward(x), x, terms);
-  const auto& [own, A, B, bias, scale, rounding, rows] = terms.front();
+  const LowRankTerm& term = terms.front();
+  const Tensor &A = term.A, &B = term.B;
   check(x.rank() > 0 && x.dim(-1) == in_features() && A.dim(1) == in_features() && B.dim(0) == out_features() &&
             B.dim(1) == A.dim(0),
         "linear: an input of shape {} and a term of {} and {} do not fit a weight of shape {}", x.shape(), A.shape(), B.shape(),
         weight_.shape());
   for (const Tensor* operand : {&weight_, &A, &B}) compute::require_same_device(x, *operand, "linear");
   const Tensor matrix = flat_rows(x), y = Tensor::empty({matrix.dim(0), out_features()}, x.dtype(), x.device());
-  kernel(x.device(), &Kernels::low_rank_linear, "linear")(matrix.view(), weight_.view(), A.view(), B.view(), scale, y.view());
+  kernel(x.device(), &Kernels::low_rank_linear, "linear")(matrix.view(), weight_.view(), A.view(), B.view(), term.scale,
+                                                          y.view());
   return reshape(y, compute::joined(compute::leading(x.shape(), 1), {out_features()}));
 }
 

@@ -24,12 +24,14 @@ Tensor row_numbers(std::span<const RowRange> rows, Device device);
 
 /// One adapter's share: y += scale · (x Aᵀ Bᵀ + bias).
 struct LowRankTerm {
-  Tensor x = {};     // this term's own input (dropped out, pooled, gathered rows); undefined: the layer's input
-  Tensor A = {};     // [r, in]
+  Tensor x = {};     // this term's own input (dropped out, gathered rows); undefined: the layer's input
+  Tensor A = {};     // [r, in / group]
   Tensor B = {};     // [out, r]
   Tensor bias = {};  // [out] or undefined
   double scale = 1;
   Rounding rounding = Rounding::once;
+  std::int64_t group = 1;           // so many neighbours of x meet A as their mean
+  double pooling = 1;               // times this
   std::vector<RowRange> rows = {};  // which this term is for, in the order of an input of its own; empty: all
 };
 

@@ -42,7 +42,7 @@ void run(const Problem& problem, const Lines& lines, std::span<const LowRank* co
     t.A = static_cast<const float*>(A.data()), t.ld = A.ld();
     t.u = u.as<float>();
     std::copy_n(u.strides, 2, t.u_strides);
-    t.rank = static_cast<int>(u.sizes[1]);
+    t.rank = static_cast<int>(u.sizes[1]), t.group = static_cast<int>(term->group);
     t.first_row = static_cast<int>(term->first_row), t.rows = static_cast<int>(u.sizes[0]);
     t.units_before = p.units, p.units += static_cast<int>(divide_up(t.rank, shrink::unit_ranks));
     t.scale = static_cast<float>(term->u_scale);
@@ -83,7 +83,14 @@ void prepass(const Problem& problem, const Lines& lines, const Arranged* arrange
       taken.push_back(&term);
       continue;
     }
-    matmul(term.rows_of(problem.x), transposed(term.A), term.u);
+    const View x = term.rows_of(problem.x);
+    std::optional<Dense> sums;
+    if (term.group > 1) {
+      const View like{nullptr, x.dtype, 2, {x.sizes[0], x.sizes[1] / term.group}, {}};
+      sums.emplace(like, x.dtype == DType::f64 ? DType::f64 : DType::f32);
+      reduce(ReduceOp::sum, quant::by_groups(x, term.group), quant::by_groups(sums->view(), 1));
+    }
+    matmul(sums ? sums->view() : x, transposed(term.A), term.u);
     if (term.u_scale != 1) unary(UnaryOp::affine, term.u, term.u, term.u_scale, 0);
   }
   for (std::size_t first = 0; first < taken.size() || arranged; first += quant::most_terms, arranged = nullptr)

@@ -27,8 +27,18 @@ __device__ inline float4 widened_four(const unsigned char* from) {
   }
 }
 
-/// Elements column … column + 3 of a row of A; 0 where there are none.
-__device__ inline float4 factor_four(const float* row, int column, int columns) {
+/// What columns column … column + 3 of x meet of a row of A, of which every entry is for `group` of them; 0 where there are none.
+__device__ inline float4 factor_four(const float* row, int column, int columns, int group) {
+  if (group > 1) {
+    int entry = column / group, left = group - column % group;  // columns that it is still for
+    const auto next = [&](int at) {
+      const float value = at < columns ? row[entry] : 0;
+      if (--left == 0) left = group, ++entry;
+      return value;
+    };
+    const float first = next(column), second = next(column + 1), third = next(column + 2);
+    return {first, second, third, next(column + 3)};
+  }
   if (column + 4 <= columns) return *reinterpret_cast<const float4*>(row + column);
   float4 four{};
   if (column < columns) four.x = row[column];
@@ -123,11 +133,11 @@ __device__ inline void add_unit(const Prepass& p, const Part& part, const Prepas
                                 int slice, int slices, float (&sums)[unit_sums(rows)]) {
   const float *first = term.A + rank * term.ld, *second = rank + 1 < term.rank ? first + term.ld : first;
   int column = part.begin + slice * stretch + lane_column(lane());
-  float4 a = factor_four(first, column, part.end), b = factor_four(second, column, part.end);
+  float4 a = factor_four(first, column, part.end, term.group), b = factor_four(second, column, part.end, term.group);
 #pragma unroll 1
   for (; column < part.end; column += slices * stretch) {
     const int next = column + slices * stretch;  // on its way while these are multiplied
-    const float4 next_a = factor_four(first, next, part.end), next_b = factor_four(second, next, part.end);
+    const float4 next_a = factor_four(first, next, part.end, term.group), next_b = factor_four(second, next, part.end, term.group);
     const unsigned char* from = x + (column - part.begin) * static_cast<int>(sizeof(W));
 #pragma unroll
     for (int row = 0; row < rows; ++row) {

@@ -7,13 +7,13 @@
 
 namespace graft::cuda {
 
-/// u = scale · x Aᵀ for some rows of x [m, columns] and each of the terms, in f32; and x in the packed order.
+/// u = scale · x Aᵀ, or sums of groups of x's columns for x, for some rows of x [m, columns] and each of the terms, in f32; and x in the packed order.
 struct Prepass {
   struct Term {
-    const float* A;  // [rank, columns], in rows of aligned 16-byte pieces
+    const float* A;  // [rank, columns / group], in rows of aligned 16-byte pieces
     float* u;
     std::int64_t ld, u_strides[2];
-    int rank, first_row, rows;
+    int rank, group, first_row, rows;
     int units_before;  // of earlier terms: pairs of ranks
     float scale;
   };

@@ -77,6 +77,10 @@ enum class Join {
   rounded,  // y = fl(fl(x W) + fl(share))
   scaled,   // y = fl(fl(x W) + fl(scale · fl(share)))
 };
+/// The columns of x [m, k] by groups: [m, k / group, group].
+inline View by_groups(const View& x, std::int64_t group) {
+  return {x.data, x.dtype, 3, {x.sizes[0], x.sizes[1] / group, group}, {x.strides[0], x.strides[1] * group, x.strides[1]}};
+}
 /// A share u v of a product's result [m, n], or of some of its rows: u [m or fewer, r], v [r, n], dtypes and strides as free as those of
 /// the product's own operands. Where there is the factor A [r, k] that u is made from, the product of x [m, k] writes u before it reads it:
 /// u = u_scale · x Aᵀ, from x's rows as they lie, summed like the product, rounded to u's dtype, and again when it is scaled.
@@ -87,6 +91,7 @@ struct LowRank {
   std::int64_t first_row = 0;  // of the result's, which u's rows are from there on; the others are as if there were no such term
   View A = {};                 // or u is given
   double u_scale = 1;
+  std::int64_t group = 1;  // of x's columns that are summed before they meet A, which is [r, k / group] then
   /// What a rounded share is multiplied with.
   double factor() const { return join == Join::scaled ? scale : 1; }
   /// Those rows of a matrix of m that the term is for.

@@ -95,16 +95,25 @@ constexpr Row all_rows[] = {
     {"exact", Isa::scalar, is_f64, run_exact},
 };
 
+Tensor group_sums(const View& x, std::int64_t group) {
+  const Tensor sums = Tensor::empty({x.sizes[0], x.sizes[1] / group}, x.dtype == DType::f64 ? DType::f64 : DType::f32);
+  cpu_kernels().reduce(ReduceOp::sum, by_groups(x, group), by_groups(sums.view(), 1));
+  return sums;
+}
+
 /// u of all terms that have their A. Many rows in half precision are widened once for them.
 void make_u(const Problem& problem) {
   Tensor widened;
   for (const LowRank& term : problem.terms) {
     if (!term.A.data) continue;
-    if (is_half(problem.x.dtype) && !is_half(term.A.dtype) && problem.m() > few_rows && !widened.defined()) {
+    const bool pools = term.group > 1;
+    if (!pools && is_half(problem.x.dtype) && !is_half(term.A.dtype) && problem.m() > few_rows && !widened.defined()) {
       widened = Tensor::empty({problem.m(), problem.x.sizes[1]}, DType::f32);
       cpu_kernels().copy(problem.x, widened.view());
     }
-    cpu_kernels().matmul(term.rows_of(widened.defined() ? widened.view() : problem.x), transposed(term.A), term.u);
+    const View x = term.rows_of(!pools && widened.defined() ? widened.view() : problem.x);
+    const Tensor sums = pools ? group_sums(x, term.group) : Tensor();
+    cpu_kernels().matmul(pools ? sums.view() : x, transposed(term.A), term.u);
     if (term.u_scale != 1) cpu_kernels().unary(UnaryOp::affine, term.u, term.u, term.u_scale, 0);
   }
 }
@@ -132,8 +141,10 @@ void run(const char* what, const Problem& problem) {
           x.sizes[0], out);
     check((term.join == Join::summed) == !problem.joins_rounded(), "{}: some terms are summed with the product, others are not",
           what);
-    check(!term.A.data || (term.A.rank == 2 && term.A.sizes[0] == u.sizes[1] && term.A.sizes[1] == in),
-          "{}: a factor of {} does not make {} from {}", what, shape_of(term.A), shape_of(u), shape_of(x));
+    check(!term.A.data ||
+              (term.A.rank == 2 && term.A.sizes[0] == u.sizes[1] && term.group > 0 && term.A.sizes[1] * term.group == in),
+          "{}: a factor of {} for groups of {} does not make {} from {}", what, shape_of(term.A), term.group, shape_of(u),
+          shape_of(x));
     for (const View* view : {&u, &v, term.A.data ? &term.A : &u})
       check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (x.dtype == DType::f64), "{}: {} meets {}",
                        what, x.dtype, view->dtype);

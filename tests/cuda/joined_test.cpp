@@ -61,6 +61,7 @@ TEST(GpuJoins, LayersHaveTheBitsOfComposedOperations) {
                          fmt::format("{} {} order {}", dtype, leading, order));
       }
   expect_rows_fused(layer);
+  expect_pools_fused(layer);
 }
 
 TEST(GpuJoins, FactorsLieWhereTheWeightDoes) {

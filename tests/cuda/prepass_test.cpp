@@ -39,6 +39,7 @@ struct Factor {
   std::int64_t rank;
   double scale = 1;
   std::int64_t first_row = 0, end_row = -1;  // −1: x's last
+  std::int64_t group = 1;
 };
 struct Run {
   Case layer;
@@ -76,16 +77,16 @@ int check(const Run& r) {
   std::vector<Placed> As, vs, us, given;
   std::vector<LowRank> terms, with_u;
   for (std::size_t i = 0; i < r.factors.size(); ++i) {
-    const auto& [rank, scale, first, last] = r.factors[i];
+    const auto& [rank, scale, first, last, group] = r.factors[i];
     const std::int64_t end = last < 0 ? r.m : last;
-    const Tensor A = whole_numbers({rank, in}, r.A, 2 + i);
+    const Tensor A = whole_numbers({rank, in / group}, r.A, 2 + i);
     const auto a = A.to_vector<double>();
     std::vector<float> u;
     for (std::int64_t row = first; row < end; ++row)
       for (std::int64_t j = 0; j < rank; ++j) {
         double sum = 0;
         for (std::int64_t k = 0; k < in; ++k)
-          sum += values[static_cast<std::size_t>(row * in + k)] * a[static_cast<std::size_t>(j * in + k)];
+          sum += values[static_cast<std::size_t>(row * in + k)] * a[static_cast<std::size_t>(j * (in / group) + k / group)];
         u.push_back(static_cast<float>(scale * sum));
       }
     const Tensor wanted = Tensor::from(u, {end - first, rank}).to(r.u);
@@ -97,7 +98,7 @@ int check(const Run& r) {
   for (std::size_t i = 0; i < r.factors.size(); ++i) {
     terms.push_back({.u = us[i].view, .v = vs[i].view, .join = join, .first_row = r.factors[i].first_row});
     with_u.push_back(terms.back()), with_u.back().u = given[i].view;
-    terms.back().A = As[i].view, terms.back().u_scale = r.factors[i].scale;
+    terms.back().A = As[i].view, terms.back().u_scale = r.factors[i].scale, terms.back().group = r.factors[i].group;
   }
   const auto product = [&](const Product& row, std::span<const LowRank> of) {
     const Tensor y = Tensor::empty({r.m, out}, r.dtype, gpu);
@@ -140,6 +141,21 @@ TEST(GpuPrepass, EveryRank) {
 TEST(GpuPrepass, EveryNumberOfColumns) {
   for (const std::int64_t in : {1, 3, 4, 7, 127, 128, 129, 256, 515, 1030}) check({shape(in), 3, DType::bf16, {{4}}});
   check({shape(2200), 130, DType::bf16, {{2}}});
+}
+
+// QA-LoRA's: beside terms that take every column, and where no kernel of the pre-pass does it.
+TEST(GpuPrepass, SumsOfGroups) {
+  for (const std::int64_t group : {2, 3, 4, 5, 8, 10, 32, 160, 480})
+    check({shape(480, Grouping::shuffled), 5, DType::bf16, {{.rank = 7, .scale = 0.75, .group = group}, {3}}});
+  check({shape(2200), 130, DType::f16, {{.rank = 2, .group = 8}}});
+  check(
+      {.layer = shape(96), .m = 9, .dtype = DType::f64, .factors = {{.rank = 4, .group = 6}}, .A = DType::f64, .u = DType::f64});
+  check({.layer = shape(96),
+         .m = 9,
+         .dtype = DType::bf16,
+         .factors = {{.rank = 4, .group = 16}},
+         .A = DType::bf16,
+         .u = DType::bf16});
 }
 
 TEST(GpuPrepass, SeveralTermsOfSomeRows) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "graft/autograd/ops.h"
+#include "graft/quant/kernels.h"
 #include "graft/quant/quant_linear.h"
 #include "graft/tests/quant/random_layer.h"
 
@@ -71,6 +72,39 @@ inline void expect_rows_fused(const QuantLinear& layer) {
     const NoGrad no_grad;
     expect_same_bits({fused()}, {composed}, "without");
   }
+}
+
+/// Terms of means of neighbours, as QA-LoRA has them: the product makes these itself where nobody differentiates.
+inline void expect_pools_fused(const QuantLinear& layer) {
+  constexpr std::int64_t group = 16;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+    for (const std::int64_t m : {1, 3, 40}) {
+      Adapters adapters(layer, {m}, dtype, 3, 2);
+      for (LowRankTerm& term : adapters.terms) {
+        term.A = slice(term.A, 1, 0, layer.in_features() / group).clone();
+        term.group = group, term.pooling = 8;
+      }
+      const NoGrad no_grad;
+      const auto what = fmt::format("{} rows of {}", m, dtype);
+      const auto expect_composed = [&] {
+        expect_same_bits({layer.forward(adapters.x, adapters.terms)},
+                         {low_rank_sum(layer.forward(adapters.x), adapters.x, adapters.terms)}, what);
+      };
+      // In f32 the sums are the product's own, whose order is another.
+      if (is_half(dtype)) expect_composed();
+      adapters.terms[1].rows = {{0, 1}}, adapters.terms[1].rounding = Rounding::after_scale;
+      if (is_half(dtype)) expect_composed();
+
+      const LowRankTerm& term = adapters.terms[0];
+      const Tensor u = Tensor::empty({m, term.A.dim(0)}, DType::f32, layer.device()),
+                   y = Tensor::empty({m, layer.out_features()}, dtype, layer.device());
+      const LowRank share{
+          u.view(), transposed(term.B.view()), is_half(dtype) ? Join::added : Join::summed, 1, 0, term.A.view(), 0.5, group};
+      forward(layer.packed(), adapters.x.view(), nullptr, y.view(), {&share, 1});
+      constexpr int last[] = {-1};
+      const Tensor sums = sum(reshape(to(adapters.x, DType::f32), {m, layer.in_features() / group, group}), last);
+      expect_same_bits({u}, {linear(sums, term.A) * 0.5}, what);
+    }
 }
 
 }  // namespace graft::quant::test

@@ -455,7 +455,7 @@ TEST(QuantKernels, Refusals) {
   EXPECT_EQ(message<ValueError>([&] {
               forward(*packed, x.view(), nullptr, y.view(), {&narrow, 1});
             }),
-            "quantized product: a factor of [2, 20] does not make [2, 3] from [2, 40]");
+            "quantized product: a factor of [2, 20] for groups of 1 does not make [2, 3] from [2, 40]");
   Guarded A(DType::f64, {3, 40}, {40, 1});
   const LowRank other{.u = u.view(), .v = rows.view(), .A = A.view()};
   EXPECT_EQ(message<TypeError>([&] {

@@ -83,6 +83,22 @@ TEST(LowRankTerms, OfSomeRowsTheyAreOneProduct) {
   for (const Stored& stored : reference::one_of_each(256, 128)) expect_rows_fused(*make_layer(stored));
 }
 
+TEST(LowRankTerms, OfPooledInputsTheyAreOneProduct) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) expect_pools_fused(*make_layer(stored));
+}
+
+TEST(LowRankTerms, GroupsMustDivideTheInput) {
+  const auto layer =
+      make_layer(reference::gptq(reference::draw(64, 32, 4, 32, false, false, 1), reference::ZeroWriter::per_word));
+  Adapters adapters(*layer, {2}, DType::f32, 1, 0);
+  LowRankTerm& term = adapters.terms[0];
+  term.group = 24, term.A = slice(term.A, 1, 0, 2);
+  expect_error<ValueError>([&] { layer->forward(adapters.x, adapters.terms); },
+                           "groups of 24 do not divide an input of shape [2, 64]");
+  const NoGrad no_grad;
+  expect_error<ValueError>([&] { layer->forward(adapters.x, adapters.terms); }, "for groups of 24");
+}
+
 TEST(LowRankTerms, OneAccumulatorIsAskedForAndRoundsOnce) {
   const auto layer =
       make_layer(reference::gptq(reference::draw(256, 96, 4, 64, false, false, 1), reference::ZeroWriter::per_word));
