@@ -2,12 +2,12 @@
 // that no leading dimension describes through a copy.
 #include <optional>
 
-#include "graft/core/elementwise.h"
 #include "graft/core/strided.h"
 #include "graft/core/tf32.h"
 #include "graft/cuda/dense.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
+#include "graft/cuda/prepass.h"
 #include "graft/cuda/quantized.h"
 
 namespace graft::cuda {
@@ -99,9 +99,9 @@ void low_rank_linear(const View& x, const View& weight, const View& A, const Vie
   const DType wide = y.dtype == DType::f64 ? DType::f64 : DType::f32;
   const Dense u({nullptr, wide, 2, {y.sizes[0], A.sizes[0]}, {}}, wide), share(y, wide);
   matmul(x, transposed(weight), y);
-  matmul(x, transposed(A), u.view());
-  if (scale != 1) unary(UnaryOp::affine, u.view(), u.view(), scale, 0);
-  matmul(u.view(), transposed(B), share.view());
+  const quant::LowRank term{.u = u.view(), .v = transposed(B), .A = A, .u_scale = scale};
+  prepass(x, {&term, 1});
+  matmul(term.u, term.v, share.view());
   join(share.view(), quant::Join::added, 1, y);
 }
 

@@ -28,9 +28,9 @@ bool takes(const View& x, const LowRank& term) {
   return takes(x) && term.A.dtype == DType::f32 && term.u.dtype == DType::f32 && term.u.count() > 0;
 }
 
-/// So many terms, and the arranged copy unless it is null, in one reading of x.
-void run(const Problem& problem, const Lines& lines, std::span<const LowRank* const> terms, const Arranged* arranged) {
-  const View& x = problem.x;
+/// So many terms, and the copy arranged as the weight is unless it is null, in one reading of x.
+void run(const View& x, const Lines& lines, std::span<const LowRank* const> terms, const Arranged* arranged,
+         const quant::Packed* weight) {
   const Properties gpu = properties();
   Prepass p{};
   p.x = lines.data(), p.ld = lines.ld(), p.columns = static_cast<int>(x.sizes[1]);
@@ -49,10 +49,10 @@ void run(const Problem& problem, const Lines& lines, std::span<const LowRank* co
   }
   if (arranged) {
     p.to = arranged->to, p.to_ld = arranged->ld;
-    p.places = static_cast<const std::int32_t*>(problem.weight.places->data()), p.packed = static_cast<int>(problem.weight.rows);
+    p.places = static_cast<const std::int32_t*>(weight->places->data()), p.packed = static_cast<int>(weight->rows);
   }
-  for (std::int64_t row = 0; row < problem.m(); row += shrink::most_rows) {
-    p.m = static_cast<int>(std::min(problem.m() - row, shrink::most_rows));
+  for (std::int64_t row = 0; row < x.sizes[0]; row += shrink::most_rows) {
+    p.m = static_cast<int>(std::min(x.sizes[0] - row, shrink::most_rows));
     const shrink::Cut cut = shrink::cut(p.m, p.columns, static_cast<int>(size_of(x.dtype)), arranged != nullptr, p.terms > 0,
                                         gpu.multiprocessors, static_cast<std::int64_t>(gpu.most_shared));
     p.parts = cut.parts, p.part_columns = cut.part_columns, p.line = cut.line, p.whole = cut.whole;
@@ -72,34 +72,39 @@ void run(const Problem& problem, const Lines& lines, std::span<const LowRank* co
   }
 }
 
-}  // namespace
-
-void prepass(const Problem& problem, const Lines& lines, const Arranged* arranged) {
+void prepass(const View& x, std::span<const LowRank> terms, const Lines& lines, const Arranged* arranged,
+             const quant::Packed* weight) {
   const tf32::Guard off(false);  // no kernel of packed weights rounds
   std::vector<const LowRank*> taken;
-  for (const LowRank& term : problem.terms) {
+  for (const LowRank& term : terms) {
     if (!term.A.data) continue;
-    if (takes(problem.x, term)) {
+    if (takes(x, term)) {
       taken.push_back(&term);
       continue;
     }
-    const View x = term.rows_of(problem.x);
+    const View rows = term.rows_of(x);
     std::optional<Dense> sums;
     if (term.group > 1) {
-      const View like{nullptr, x.dtype, 2, {x.sizes[0], x.sizes[1] / term.group}, {}};
+      const View like{nullptr, x.dtype, 2, {rows.sizes[0], rows.sizes[1] / term.group}, {}};
       sums.emplace(like, x.dtype == DType::f64 ? DType::f64 : DType::f32);
-      reduce(ReduceOp::sum, quant::by_groups(x, term.group), quant::by_groups(sums->view(), 1));
+      reduce(ReduceOp::sum, quant::by_groups(rows, term.group), quant::by_groups(sums->view(), 1));
     }
-    matmul(sums ? sums->view() : x, transposed(term.A), term.u);
+    matmul(sums ? sums->view() : rows, transposed(term.A), term.u);
     if (term.u_scale != 1) unary(UnaryOp::affine, term.u, term.u, term.u_scale, 0);
   }
   for (std::size_t first = 0; first < taken.size() || arranged; first += quant::most_terms, arranged = nullptr)
-    run(problem, lines, std::span(taken).subspan(first, std::min(taken.size() - first, quant::most_terms)), arranged);
+    run(x, lines, std::span(taken).subspan(first, std::min(taken.size() - first, quant::most_terms)), arranged, weight);
 }
 
-void prepass(const Problem& problem) {
+}  // namespace
+
+void prepass(const Problem& problem, const Lines& lines, const Arranged* arranged) {
+  prepass(problem.x, problem.terms, lines, arranged, &problem.weight);
+}
+
+void prepass(const View& x, std::span<const LowRank> terms) {
   const auto to_make = [](const LowRank& term) { return term.A.data != nullptr; };
-  if (std::ranges::any_of(problem.terms, to_make)) prepass(problem, Lines(problem.x), nullptr);
+  if (std::ranges::any_of(terms, to_make)) prepass(x, terms, Lines(x), nullptr, nullptr);
 }
 
 }  // namespace graft::cuda

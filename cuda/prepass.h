@@ -1,6 +1,8 @@
 // What a product with adapters needs of its operand before it begins, made in one reading of it, and the argument of the kernels that make it.
 #pragma once
 
+#include <span>
+
 #include "graft/cuda/dense.h"
 #include "graft/cuda/prepass_maps.h"
 #include "graft/quant/kernels.h"
@@ -40,7 +42,7 @@ struct Arranged {
 /// Writes u of each of the problem's terms that has its A, and x, which lies in `lines`, in the packed order where that is wanted (of half
 /// types). x is read from memory once for all of it: in bf16, f16 or f32 with f32 factors and u. Other terms' u are products of the kernel table.
 void prepass(const quant::Problem& problem, const Lines& lines, const Arranged* arranged);
-/// u alone.
-void prepass(const quant::Problem& problem);
+/// u alone, of terms of any product of x.
+void prepass(const View& x, std::span<const quant::LowRank> terms);
 
 }  // namespace graft::cuda
