@@ -15,7 +15,8 @@ Tensor flat_rows(const Tensor& x) { return reshape(x, {compute::leading(x.shape(
 /// x [..., in] as [..., in / group].
 Tensor pooled(const Tensor& x, const LowRankTerm& term) {
   constexpr int last[] = {-1};
-  check(x.dim(-1) % term.group == 0, "low-rank term: groups of {} do not divide an input of shape {}", term.group, x.shape());
+  check(term.group > 0 && x.dim(-1) % term.group == 0, "low-rank term: groups of {} do not divide an input of shape {}",
+        term.group, x.shape());
   return mean(reshape(x, compute::joined(compute::leading(x.shape(), 1), {x.dim(-1) / term.group, term.group})), last) *
          term.pooling;
 }
@@ -63,9 +64,9 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
     if (casts && !rows.defined() && terms.size() > 1) input = to(input, term.A.dtype());
     Tensor own = term.x;
     if (!own.defined()) own = rows.defined() ? index_select(flat_rows(x), 0, rows) : input;
-    const bool pools = term.group > 1;
-    if (casts && (pools || promote(own.dtype(), term.A.dtype()) != term.A.dtype())) own = to(own, term.A.dtype());
-    if (pools) own = pooled(own, term);
+    // Means are never of a narrower type.
+    if (term.pools() || (casts && promote(own.dtype(), term.A.dtype()) != term.A.dtype())) own = to(own, term.A.dtype());
+    if (term.pools()) own = pooled(own, term);
     // Where nothing is rounded between the product and the sum, the scale goes to the narrow factor: a pass over [.., r] instead of
     // one over [.., out].
     const bool narrow = !lowered && !is_half(term.A.dtype()) && !term.bias.defined() &&
@@ -107,22 +108,22 @@ Tensor Linear::forward(const Tensor& x, std::span<const LowRankTerm> terms) cons
   // A single share in f32 or f64, without gradients: one kernel then, which rounds as the operations do.
   const auto is_fused = [&](const LowRankTerm& term) {
     const DType dtype = compute::wide(x.dtype());
-    return !term.x.defined() && !term.bias.defined() && term.group == 1 && term.rows.empty() && term.rounding == Rounding::once &&
+    return !term.x.defined() && !term.bias.defined() && !term.pools() && term.rows.empty() && term.rounding == Rounding::once &&
            term.A.dtype() == dtype && term.B.dtype() == dtype;
   };
-  if (grad_enabled() || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
+  const auto fused = runtime(x.device()).kernels().low_rank_linear;
+  if (!fused || grad_enabled() || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
       terms.size() != 1 || !is_fused(terms.front()))
     return low_rank_sum(forward(x), x, terms);
   const LowRankTerm& term = terms.front();
   const Tensor &A = term.A, &B = term.B;
-  check(x.rank() > 0 && x.dim(-1) == in_features() && A.dim(1) == in_features() && B.dim(0) == out_features() &&
-            B.dim(1) == A.dim(0),
+  check(x.rank() > 0 && A.rank() > 0 && A.shape() == Shape{A.dim(0), in_features()} &&
+            B.shape() == Shape{out_features(), A.dim(0)} && x.dim(-1) == in_features(),
         "linear: an input of shape {} and a term of {} and {} do not fit a weight of shape {}", x.shape(), A.shape(), B.shape(),
         weight_.shape());
   for (const Tensor* operand : {&weight_, &A, &B}) compute::require_same_device(x, *operand, "linear");
   const Tensor matrix = flat_rows(x), y = Tensor::empty({matrix.dim(0), out_features()}, x.dtype(), x.device());
-  kernel(x.device(), &Kernels::low_rank_linear, "linear")(matrix.view(), weight_.view(), A.view(), B.view(), term.scale,
-                                                          y.view());
+  fused(matrix.view(), weight_.view(), A.view(), B.view(), term.scale, y.view());
   return reshape(y, compute::joined(compute::leading(x.shape(), 1), {out_features()}));
 }
 

@@ -30,9 +30,10 @@ struct LowRankTerm {
   Tensor bias = {};  // [out] or undefined
   double scale = 1;
   Rounding rounding = Rounding::once;
-  std::int64_t group = 1;           // so many neighbours of x meet A as their mean
-  double pooling = 1;               // times this
+  std::int64_t group = 1;  // so many neighbours of x meet A as one number, `pooling` times their mean
+  double pooling = 1;
   std::vector<RowRange> rows = {};  // which this term is for, in the order of an input of its own; empty: all
+  bool pools() const { return group != 1 || pooling != 1; }
 };
 
 class LinearBase : public Module {

@@ -86,4 +86,14 @@ Entry kernel(Device device, Entry Kernels::*entry, const char* what) {
   return function;
 }
 
+/// What an entry for products takes: TypeError unless all are floating, and f64 all or none.
+inline void check_types(const char* what, std::initializer_list<const View*> operands) {
+  const DType first = (*operands.begin())->dtype;
+  for (const View* view : operands) {
+    check<TypeError>(is_floating(view->dtype), "{}: does not take elements of type {}", what, view->dtype);
+    check<TypeError>((view->dtype == DType::f64) == (first == DType::f64), "{}: f64 meets {}", what,
+                     view->dtype == DType::f64 ? first : view->dtype);
+  }
+}
+
 }  // namespace graft

@@ -2,6 +2,7 @@
 // that no leading dimension describes through a copy.
 #include <optional>
 
+#include "graft/core/elementwise.h"
 #include "graft/core/strided.h"
 #include "graft/core/tf32.h"
 #include "graft/cuda/dense.h"
@@ -54,11 +55,7 @@ void* element(const View& view, std::int64_t offset) { return static_cast<char*>
 }  // namespace
 
 void matmul(const View& a, const View& b, const View& y) {
-  for (const View* view : {&a, &b, &y}) {
-    check<TypeError>(is_floating(view->dtype), "matmul: does not take elements of type {}", view->dtype);
-    check<TypeError>((view->dtype == DType::f64) == (y.dtype == DType::f64), "matmul: f64 meets {}",
-                     view->dtype == DType::f64 ? y.dtype : view->dtype);
-  }
+  check_types("matmul", {&a, &b, &y});
   const std::int64_t depth = a.sizes[a.rank - 1];
   if (y.count() == 0) return;
   if (depth == 0) return fill(y, 0);
@@ -96,11 +93,18 @@ void matmul(const View& a, const View& b, const View& y) {
 }
 
 void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y) {
+  check_types("low_rank_linear", {&y, &x, &weight, &A, &B});
+  if (y.count() == 0) return;
   const DType wide = y.dtype == DType::f64 ? DType::f64 : DType::f32;
   const Dense u({nullptr, wide, 2, {y.sizes[0], A.sizes[0]}, {}}, wide), share(y, wide);
-  matmul(x, transposed(weight), y);
   const quant::LowRank term{.u = u.view(), .v = transposed(B), .A = A, .u_scale = scale};
-  prepass(x, {&term, 1});
+  matmul(x, transposed(weight), y);
+  if (tf32::allowed()) {  // which the pre-pass never rounds to
+    matmul(x, transposed(A), term.u);
+    unary(UnaryOp::affine, term.u, term.u, scale, 0);
+  } else {
+    prepass(x, {&term, 1});
+  }
   matmul(term.u, term.v, share.view());
   join(share.view(), quant::Join::added, 1, y);
 }

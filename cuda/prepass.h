@@ -9,7 +9,8 @@
 
 namespace graft::cuda {
 
-/// u = scale · x Aᵀ, or sums of groups of x's columns for x, for some rows of x [m, columns] and each of the terms, in f32; and x in the packed order.
+/// u = scale · x Aᵀ for some rows of x [m, columns] and each of the terms, in f32, where `group` columns share one of A; and x in the packed
+/// order.
 struct Prepass {
   struct Term {
     const float* A;  // [rank, columns / group], in rows of aligned 16-byte pieces

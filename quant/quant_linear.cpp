@@ -65,8 +65,8 @@ struct Term {
   double scale;
   Join join = Join::summed;
   std::optional<RowRange> rows = {};
-  std::int64_t group = 1;  // only without gradients another, as LowRank has it
-  double pooling = 1;      // of its sums
+  std::int64_t group = 1;  // as LowRank has it, and what its sums are multiplied with: other than 1 without gradients alone
+  double sum_scale = 1;
   /// What the share is multiplied with before Bᵀ.
   double narrow_scale() const { return join == Join::scaled ? 1 : scale; }
   /// The share before Bᵀ, [..., r], in the factors' dtype.
@@ -103,7 +103,7 @@ struct ProductRule {
               const std::vector<Tensor>& narrow)
       : weight(weight), transposed(transposed), wants_x(input.requires_grad()), x(saved(Tensor())) {
     for (std::size_t i = 0; i < from.size(); ++i) {
-      const auto& [A, B, scale, join, rows, group, pooling] = from[i];
+      const auto& [A, B, scale, join, rows, group, sum_scale] = from[i];
       const bool wants_A = A.requires_grad(), wants_B = B.requires_grad();
       if (wants_A || wants_B) x = saved(input);
       terms.push_back({saved(A), saved(B), saved(wants_B ? narrow[i].detach() : Tensor()), scale, join, wants_A, wants_B});
@@ -193,14 +193,14 @@ Tensor product(const Weight& weight, bool transposed, const Tensor& x, const Ten
   const bool given = !narrow.empty();
   std::vector<LowRank> shares;
   for (std::size_t i = 0; i < terms.size(); ++i) {
-    const auto& [A, B, scale, join, rows, group, pooling] = terms[i];
+    const auto& [A, B, scale, join, rows, group, sum_scale] = terms[i];
     for (const Tensor* factor : {&A, &B})
       check(factor->device() == weight->device(), "quantized linear: a low-rank factor is on {}, the weight on {}",
             factor->device(), weight->device());
     if (!given) narrow.push_back(Tensor::empty({rows ? rows->end - rows->begin : rows_of(x), A.dim(0)}, A.dtype(), A.device()));
     shares.push_back({as_matrix(narrow[i]).view(), graft::transposed(B.view()), join, scale, rows ? rows->begin : 0});
     if (!given)
-      shares.back().A = A.view(), shares.back().u_scale = terms[i].narrow_scale() * pooling, shares.back().group = group;
+      shares.back().A = A.view(), shares.back().u_scale = terms[i].narrow_scale() * sum_scale, shares.back().group = group;
   }
   const Tensor y = multiply(*weight, transposed, x, bias, shares, compute);
   if (!grad_enabled()) return y;
@@ -257,7 +257,7 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
   const auto join = [&](const LowRankTerm& term) -> std::optional<Join> {
     const DType dtype = term.A.dtype();
     if (dtype != term.B.dtype() || term.x.defined() || term.bias.defined()) return {};
-    if ((!term.rows.empty() || term.group > 1) && differentiated) return {};
+    if ((!term.rows.empty() || term.pools()) && differentiated) return {};
     if (!is_half(x.dtype()) && x.dtype() == dtype) return Join::summed;
     if (!is_half(x.dtype()) || dtype != DType::f32) return {};
     if (compute_ == Compute::one_accumulator) return Join::summed;

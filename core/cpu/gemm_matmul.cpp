@@ -242,16 +242,6 @@ void batched(const View& a, const View& b, const View& y) {
   else run(0, batch);
 }
 
-// Floating, and f64 all or none.
-void check_types(const char* what, std::initializer_list<const View*> views) {
-  for (const View* view : views) {
-    const DType first = (*views.begin())->dtype;
-    check<TypeError>(is_floating(view->dtype), "{}: does not take elements of type {}", what, view->dtype);
-    check<TypeError>((view->dtype == DType::f64) == (first == DType::f64), "{}: f64 meets {}", what,
-                     view->dtype == DType::f64 ? first : view->dtype);
-  }
-}
-
 }  // namespace
 
 void matmul(const View& a, const View& b, const View& y) {
@@ -301,6 +291,7 @@ template <class T>
 void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y) {
   const GemmKernels<T>& kernels = gemm_kernels<T>(isa());
   const std::int64_t m = y.sizes[0], r = A.sizes[0];
+  if (y.count() == 0) return;
   const Temporary narrow({nullptr, dtype_of<T>, 2, {m, r}, {}}, dtype_of<T>);
   const View &u = narrow.view(), b = transposed(weight), c = transposed(A);
   if (m <= max_skinny && b.strides[0] == 1 && c.strides[0] == 1)

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "graft/adapters/routing.h"
 #include "graft/adapters/warning.h"
 #include "graft/autograd/ops.h"
 #include "graft/core/autocast.h"
@@ -213,6 +214,36 @@ TEST(QALora, SeesPooledInputsInThreeScales) {
     const Tensor per_feature = reshape(expand(unsqueeze(l.adapter->group_delta(), 2), {32, 4, 16}), {32, 64});
     EXPECT_LT(distance(matmul(x, per_feature.t()), change), 1e-5 * largest(change));
   }
+}
+
+TEST(QALora, AGroupMayBeOneFeature) {
+  const Layer<QALoraLinearVariant> l("gptq", {.r = 4, .lora_alpha = 8, .qalora_group_size = 1});
+  const Tensor change = matmul(matmul(x * 64.0, l.adapter->A.t()), l.adapter->B.t()) * 2.0;  // PEFT's scale: as many groups
+  const Tensor wanted = l.layer->base_layer()->forward(x) + change;
+  const auto gradients = [&](const Tensor& y) {
+    const Tensor dy = Tensor::ones(y.shape(), y.dtype(), y.device());
+    return grad({&y, 1}, std::vector{l.adapter->A, l.adapter->B}, {&dy, 1});
+  };
+  const auto got = gradients(l.layer->forward(x)), want = gradients(wanted);
+  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_LT(distance(got[i], want[i]), 1e-5 * largest(want[i]));
+  EXPECT_LT(distance(l.layer->forward(x), wanted), 1e-5 * largest(change));
+  const NoGrad no_grad;
+  EXPECT_LT(distance(l.layer->forward(x), wanted), 1e-5 * largest(change));
+}
+
+// In half precision under autocast as well, with means that are no halves.
+TEST(QALora, InAMixedBatchAnAdapterIsWhatItIsAlone) {
+  const Layer<QALoraLinearVariant> l("gptq",
+                                     {.r = 4, .lora_alpha = 8, .qalora_group_size = 8, .qalora_scale = QALoraScale::paper});
+  l.layer->set_training(false);
+  const NoGrad no_grad;
+  const Tensor half = to(x * 1.7, DType::bf16);
+  const autocast::Guard guard(test::tested_device().type, DType::bf16);
+  const Tensor alone = l.layer->forward(half);
+  const adapters::MixedBatch mixed(*l.layer, {"default", "default", adapters::base_name});
+  const Tensor some = l.layer->forward(half);
+  EXPECT_EQ(slice(some, 0, 0, 2).to_vector<double>(), slice(alone, 0, 0, 2).to_vector<double>());
+  EXPECT_NE(slice(some, 0, 2, 3).to_vector<double>(), slice(alone, 0, 2, 3).to_vector<double>());
 }
 
 TEST(QALora, DropsFeaturesBeforePooling) {

@@ -164,26 +164,69 @@ TEST(Linear, HoldsItsParameters) {
   EXPECT_FALSE(plain.bias().defined());
 }
 
-// The one kernel of an inference forward against the operations that are recorded: both round where PEFT does.
+/// Whole numbers from 0 to 7, whose sums here are exact in f32 and too long for a half.
+Tensor whole_numbers(const Shape& shape, DType dtype, std::uint64_t seed) {
+  Generator generator{seed, 0};
+  std::vector<double> numbers = uniform(shape, 0, 8, generator, DType::f64).to_vector<double>();
+  for (double& number : numbers) number = std::floor(number);
+  return to(test::from(numbers, shape), dtype);
+}
+
 TEST_F(LowRank, WithoutGradientsADenseLayerRoundsAsItsOperationsDo) {
   for (const DType dtype : {DType::f64, DType::f32, DType::f16, DType::bf16})
-    for (const std::int64_t rows : {1, 3, 5, 40}) {
+    for (const std::int64_t rows : {0, 1, 2, 40}) {
       SCOPED_TRACE(fmt::format("{} rows of {}", rows, name(dtype)));
       const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
-      const Linear layer(random({70, 33}, dtype));
-      const LowRankTerm t{.A = random({5, 33}, wide), .B = random({70, 5}, wide), .scale = 0.7};
-      const Tensor x = random({rows, 2, 33}, dtype), want = layer.forward(x, {&t, 1});
+      const Linear layer(whole_numbers({70, 300}, dtype, 1));
+      const LowRankTerm t{.A = whole_numbers({5, 300}, wide, 2), .B = whole_numbers({70, 5}, wide, 3), .scale = 0.03125};
+      const Tensor x = whole_numbers({rows, 2, 300}, dtype, 4), composed = low_rank_sum(layer.forward(x), x, {&t, 1});
       const NoGrad no_grad;
-      const Tensor got = layer.forward(x, {&t, 1});
-      EXPECT_EQ(got.shape(), want.shape());
-      EXPECT_EQ(got.dtype(), dtype);
-      const std::vector<double> a = values(got), b = values(want);
-      // Sums of numbers up to 50 in another order, and for halves a result that is rounded to the other neighbour.
-      const double sums = dtype == DType::f64 ? 0x1p-46 : 0x1p-17, step = dtype == DType::f16    ? 0x1p-10
-                                                                          : dtype == DType::bf16 ? 0x1p-7
-                                                                                                 : 0;
-      for (std::size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], sums + step * std::max(1.0, std::abs(b[i])));
+      const Tensor fused = layer.forward(x, {&t, 1});
+      EXPECT_EQ(fused.shape(), composed.shape());
+      EXPECT_EQ(fused.dtype(), dtype);
+      EXPECT_EQ(values(fused), values(composed));
+      if (!is_half(dtype) || rows == 0) continue;
+      const Tensor exact = linear(to(x, wide), to(layer.weight(), wide)) + plain(t, x) * t.scale;
+      EXPECT_NE(values(fused), values(to(exact, dtype))) << "one rounding can be told apart here";
     }
+}
+
+TEST_F(LowRank, WithoutGradientsOtherTermsOfADenseLayerAreOperations) {
+  const Tensor x = random({2, 6}, DType::bf16), weight = random({4, 6}, DType::bf16);
+  LowRankTerm t = term(Rounding::once, 0.7), biased = t, own = t, pooling = t, half = term(Rounding::once, 0.7, DType::bf16);
+  biased.bias = random({4});
+  own.x = random({2, 6});
+  pooling.pooling = 3;
+  const NoGrad no_grad;
+  const auto expect_composed = [&](const Linear& layer, std::vector<LowRankTerm> terms) {
+    EXPECT_EQ(values(layer.forward(x, terms)), values(low_rank_sum(layer.forward(x), x, terms)));
+  };
+  const Linear layer(weight);
+  expect_composed(layer, {t, t});
+  for (const LowRankTerm& other : {biased, own, pooling, half}) expect_composed(layer, {other});
+  expect_composed(Linear(weight, random({4}, DType::bf16)), {t});
+  expect_composed(Linear(to(weight, DType::f32)), {t});
+  const autocast::Guard guard(x.device().type, DType::f16);
+  expect_composed(layer, {t});
+}
+
+TEST_F(LowRank, PoolsItsInput) {
+  const Tensor x = random({2, 3, 6}), y0 = random({2, 3, 4});
+  LowRankTerm t = term(Rounding::once, 0.5);
+  t.pooling = 3;
+  EXPECT_EQ(values(low_rank_sum(y0, x, {&t, 1})), values(y0 + linear(linear(x * 3.0, t.A) * 0.5, t.B)));
+  t.group = 3, t.A = random({2, 2});
+  constexpr int last[] = {-1};
+  const Tensor pooled = mean(reshape(x, {2, 3, 2, 3}), last) * 3.0;
+  EXPECT_EQ(values(low_rank_sum(y0, x, {&t, 1})), values(y0 + linear(linear(pooled, t.A) * 0.5, t.B)));
+  for (const std::int64_t group : {0, 4}) {
+    t.group = group;
+    expect_error<ValueError>(
+        [&] {
+          low_rank_sum(y0, x, {&t, 1});
+        },
+        fmt::format("groups of {} do not divide an input of shape [2, 3, 6]", group));
+  }
 }
 
 TEST_F(LowRank, WithoutGradientsADenseLayerRefusesWhatDoesNotFit) {
@@ -195,6 +238,9 @@ TEST_F(LowRank, WithoutGradientsADenseLayerRefusesWhatDoesNotFit) {
                            "an input of shape [3, 6] and a term of [2, 5] and [4, 2] do not fit a weight of shape [4, 6]");
   expect_error<ValueError>([&] { run(other, {3, 6}); }, "a term of [2, 6] and [4, 3] do not fit");
   expect_error<ValueError>([&] { run(term(Rounding::once, 1), {3, 7}); }, "an input of shape [3, 7]");
+  LowRankTerm deep = term(Rounding::once, 1);
+  deep.A = random({2, 6, 1});
+  expect_error<ValueError>([&] { run(deep, {3, 6}); }, "a term of [2, 6, 1] and [4, 2] do not fit");
 }
 
 TEST(Linear, RefusesWhatDoesNotFit) {

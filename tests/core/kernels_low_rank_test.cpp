@@ -52,11 +52,16 @@ TEST(KernelsLowRank, RanksAndColumns) {
     }
 }
 
-TEST(KernelsLowRank, NothingIsWrittenOfNoRows) {
-  const Guarded x = operand(DType::f32, {0, 8}), weight = numbers(DType::f32, {5, 8}, 1), A = numbers(DType::f32, {2, 8}, 2),
-                B = numbers(DType::f32, {5, 2}, 3), y = operand(DType::f32, {0, 5});
-  tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1, y.view());
-  EXPECT_TRUE(y.intact());
+TEST(KernelsLowRank, NothingIsReadOrWrittenOfNoRows) {
+  for (const DType dtype : floating) {
+    const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
+    const Guarded weight = numbers(dtype, {5, 8}, 1), A = numbers(wide, {2, 8}, 2), B = numbers(wide, {5, 2}, 3),
+                  y = operand(dtype, {0, 5});
+    View x = weight.view();
+    x.data = nullptr, x.sizes[0] = 0;
+    tested_kernels().low_rank_linear(x, weight.view(), A.view(), B.view(), 1, y.view());
+    EXPECT_TRUE(y.intact());
+  }
 }
 
 // 257 + 1 in bf16, whose neighbours of 256 are 2 apart: the product is rounded to 256 first, and 257 once more. 258 would be one rounding.
