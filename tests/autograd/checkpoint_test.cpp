@@ -7,19 +7,24 @@
 #include "graft/core/autocast.h"
 
 #include "../support/errors.h"
+#include "../support/tensors.h"
 
 namespace graft {
 namespace {
 
 using test::expect_error;
 
+Tensor drawn(const Shape& shape, Generator& generator) {
+  return uniform(shape, -1, 1, generator, DType::f32, test::tested_device());
+}
+
 // Two layers with dropout between them.
 struct Block : Module {
   Slot<Linear> up, down;
   Generator generator{42, 0};
   explicit Block(Generator& init)
-      : up(std::make_shared<Linear>(uniform({32, 8}, -1, 1, init).set_requires_grad())),
-        down(std::make_shared<Linear>(uniform({8, 32}, -1, 1, init).set_requires_grad())) {}
+      : up(std::make_shared<Linear>(drawn({32, 8}, init).set_requires_grad())),
+        down(std::make_shared<Linear>(drawn({8, 32}, init).set_requires_grad())) {}
   std::string type_name() const override { return "Block"; }
   void visit(Visitor& visitor) override {
     visitor.child("up", up);
@@ -32,7 +37,7 @@ struct Block : Module {
 struct Checkpoint : testing::Test {
   Generator init{1, 0};
   Block block{init};
-  Tensor x = uniform({16, 8}, -1, 1, init).set_requires_grad();
+  Tensor x = drawn({16, 8}, init).set_requires_grad();
 
   Tensor checkpointed(const Tensor& input) {
     return checkpoint([this](std::span<const Tensor> in) { return block.forward(in[0]); }, {&input, 1}, generators(block));
@@ -54,7 +59,7 @@ struct Checkpoint : testing::Test {
 TEST_F(Checkpoint, GivesTheSameBits) { EXPECT_EQ(everything(true), everything(false)); }
 
 TEST_F(Checkpoint, RestoresAutocast) {
-  const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+  const autocast::Guard guard(test::tested_device().type, DType::bf16);
   EXPECT_EQ(everything(true), everything(false));
 }
 
@@ -77,7 +82,7 @@ TEST_F(Checkpoint, RecordsNothingWhenNothingIsDifferentiated) {
 TEST_F(Checkpoint, ReadsResultsOfOperationsOutside) {
   const Tensor scale = x * 2.0;
   auto f = [&](std::span<const Tensor> in) { return in[0] * scale; };
-  const Tensor one = Tensor::ones(x.shape());
+  const Tensor one = test::ones(x.shape());
   sum(checkpoint(f, {&one, 1}) + scale).backward();
   EXPECT_EQ(x.grad().to_vector<double>(), std::vector<double>(static_cast<std::size_t>(x.count()), 4));
 }

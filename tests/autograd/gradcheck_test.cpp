@@ -5,13 +5,15 @@
 #include "graft/autograd/ops.h"
 
 #include "../support/errors.h"
+#include "../support/tensors.h"
 
 namespace graft {
 namespace {
 
 std::vector<Tensor> inputs() {
   Generator generator{1, 0};
-  std::vector<Tensor> made{uniform({2, 3}, 0.5, 2, generator, DType::f64), uniform({3}, 0.5, 2, generator, DType::f64)};
+  std::vector<Tensor> made{uniform({2, 3}, 0.5, 2, generator, DType::f64, test::tested_device()),
+                           uniform({3}, 0.5, 2, generator, DType::f64, test::tested_device())};
   for (Tensor& x : made) x.set_requires_grad();
   return made;
 }
@@ -61,7 +63,7 @@ TEST(Gradcheck, CountsNaNAsWrong) {
 }
 
 TEST(Gradcheck, WantsF64) {
-  std::vector<Tensor> small{Tensor::ones({2}).set_requires_grad()};
+  std::vector<Tensor> small{test::ones({2}).set_requires_grad()};
   test::expect_error<TypeError>([&] { gradcheck([](std::span<const Tensor> x) { return x[0]; }, small); },
                                 "gradcheck: inputs are f64, not f32");
 }

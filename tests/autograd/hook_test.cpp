@@ -6,6 +6,7 @@
 #include "graft/autograd/ops.h"
 
 #include "../support/errors.h"
+#include "../support/tensors.h"
 
 namespace graft {
 namespace {
@@ -14,7 +15,7 @@ using test::expect_error;
 using Values = std::vector<double>;
 
 struct Hook : testing::Test {
-  Tensor x = Tensor::from(Values{1, 2, 3}, {3}).set_requires_grad();
+  Tensor x = test::from(Values{1, 2, 3}, {3}).set_requires_grad();
   Values gradient() const { return x.grad().to_vector<double>(); }
 };
 
@@ -52,7 +53,7 @@ TEST_F(Hook, IsDroppedWhereNothingIsDifferentiated) {
 }
 
 TEST_F(Hook, IsDifferentiatedItself) {
-  const Tensor weight = Tensor::from(Values{5, 6, 7}, {3}).set_requires_grad();
+  const Tensor weight = test::from(Values{5, 6, 7}, {3}).set_requires_grad();
   const Tensor s = sum(hook(x, [](const Tensor& dy) { return dy * dy; }) * weight);
   const Tensor first = grad({&s, 1}, {&x, 1}, {}, {.create_graph = true})[0];
   EXPECT_EQ(first.to_vector<double>(), (Values{25, 36, 49}));
@@ -71,7 +72,7 @@ TEST_F(Hook, WorksWithinACheckpoint) {
 }
 
 TEST_F(Hook, RefusesAnotherShape) {
-  const Tensor y = hook(x, [](const Tensor&) { return Tensor::ones({2}); });
+  const Tensor y = hook(x, [](const Tensor&) { return test::ones({2}); });
   expect_error<ValueError>([&] { sum(y).backward(); }, "hook: a gradient of shape [3] came back as one of shape [2]");
 }
 

@@ -7,15 +7,19 @@
 #include "graft/core/autocast.h"
 
 #include "../support/errors.h"
+#include "../support/tensors.h"
 
 namespace graft::linear_test {
 namespace {
 
 using test::expect_error;
+using test::ones;
 
 struct LowRank : testing::Test {
   Generator generator{11, 0};
-  Tensor random(const Shape& shape, DType dtype = DType::f32) { return to(uniform(shape, -1, 1, generator), dtype); }
+  Tensor random(const Shape& shape, DType dtype = DType::f32) {
+    return to(uniform(shape, -1, 1, generator, DType::f32, test::tested_device()), dtype);
+  }
   LowRankTerm term(Rounding rounding, double scale, DType dtype = DType::f32) {
     return {.A = random({2, 6}, dtype), .B = random({4, 2}, dtype), .scale = scale, .rounding = rounding};
   }
@@ -55,7 +59,7 @@ TEST_F(LowRank, AwqCastsBeforeItScales) {
 
 TEST_F(LowRank, UnderAutocastGptqStillCastsAndAwqDoesNot) {
   const Tensor x = random({15, 6}, DType::f16), y0 = random({15, 4}, DType::f32);
-  const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+  const autocast::Guard guard(test::tested_device().type, DType::bf16);
   const LowRankTerm awq = term(Rounding::before_scale, 0.7);
   EXPECT_EQ(values(low_rank_sum(y0, x, {&awq, 1})), values(y0 + linear(linear(x, awq.A), awq.B) * 0.7));
   LowRankTerm gptq = awq;
@@ -148,33 +152,25 @@ TEST_F(LowRank, AHalfMatrixMeetsABatchInF32) {
 }
 
 TEST(Linear, HoldsItsParameters) {
-  Linear layer(Tensor::ones({4, 6}), Tensor::ones({4}));
+  Linear layer(ones({4, 6}), ones({4}));
   EXPECT_EQ(print(layer), "Linear(in_features=6, out_features=4, bias=True)");
   const auto parameters = named_parameters(layer);
   ASSERT_EQ(parameters.size(), 2u);
   EXPECT_EQ(parameters[0].name, "weight");
   EXPECT_EQ(parameters[1].name, "bias");
-  EXPECT_EQ(values(layer.forward(Tensor::ones({2, 6}))), std::vector<double>(8, 7));
-  Linear plain(Tensor::ones({4, 6}));
+  EXPECT_EQ(values(layer.forward(ones({2, 6}))), std::vector<double>(8, 7));
+  Linear plain(ones({4, 6}));
   EXPECT_EQ(named_parameters(plain).size(), 1u);
   EXPECT_FALSE(plain.bias().defined());
 }
 
 TEST(Linear, RefusesWhatDoesNotFit) {
-  expect_error<ValueError>([] { Linear(Tensor::ones({4})); }, "Linear: wants a floating weight [out, in], not f32[4]");
+  expect_error<ValueError>([] { Linear(ones({4})); }, "Linear: wants a floating weight [out, in], not f32[4]");
+  expect_error<ValueError>([] { Linear(ones({4, 6}, DType::i8)); }, "Linear: wants a floating weight [out, in], not i8[4, 6]");
+  expect_error<ValueError>([] { Linear(ones({4, 6}), ones({6})); }, "Linear: wants a floating bias [4] or none, not f32[6]");
   expect_error<ValueError>(
       [] {
-        Linear(Tensor::ones({4, 6}, DType::i8));
-      },
-      "Linear: wants a floating weight [out, in], not i8[4, 6]");
-  expect_error<ValueError>(
-      [] {
-        Linear(Tensor::ones({4, 6}), Tensor::ones({6}));
-      },
-      "Linear: wants a floating bias [4] or none, not f32[6]");
-  expect_error<ValueError>(
-      [] {
-        Linear(Tensor::ones({4, 6})).forward(Tensor::ones({2, 5}));
+        Linear(ones({4, 6})).forward(ones({2, 5}));
       },
       "linear: an input of shape [2, 5] does not fit a weight of shape [4, 6]");
 }

@@ -1,17 +1,11 @@
 // What every operation must show, derived from its row in the op table.
-#include "../support/op_table.h"
-
-#include <gtest/gtest.h>
-
-#include <cmath>
 #include <cstring>
-#include <random>
 
 #include "graft/autograd/gradcheck.h"
-#include "graft/autograd/ops.h"
 #include "graft/core/parallel.h"
 
 #include "../support/errors.h"
+#include "../support/op_run.h"
 
 namespace graft::test {
 namespace {
@@ -20,65 +14,11 @@ struct OpTable : testing::TestWithParam<Row> {
   const Row& row = GetParam();
 };
 
-// ---- one run: the result, and the gradients for a fixed dy ----
-
-struct Outcome {
-  Tensor y;
-  std::vector<Tensor> gradients;
-};
-
-std::vector<Tensor> differentiated(const std::vector<Tensor>& inputs) {
-  std::vector<Tensor> wanted;
-  for (const Tensor& x : inputs)
-    if (x.requires_grad()) wanted.push_back(x);
-  return wanted;
-}
-
-Tensor fixed_dy(const Tensor& y) {
-  Generator generator{99, 0};
-  return to(uniform(y.shape(), 0.5, 1.5, generator, DType::f32), y.dtype());
-}
-
-std::vector<Tensor> gradients_of(const Tensor& y, const std::vector<Tensor>& inputs) {
-  if (!y.requires_grad()) return {};
-  const Tensor dy = fixed_dy(y);
-  return grad({&y, 1}, differentiated(inputs), {&dy, 1});
-}
-
-Outcome run(const Row& row, const std::vector<Tensor>& inputs) {
-  const Tensor y = row.op(inputs);
-  return {y, gradients_of(y, inputs)};
-}
-
-std::vector<Tensor> converted(const std::vector<Tensor>& inputs, DType dtype) {
-  std::vector<Tensor> out;
-  for (const Tensor& x : inputs) {
-    out.push_back(is_floating(x.dtype()) ? to(x.detach(), dtype) : x);
-    if (x.requires_grad()) out.back().set_requires_grad();
-  }
-  return out;
-}
-
-// Largest |a − b|, relative to the largest finite |b|.
-double distance(const std::vector<double>& a, const std::vector<double>& b) {
-  double worst = 0, largest = 0;
-  for (std::size_t i = 0; i < b.size(); ++i) {
-    if (std::isfinite(b[i])) largest = std::max(largest, std::abs(b[i]));
-    if (a[i] == b[i]) continue;
-    const double d = std::abs(a[i] - b[i]);
-    worst = std::max(worst, std::isnan(d) ? std::numeric_limits<double>::infinity() : d);
-  }
-  return worst == 0 ? 0 : worst / std::max(largest, 1e-300);
-}
-
-double distance(const Tensor& a, const Tensor& b) {
-  EXPECT_EQ(a.shape(), b.shape());
-  return distance(a.to_vector<double>(), b.to_vector<double>());
-}
+std::vector<Tensor> inputs_of(const Row& row, std::int64_t n) { return converted(make_inputs(row, n), DType::f64); }
 
 bool same_bits(const Tensor& a, const Tensor& b) {
   if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
-  const Tensor x = contiguous(a.detach()), y = contiguous(b.detach());
+  const Tensor x = on(a, Device::cpu()), y = on(b, Device::cpu());
   return std::memcmp(x.view().data, y.view().data, static_cast<std::size_t>(x.count() * size_of(x.dtype()))) == 0;
 }
 
@@ -86,18 +26,18 @@ bool same_bits(const Tensor& a, const Tensor& b) {
 
 TEST_P(OpTable, AgreesWithThePlainReference) {
   for (const std::int64_t n : {1, 3}) {
-    const auto inputs = make_inputs(row, n);
+    const auto inputs = inputs_of(row, n);
     const Tensor y = row.op(inputs);
     const Array wanted = row.reference({inputs.begin(), inputs.end()});
     ASSERT_EQ(y.shape(), wanted.shape);
     // Random numbers are drawn in f32 whatever the dtype.
     const double tolerance = row.name == "uniform" || row.name == "normal" ? 1e-6 : 1e-13 * row.slack;
-    EXPECT_LE(distance(y.to_vector<double>(), wanted.data), tolerance) << to_string(y);
+    EXPECT_LE(relative_distance(y.to_vector<double>(), wanted.data), tolerance) << to_string(y);
   }
 }
 
 TEST_P(OpTable, DerivativesAgreeWithDifferences) {
-  const auto inputs = make_inputs(row, 1);
+  const auto inputs = inputs_of(row, 1);
   if (!row.differentiable) {
     std::vector<Tensor> leaves = converted(inputs, DType::f64);
     for (Tensor& x : leaves)
@@ -123,21 +63,20 @@ Tensor guarded(const Tensor& x) {
     offset += size;
     size *= x.shape()[i] + 2;
   }
-  auto storage = Storage::allocate((size + 2) * size_of(x.dtype()));
-  std::memset(storage->data(), x.dtype() == DType::boolean ? 1 : 0xff, static_cast<std::size_t>(storage->bytes()));  // NaN, or −1
-  Tensor view = Tensor::of(storage, x.dtype(), x.shape(), strides, offset + 1);
+  const Tensor sentinels =
+      full({(size + 2) * size_of(x.dtype())}, x.dtype() == DType::boolean ? 1 : 0xff, DType::u8);  // NaN, or −1
+  Tensor view = Tensor::of(sentinels.storage(), x.dtype(), x.shape(), strides, offset + 1);
   view.copy_(x.detach());
   if (x.requires_grad()) view.set_requires_grad();
   return view;
 }
 
 std::vector<std::uint8_t> bytes_of(const Tensor& x) {
-  const auto* bytes = static_cast<const std::uint8_t*>(x.storage()->data());
-  return {bytes, bytes + x.storage()->bytes()};
+  return Tensor::of(x.storage(), DType::u8, {x.storage()->bytes()}, {1}).to_vector<std::uint8_t>();
 }
 
 TEST_P(OpTable, TakesAnyLayoutAndTouchesNothingElse) {
-  const auto inputs = make_inputs(row, 2);
+  const auto inputs = inputs_of(row, 2);
   const Outcome plain = run(row, inputs);
   std::vector<Tensor> views;
   std::vector<std::vector<std::uint8_t>> before;
@@ -147,10 +86,10 @@ TEST_P(OpTable, TakesAnyLayoutAndTouchesNothingElse) {
   }
   const Outcome strided = run(row, views);
   // Another layout may sum in another order.
-  EXPECT_LE(distance(strided.y, plain.y), 1e-13 * row.slack);
+  EXPECT_LE(relative_distance(strided.y, plain.y), 1e-13 * row.slack);
   ASSERT_EQ(strided.gradients.size(), plain.gradients.size());
   for (std::size_t i = 0; i < plain.gradients.size(); ++i)
-    EXPECT_LE(distance(strided.gradients[i], plain.gradients[i]), 1e-13 * row.slack) << "gradient " << i;
+    EXPECT_LE(relative_distance(strided.gradients[i], plain.gradients[i]), 1e-13 * row.slack) << "gradient " << i;
   for (std::size_t i = 0; i < views.size(); ++i) EXPECT_EQ(bytes_of(views[i]), before[i]) << "input " << i << " was written to";
 }
 
@@ -159,7 +98,7 @@ TEST_P(OpTable, TakesAnyLayoutAndTouchesNothingElse) {
 double unit_roundoff(DType dtype) { return dtype == DType::f32 ? 0x1p-24 : dtype == DType::f16 ? 0x1p-11 : 0x1p-8; }
 
 TEST_P(OpTable, RoundsLittleInSmallDtypes) {
-  const auto exact = make_inputs(row, 2);
+  const auto exact = inputs_of(row, 2);
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
     const auto inputs = converted(exact, dtype);
     if (is_half(dtype) && !row.halves) {
@@ -167,18 +106,18 @@ TEST_P(OpTable, RoundsLittleInSmallDtypes) {
       continue;
     }
     const Outcome small = run(row, inputs), wide = run(row, converted(inputs, DType::f64));
-    EXPECT_LE(distance(small.y, wide.y), 4 * row.slack * unit_roundoff(dtype)) << name(dtype);
+    EXPECT_LE(relative_distance(small.y, wide.y), 4 * row.slack * unit_roundoff(dtype)) << name(dtype);
     ASSERT_EQ(small.gradients.size(), wide.gradients.size());
     for (std::size_t i = 0; i < wide.gradients.size(); ++i) {
       EXPECT_EQ(small.gradients[i].dtype(), dtype);
-      EXPECT_LE(distance(small.gradients[i], wide.gradients[i]), 12 * row.slack * unit_roundoff(dtype))
+      EXPECT_LE(relative_distance(small.gradients[i], wide.gradients[i]), 12 * row.slack * unit_roundoff(dtype))
           << name(dtype) << ", gradient " << i;
     }
   }
 }
 
 TEST_P(OpTable, RefusesIntegersOrComputesWithThem) {
-  auto inputs = make_inputs(row, 1);
+  auto inputs = inputs_of(row, 1);
   for (Tensor& x : inputs)
     if (is_floating(x.dtype())) x = to(x.detach(), DType::i64);
   if (!row.floating_only) {
@@ -197,10 +136,10 @@ TEST_P(OpTable, RefusesIntegersOrComputesWithThem) {
 
 TEST_P(OpTable, NoticesWhatChangedInPlace) {
   if (!row.differentiable) return;
-  const auto original = make_inputs(row, 1);
+  const auto original = inputs_of(row, 1);
   const Outcome clean = run(row, original);
   for (std::size_t changed = 0; changed <= original.size(); ++changed) {  // the last one is the result
-    const auto inputs = make_inputs(row, 1);
+    const auto inputs = inputs_of(row, 1);
     const Tensor y = row.op(inputs);
     const Tensor& victim = changed < inputs.size() ? inputs[changed] : y;
     victim.detach().fill_(victim.dtype() == DType::i64 || victim.dtype() == DType::boolean ? 0 : 0.37);
@@ -219,7 +158,7 @@ TEST_P(OpTable, NoticesWhatChangedInPlace) {
 // ---- threads ----
 
 TEST_P(OpTable, GivesTheSameBitsOnAnyNumberOfThreads) {
-  const auto inputs = converted(make_inputs(row, row.large), DType::f32);
+  const auto inputs = converted(inputs_of(row, row.large), DType::f32);
   set_thread_pool(make_thread_pool(1));
   const Outcome one = run(row, inputs);
   for (const int threads : {2, 3, 7}) {

@@ -8,15 +8,18 @@
 #include "graft/core/autocast.h"
 
 #include "../support/errors.h"
+#include "../support/tensors.h"
 
 namespace graft {
 namespace {
 
 using test::expect_error;
+using test::full;
+using test::ones;
 
-Tensor number(double value) { return Tensor::scalar(value, DType::f64).set_requires_grad(); }
+Tensor number(double value) { return full({}, value, DType::f64).set_requires_grad(); }
 Tensor leaf(const Shape& shape, double value = 1, DType dtype = DType::f32) {
-  return Tensor::full(shape, value, dtype).set_requires_grad();
+  return full(shape, value, dtype).set_requires_grad();
 }
 
 TEST(Tape, AccumulatesIntoLeaves) {
@@ -87,7 +90,7 @@ TEST(Tape, ALeafWaitsForAllOperationsThatReadIt) {
 }
 
 TEST(Tape, LeavesOfAResult) {
-  const Tensor a = number(1), b = number(2), frozen = Tensor::scalar(3, DType::f64);
+  const Tensor a = number(1), b = number(2), frozen = full({}, 3, DType::f64);
   EXPECT_EQ(leaves(a * frozen + a * a).size(), 1u);
   EXPECT_EQ(leaves(exp(a) * b).size(), 2u);
   EXPECT_TRUE(leaves(frozen * frozen).empty());
@@ -102,7 +105,7 @@ TEST(Tape, GradOfAnIntermediateResult) {
 
 TEST(Tape, RefusesWhatCannotBeDifferentiated) {
   const Tensor x = leaf({2, 3});
-  const Tensor y = x * 2.0, constant = Tensor::ones({1}), dy = Tensor::ones({3});
+  const Tensor y = x * 2.0, constant = ones({1}), dy = ones({3});
   expect_error<ValueError>([&] { constant.backward(); }, "nothing that this tensor of shape [1] depends on requires a gradient");
   expect_error<ValueError>([&] { y.backward(); }, "a tensor of shape [2, 3] needs a gradient to start from");
   expect_error<ValueError>([&] { y.backward(dy); }, "a gradient of shape [3] for a tensor of shape [2, 3]");
@@ -151,7 +154,7 @@ TEST(Tape, AMillionUnusedOperationsAreDestroyed) {
 }
 
 TEST(Tape, AFrozenLayerKeepsNoActivationAlive) {
-  const Tensor x = leaf({64, 256}), frozen = Tensor::full({256, 256}, 0.01);
+  const Tensor x = leaf({64, 256}), frozen = full({256, 256}, 0.01);
   const std::int64_t activation = 64 * 256 * 4, before = memory::live_bytes();
   Tensor y = linear(x, frozen);
   for (int i = 0; i < 9; ++i) y = linear(y, frozen);
@@ -161,7 +164,7 @@ TEST(Tape, AFrozenLayerKeepsNoActivationAlive) {
   for (int i = 0; i < 9; ++i) z = linear(z, trained);
   EXPECT_EQ(memory::live_bytes() - before, activation + 256 * 256 * 4 + 10 * activation) << "the inputs of every trained layer";
   sum(y).backward();
-  z.backward(Tensor::ones(z.shape()));
+  z.backward(ones(z.shape()));
   x.set_grad({});
   trained.set_grad({});
   EXPECT_EQ(memory::live_bytes() - before, 2 * activation + 256 * 256 * 4) << "backward released the inputs";
@@ -169,12 +172,12 @@ TEST(Tape, AFrozenLayerKeepsNoActivationAlive) {
 
 TEST(Tape, BackwardRunsWithAutocastOff) {
   const Tensor x = leaf({4, 4}, 0.1), w = leaf({4, 4}, 0.3);
-  const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+  const autocast::Guard guard(test::tested_device().type, DType::bf16);
   const Tensor y = linear(x, w);
   EXPECT_EQ(y.dtype(), DType::bf16);
   sum(y).backward();
   EXPECT_EQ(w.grad().dtype(), DType::f32);
-  EXPECT_EQ(autocast::dtype(Device::Type::cpu), DType::bf16);
+  EXPECT_EQ(autocast::dtype(test::tested_device().type), DType::bf16);
 }
 
 TEST(Tape, TwoThreadsRecordAndDifferentiateSharedParameters) {
@@ -184,7 +187,7 @@ TEST(Tape, TwoThreadsRecordAndDifferentiateSharedParameters) {
   for (int t = 0; t < 2; ++t)
     threads.emplace_back([&, t] {
       for (int i = 0; i < 50; ++i) {
-        const Tensor y = sum(linear(Tensor::ones({2, 8}), w));
+        const Tensor y = sum(linear(ones({2, 8}), w));
         found[static_cast<std::size_t>(t)] = grad({&y, 1}, {&w, 1})[0];
       }
     });

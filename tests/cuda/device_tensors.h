@@ -3,16 +3,11 @@
 
 #include "graft/core/kernels.h"
 #include "graft/core/tensor.h"
+#include "graft/tests/support/tensors.h"
 
 namespace graft::test {
 
 inline constexpr Device gpu{Device::Type::cuda, 0};
-
-inline Tensor on(const Tensor& x, Device device) {
-  const Tensor there = Tensor::empty(x.shape(), x.dtype(), device);
-  there.copy_(x);
-  return there;
-}
 
 /// Random numbers from −1 to 1, on the CPU.
 inline Tensor numbers(const Shape& shape, std::uint64_t seed, DType dtype) {

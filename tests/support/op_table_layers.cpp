@@ -160,10 +160,10 @@ void add_random_rows(std::vector<Row>& rows) {
                .differentiable = false};
   };
   rows.push_back(drawing(
-      "uniform", [](const Tensor& x, Generator& g) { return uniform(x.shape(), -1, 3, g, x.dtype()); },
+      "uniform", [](const Tensor& x, Generator& g) { return uniform(x.shape(), -1, 3, g, x.dtype(), x.device()); },
       [](std::uint64_t i) { return -1 + 4 * drawn_uniform(i); }));
   rows.push_back(drawing(
-      "normal", [](const Tensor& x, Generator& g) { return normal(x.shape(), 1, 2, g, x.dtype()); },
+      "normal", [](const Tensor& x, Generator& g) { return normal(x.shape(), 1, 2, g, x.dtype(), x.device()); },
       [](std::uint64_t i) {
         // Box and Muller, two normals from each pair of words.
         const double u = 1 - drawn_uniform(i & ~std::uint64_t{1}), angle = 2 * std::numbers::pi * drawn_uniform(i | 1);
