@@ -116,7 +116,7 @@ class FolderQuantizer {
           QuantizedModule done = problem;
           done.loss = result.loss;
           put(full_name(i, name), result.quantized, done);
-          block.replace(name, std::make_shared<Linear>(dequantize(result.quantized), dense->bias()));
+          block.replace(name, std::make_shared<Linear>(dequantize(result.quantized).to(dense->weight().device()), dense->bias()));
         }
       }
       advance(block);

@@ -14,27 +14,6 @@
 namespace graft {
 namespace {
 
-TEST(Storage, IsAlignedAndItsOwnAtEverySize) {
-  std::vector<std::shared_ptr<Storage>> blocks;
-  const std::int64_t before = memory::live_bytes();
-  std::int64_t total = 0;
-  for (std::int64_t bytes : {0, 1, 63, 64, 4096, 65535, 65536, 65537, 131072, 1 << 20, (64 << 20) + 1}) {
-    blocks.push_back(Storage::allocate(bytes));
-    EXPECT_EQ(blocks.back()->bytes(), bytes);
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(blocks.back()->data()) % 64, 0u) << bytes;
-    std::memset(blocks.back()->data(), static_cast<int>(blocks.size()), static_cast<std::size_t>(bytes));
-    total += bytes;
-  }
-  EXPECT_EQ(memory::live_bytes(), before + total);
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    const auto* data = static_cast<const unsigned char*>(blocks[i]->data());
-    const auto size = static_cast<std::size_t>(blocks[i]->bytes());
-    EXPECT_EQ(std::vector<unsigned char>(data, data + size), std::vector<unsigned char>(size, static_cast<unsigned char>(i + 1)));
-  }
-  blocks.clear();
-  EXPECT_EQ(memory::live_bytes(), before);
-}
-
 TEST(Storage, WrapsNothingThatNobodyOwns) {
   const std::int64_t before = memory::live_bytes();
   auto bytes = std::make_shared<std::vector<unsigned char>>(64, 7);
@@ -44,6 +23,11 @@ TEST(Storage, WrapsNothingThatNobodyOwns) {
   Storage::wrap(bytes->data(), 64, bytes, false);
   EXPECT_EQ(memory::live_bytes(), before);
   EXPECT_EQ(bytes.use_count(), 1);
+}
+
+TEST(Storage, OnAGpuIsAClearErrorWithoutOne) {
+  if (cuda_device_count() > 0) GTEST_SKIP() << "this machine has a GPU";
+  test::expect_error<CudaError>([] { Storage::allocate(1, Device::cuda()); }, "device cuda:0 was asked for, but ");
 }
 
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these have allocators of their own

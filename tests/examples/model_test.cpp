@@ -11,6 +11,7 @@
 #include "graft/examples/llama/sampling.h"
 
 #include "../support/errors.h"
+#include "../support/tensors.h"
 
 namespace graft::llama {
 namespace {
@@ -20,12 +21,16 @@ using test::expect_error;
 const std::filesystem::path folder = GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq";
 
 const CausalLM& model() {
-  static const CausalLM instance = load(folder);
+  static const CausalLM instance = [] {
+    CausalLM made = load(folder);
+    to(made, test::tested_device());
+    return made;
+  }();
   return instance;
 }
 
 Tensor ids(const std::vector<std::int64_t>& values, std::int64_t rows = 1) {
-  return Tensor::from(values, {rows, static_cast<std::int64_t>(values.size()) / rows});
+  return test::from(values, {rows, static_cast<std::int64_t>(values.size()) / rows});
 }
 
 void expect_near(const Tensor& a, const Tensor& b, double tolerance) {
@@ -77,7 +82,7 @@ TEST(Model, PaddingOnTheLeftIsNotSeen) {
   NoGrad no_grad;
   const Tensor alone = model().forward(ids({303, 260, 757}));
   const Tensor padded = model().forward(ids({0, 0, 303, 260, 757}), nullptr,
-                                        Tensor::from(std::vector<std::int64_t>{0, 0, 1, 1, 1}, {1, 5}).to(DType::boolean));
+                                        test::from(std::vector<std::int64_t>{0, 0, 1, 1, 1}, {1, 5}).to(DType::boolean));
   // Rotary embedding knows distances only, so the shift by two positions does not matter either.
   expect_near(slice(padded, 1, 2, 5), alone, 1e-4);
 }
@@ -86,7 +91,7 @@ TEST(Model, RefusesWhatItCannotCompute) {
   NoGrad no_grad;
   expect_error<ValueError>([] { model().forward(ids({1024})); }, "1024");
   expect_error<ValueError>([] { model().forward(ids({-1})); }, "-1");
-  expect_error<ValueError>([] { model().forward(Tensor::zeros({4}, DType::i64)); },
+  expect_error<ValueError>([] { model().forward(test::zeros({4}, DType::i64)); },
                            "token ids [batch, length] are wanted, not [4]");
   KeyValueCache cache;
   model().forward(ids({1, 2, 3}), &cache);

@@ -9,6 +9,7 @@
 #include "graft/examples/llama/methods.h"
 
 #include "../support/errors.h"
+#include "../support/tensors.h"
 
 namespace graft::llama {
 namespace {
@@ -16,6 +17,12 @@ namespace {
 using test::expect_error;
 
 namespace fs = std::filesystem;
+
+CausalLM tiny_model() {
+  CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+  to(model, test::tested_device());
+  return model;
+}
 
 const TextData& data() {
   static const TextData instance = [] {
@@ -40,7 +47,7 @@ struct Training {
   Training(const Method& method, const TrainingOptions& options)
       : model(adapted(method, options)), trainer(model, data(), options, method.steps(model)) {}
   static CausalLM adapted(const Method& method, const TrainingOptions& options) {
-    CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+    CausalLM model = tiny_model();
     const AdapterOptions adapter{.dropout = 0.1, .target_modules = {"q_proj", "down_proj"}, .steps = options.steps};
     adapters::inject(model, method.config(adapter),
                      {.registry = method.registry(), .seed = options.seed, .architecture = "llama"});
@@ -108,7 +115,7 @@ INSTANTIATE_TEST_SUITE_P(Trainer, EveryMethod, testing::ValuesIn(method_names())
 TEST(Trainer, AccumulatesTheMeanGradient) {
   const Method& oft = find_method("oft");  // with no dropout between the two
   const auto first_step = [&](std::int64_t batch, std::int64_t accumulate) {
-    CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+    CausalLM model = tiny_model();
     adapters::inject(model, oft.config({.target_modules = {"q_proj"}}));
     return Trainer(model, data(), {.batch = batch, .accumulate = accumulate}).step();
   };
@@ -130,7 +137,7 @@ TEST(Trainer, ALossThatIsNoNumberIsAnError) {
 }
 
 TEST(Trainer, RefusesOptionsThatMakeNoSense) {
-  CausalLM model = load(GRAFT_SOURCE_DIR "/examples/models/tiny-llama-gptq");
+  CausalLM model = tiny_model();
   const auto message = [&](const TrainingOptions& options) {
     try {
       Trainer(model, data(), options);

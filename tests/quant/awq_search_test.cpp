@@ -17,8 +17,8 @@ using test::make_layer;
 // What a user of the scaled weight computes with: Q(w · t) / t.
 Tensor unscaled(const Tensor& weight, const Tensor& scale) {
   const Tensor result = weight.clone();
-  const std::int64_t in = weight.dim(1);
-  for (std::int64_t i = 0; i < weight.count(); ++i) result.data<float>()[i] /= scale.data<float>()[i % in];
+  const auto t = scale.to_vector<float>();
+  for (std::int64_t i = 0; i < weight.count(); ++i) result.data<float>()[i] /= t[static_cast<std::size_t>(i) % t.size()];
   return result;
 }
 
@@ -79,13 +79,14 @@ TEST(AwqClip, TakesTheBestOfTenMagnitudes) {
   const Tensor scale = search_awq_scales(std::span(&layer.weight, 1), layer.inputs, settings).channel_scale;
   const Tensor w = scale_columns(layer.weight, scale), clip = search_awq_clip(w, layer.inputs, scale, settings);
   ASSERT_EQ(clip.shape(), (Shape{6, 3}));
+  const auto x = layer.x.to_vector<double>();
   const auto error = [&](std::int64_t n, std::int64_t g, const Tensor& limits) {
     const Tensor q = dequantize(round_to_nearest(clamp_groups(w, limits, settings.grid), settings.grid));
     double sum = 0;
     for (std::int64_t t = 0; t < 60; ++t) {
       double y = 0;
       for (std::int64_t k = g * 16; k < std::min<std::int64_t>(g * 16 + 16, 40); ++k)
-        y += static_cast<double>(layer.x.data<float>()[t * 40 + k]) / scale.data<float>()[k] *
+        y += x[static_cast<std::size_t>(t * 40 + k)] / scale.data<float>()[k] *
              (q.data<float>()[n * 40 + k] - w.data<float>()[n * 40 + k]);
       sum += y * y;
     }
@@ -100,7 +101,7 @@ TEST(AwqClip, TakesTheBestOfTenMagnitudes) {
       const double chosen = error(n, g, clip);
       clipped = clipped || clip.data<float>()[n * 3 + g] < greatest;
       for (int step = 0; step < 10; ++step)
-        EXPECT_LE(chosen, error(n, g, Tensor::full({6, 3}, greatest * (1 - step / 20.0))) * (1 + 1e-4));
+        EXPECT_LE(chosen, error(n, g, test::full({6, 3}, greatest * (1 - step / 20.0))) * (1 + 1e-4));
     }
   EXPECT_TRUE(clipped);
 }
@@ -116,7 +117,7 @@ TEST(Awq, BeatsPlainRounding) {
       const auto error = [&](const Tensor& weight, const Tensor& t) {
         return test::output_error(layer, unscaled(dequantize(round_to_nearest(weight, settings.grid)), t));
       };
-      const double plain = error(layer.weight, Tensor::ones({128})), scaled = error(w, scale), both = error(clipped, scale);
+      const double plain = error(layer.weight, test::ones({128})), scaled = error(w, scale), both = error(clipped, scale);
       EXPECT_LT(scaled, plain) << size << " " << sym;
       EXPECT_LT(both, plain) << size << " " << sym;
     }
@@ -140,23 +141,23 @@ TEST(Awq, DoesNotDependOnThreads) {
 TEST(Awq, RefusesWhatDoesNotFit) {
   const auto layer = make_layer(4, 16, 20);
   const std::vector weights{layer.weight};
-  const Tensor ones = Tensor::ones({16});
+  const Tensor ones = test::ones({16});
   expect_error<ValueError>([&] { search_awq_scales({}, layer.inputs, {}); }, "no weights to scale");
   expect_error<ValueError>([&] { search_awq_scales(weights, InputMoments(16), {}); }, "no calibration tokens");
   expect_error<ValueError>([&] { search_awq_scales(weights, layer.inputs, {.grid = {}}); }, "the rule of another method");
   expect_error<ValueError>(
       [&] {
-        search_awq_scales(std::vector{Tensor::ones({2, 8})}, layer.inputs, {});
+        search_awq_scales(std::vector{test::ones({2, 8})}, layer.inputs, {});
       },
       "a weight of shape [2, 8] and moments of 16 features");
   expect_error<ValueError>([&] { search_awq_scales(weights, layer.inputs, {}, [](auto) { return NAN; }); }, "finite loss");
-  expect_error<ValueError>([&] { search_awq_clip(Tensor::ones({2, 8}), layer.inputs, ones, {}); }, "moments of 16 features");
-  expect_error<ValueError>([&] { search_awq_clip(layer.weight, layer.inputs, Tensor::ones({8}), {}); },
+  expect_error<ValueError>([&] { search_awq_clip(test::ones({2, 8}), layer.inputs, ones, {}); }, "moments of 16 features");
+  expect_error<ValueError>([&] { search_awq_clip(layer.weight, layer.inputs, test::ones({8}), {}); },
                            "channel scales of shape [8] for 16");
-  expect_error<ValueError>([&] { scale_columns(layer.weight, Tensor::zeros({16})); }, "channel scales must be positive");
+  expect_error<ValueError>([&] { scale_columns(layer.weight, test::zeros({16})); }, "channel scales must be positive");
   expect_error<ValueError>(
       [&] {
-        clamp_groups(layer.weight, Tensor::ones({4, 3}), {.group_size = 8});
+        clamp_groups(layer.weight, test::ones({4, 3}), {.group_size = 8});
       },
       "clip has shape [4, 3]; [4, 2]");
 }

@@ -1,4 +1,4 @@
-// A layer with correlated inputs, some of them loud, and how badly a quantized weight does on them.
+// A layer with correlated inputs, some of them loud, on the tested device, and how badly a quantized weight does on them.
 #pragma once
 
 #include <cmath>
@@ -7,6 +7,7 @@
 #include "graft/core/rng.h"
 #include "graft/quant/input_moments.h"
 #include "graft/quant/quantize.h"
+#include "graft/tests/support/tensors.h"
 
 namespace graft::test {
 
@@ -40,7 +41,7 @@ inline CalibratedLayer make_layer(std::int64_t out, std::int64_t in, std::int64_
     }
   auto w = normals(seed + 4, out * in);
   for (float& value : w) value *= 0.02f * (1 + value * value / 4);  // heavy tails
-  CalibratedLayer layer{Tensor::from(w, {out, in}), Tensor::from(x, {tokens, in}), quant::InputMoments(in)};
+  CalibratedLayer layer{from(w, {out, in}), from(x, {tokens, in}), quant::InputMoments(in)};
   layer.inputs.add(layer.x);
   return layer;
 }

@@ -84,7 +84,7 @@ TEST(Gptq, AgreesWithEliminationColumnByColumn) {
 TEST(Gptq, IsPlainRoundingWhenInputsAreUncorrelated) {
   const auto layer = make_layer(9, 40, 1);
   InputMoments unit(40);
-  unit.add(Tensor::eye(40));
+  unit.add(test::placed(Tensor::eye(40)));
   for (std::int64_t size : {-1, 8, 16}) {
     const Grid grid{.group_size = size, .sym = false};
     EXPECT_EQ(ints(gptq(layer.weight, unit, {.grid = grid}).quantized.codes), ints(round_to_nearest(layer.weight, grid).codes));
@@ -125,7 +125,7 @@ TEST(Gptq, ActOrderPutsTheLoudestChannelsIntoTheFirstGroup) {
 
 TEST(Gptq, AnInputThatIsAlwaysZeroTakesNoPart) {
   auto layer = make_layer(5, 32, 100);
-  for (std::int64_t t = 0; t < 100; ++t) layer.x.data<float>()[t * 32 + 7] = 0;
+  layer.x.alias({100}, {32}, 7).fill_(0);
   InputMoments inputs(32);
   inputs.add(layer.x);
   const Quantized q = gptq(layer.weight, inputs, {.grid = {.group_size = 8}}).quantized;
@@ -191,12 +191,12 @@ TEST(Gptq, GivesUpWhenNoDampingHelps) {
 
 TEST(Gptq, ASilentInputHasNoSayInStaticGroups) {
   auto layer = make_layer(5, 32, 100);
-  for (std::int64_t t = 0; t < 100; ++t) layer.x.data<float>()[t * 32 + 7] = 0;
+  layer.x.alias({100}, {32}, 7).fill_(0);
   InputMoments inputs(32);
   inputs.add(layer.x);
   const GptqSettings settings{.grid = {.group_size = 8}, .static_groups = true};
   const Tensor without = layer.weight.clone(), loud = layer.weight.clone();
-  for (std::int64_t n = 0; n < 5; ++n) without.data<float>()[n * 32 + 7] = 0, loud.data<float>()[n * 32 + 7] = 10;
+  without.alias({5}, {32}, 7).fill_(0), loud.alias({5}, {32}, 7).fill_(10);
   const Quantized expected = gptq(without, inputs, settings).quantized, got = gptq(loud, inputs, settings).quantized;
   EXPECT_EQ(got.scale.to_vector<float>(), expected.scale.to_vector<float>());
   EXPECT_EQ(ints(got.codes), ints(expected.codes));
@@ -214,7 +214,7 @@ TEST(Gptq, RefusesWhatDoesNotFit) {
   expect_error<ValueError>([&] { gptq(layer.weight, InputMoments(16), {}); }, "no calibration tokens");
   expect_error<ValueError>(
       [&] {
-        gptq(Tensor::ones({4, 8}), layer.inputs, {});
+        gptq(test::ones({4, 8}), layer.inputs, {});
       },
       "a weight of shape [4, 8] and moments of 16 features");
 }

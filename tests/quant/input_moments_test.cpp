@@ -20,7 +20,7 @@ TEST(InputMoments, AreTheSumsOverAllTokens) {
   InputMoments moments(in);
   for (std::int64_t begin = 0; begin < tokens; begin += 20) {
     const std::int64_t rows = std::min<std::int64_t>(20, tokens - begin);
-    moments.add(Tensor::from(values, {tokens, in}).alias({rows, in}, {in, 1}, begin * in));
+    moments.add(test::from(values, {tokens, in}).alias({rows, in}, {in, 1}, begin * in));
   }
   EXPECT_EQ(moments.tokens(), tokens);
   for (std::int64_t i = 0; i < in; ++i) {
@@ -37,13 +37,12 @@ TEST(InputMoments, AreTheSumsOverAllTokens) {
 }
 
 TEST(InputMoments, TakeAnyShapeDtypeAndStrides) {
-  const Tensor x = Tensor::from<float>({1, 2, 3, 4, 5, 6, 7, 8}, {2, 2, 2});
-  const Tensor half = Tensor::empty({2, 2, 2}, DType::f16);
-  half.copy_(x);
+  const Tensor x = test::from(std::vector<float>{1, 2, 3, 4, 5, 6, 7, 8}, {2, 2, 2});
+  const Tensor half = x.to(DType::f16);
   InputMoments plain(2), halves(2), strided(2);
   plain.add(x);
   halves.add(half);
-  strided.add(Tensor::from<float>({1, 3, 5, 7, 2, 4, 6, 8}, {2, 4}).alias({4, 2}, {1, 4}, 0));
+  strided.add(test::from(std::vector<float>{1, 3, 5, 7, 2, 4, 6, 8}, {2, 4}).alias({4, 2}, {1, 4}, 0));
   EXPECT_EQ(plain.tokens(), 4);
   EXPECT_EQ(plain.gram().to_vector<float>(), (std::vector<float>{84, 100, 100, 120}));
   EXPECT_EQ(halves.gram().to_vector<float>(), plain.gram().to_vector<float>());
@@ -64,11 +63,11 @@ TEST(InputMoments, RefuseWhatDoesNotFitAndCountNothingOfIt) {
   InputMoments moments(2);
   expect_error<ValueError>([] { InputMoments(0); }, "input moments of 0 features");
   expect_error<ValueError>([&] { moments.mean_magnitude(); }, "no tokens have been counted");
-  expect_error<ValueError>([&] { moments.add(Tensor::ones({3, 4})); }, "activations of shape [3, 4] for 2 features");
-  expect_error<TypeError>([&] { moments.add(Tensor::ones({3, 2}, DType::i32)); }, "hold i32");
+  expect_error<ValueError>([&] { moments.add(test::ones({3, 4})); }, "activations of shape [3, 4] for 2 features");
+  expect_error<TypeError>([&] { moments.add(test::ones({3, 2}, DType::i32)); }, "hold i32");
   expect_error<ValueError>(
       [&] {
-        moments.add(Tensor::from<float>({1, 2, 3, std::numeric_limits<float>::infinity()}, {2, 2}));
+        moments.add(test::from(std::vector<float>{1, 2, 3, std::numeric_limits<float>::infinity()}, {2, 2}));
       },
       "feature 1 of a token is inf");
   EXPECT_EQ(moments.tokens(), 0);

@@ -11,8 +11,10 @@
 #include "graft/quant/pack.h"
 #include "graft/tests/quant/joined_terms.h"
 #include "graft/tests/quant/random_layer.h"
+#include "graft/tests/quant/tested_rows.h"
 #include "graft/tests/support/errors.h"
 #include "graft/tests/support/guarded.h"
+#include "graft/tests/support/tensors.h"
 
 namespace graft::quant {
 namespace {
@@ -101,7 +103,7 @@ struct How {
   DType bias = DType::f32;
 };
 
-// Every row that this machine has and that supports the problem, against sums in double.
+// Every row that this machine and the tested device have and that supports the problem, against sums in double.
 void expect_rows(const Case& c, DType dtype, std::int64_t m, const How& how = {}) {
   const Decoded d = layer(c);
   const auto packed = pack(d);
@@ -109,7 +111,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, const How& how = {}
   for (bool transposed : {false, true}) {
     const bool int8 = !transposed && how.compute == Compute::int8_activations;
     const std::int64_t in = transposed ? c.out : c.in, out = transposed ? c.in : c.out;
-    for (const Row& row : rows()) {
+    for (const Row& row : tested_rows()) {
       if (!includes(best_isa(), row.isa)) continue;
       const DType y_dtype = how.y.value_or(dtype);
       Buffers b(dtype, y_dtype, m, in, out, how.columns_first);
@@ -127,7 +129,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, const How& how = {}
       if (!row.supports(problem)) continue;
       row.run(problem);
       const auto x = b.x.values(), y = b.y.values(), shift = bias.values();
-      const bool rounded = row.name.starts_with("bf16-rounded");  // weights, to bf16
+      const double rounded = weight_rounding(row, dtype);
       const std::vector<double> steps = int8 ? int8_steps(*packed, x) : std::vector<double>();
       double worst = 0;  // error in units of what is allowed
       for (std::int64_t i = 0; i < m; ++i) {
@@ -138,7 +140,7 @@ void expect_rows(const Case& c, DType dtype, std::int64_t m, const How& how = {}
           for (std::int64_t k = 0; k < in; ++k) {
             const double weight = w[static_cast<std::size_t>(transposed ? k * c.in + j : j * c.in + k)];
             want += x[static_cast<std::size_t>(i * in + k)] * weight;
-            if (rounded) allowed += 0x1p-8 * std::abs(x[static_cast<std::size_t>(i * in + k)] * weight);
+            allowed += rounded * std::abs(x[static_cast<std::size_t>(i * in + k)] * weight);
             if (int8) allowed += steps[static_cast<std::size_t>(i * in + k)] * std::abs(weight);
           }
           const double error = std::abs(y[static_cast<std::size_t>(i * out + j)] - want);
@@ -239,7 +241,7 @@ TEST(QuantKernels, LowRankTermsInTheSameSums) {
 
 TEST(QuantKernels, LowRankTermsInTheirOrdersOfRounding) {
   std::vector<Row> here;
-  std::ranges::copy_if(rows(), std::back_inserter(here), [](const Row& row) { return includes(best_isa(), row.isa); });
+  std::ranges::copy_if(tested_rows(), std::back_inserter(here), [](const Row& row) { return includes(best_isa(), row.isa); });
   for (const Case& c :
        {Case{150, 70, 4, 64, Grouping::in_order}, Case{150, 70, 8, 150, Grouping::shuffled}, Case{331, 129, 3, 32}}) {
     SCOPED_TRACE(to_string(c));
@@ -256,9 +258,8 @@ TEST(QuantKernels, LowRankTermsInTheirOrdersOfRounding) {
 }
 
 TEST(QuantKernels, LowRankTermsAreAllSummedOrNone) {
-  const auto packed = pack(layer({64, 32, 4, 32}));
-  const Tensor x = Tensor::ones({2, 64}, DType::bf16), y = Tensor::empty({2, 32}, DType::bf16), u = Tensor::ones({2, 1}),
-               v = Tensor::ones({1, 32});
+  const auto packed = move_to(pack(layer({64, 32, 4, 32})), tested_device());
+  const Tensor x = ones({2, 64}, DType::bf16), y = zeros({2, 32}, DType::bf16), u = ones({2, 1}), v = ones({1, 32});
   const LowRank terms[] = {{u.view(), v.view()}, {u.view(), v.view(), Join::added}};
   graft::test::expect_error<ValueError>([&] { forward(*packed, x.view(), nullptr, y.view(), terms); },
                                         "some terms are summed with the product, others are not");
@@ -266,7 +267,7 @@ TEST(QuantKernels, LowRankTermsAreAllSummedOrNone) {
 
 // u = u_scale · x Aᵀ for the rows that a term is for, exactly, since operands are whole numbers; and y as when u was given.
 TEST(QuantKernels, LowRankTermsWhoseNarrowFactorIsMade) {
-  const auto packed = pack(layer({150, 70, 4, 32, Grouping::shuffled}));
+  const auto packed = move_to(pack(layer({150, 70, 4, 32, Grouping::shuffled})), tested_device());
   for (const auto& [dtype, factor] : {std::pair{DType::f32, DType::f32},
                                       {DType::bf16, DType::f32},
                                       {DType::f16, DType::f32},
@@ -275,16 +276,16 @@ TEST(QuantKernels, LowRankTermsWhoseNarrowFactorIsMade) {
     for (const std::int64_t m : {1, 3, 16, 17, 60})
       for (const bool transposed : {false, true}) {
         const std::int64_t in = transposed ? 70 : 150, out = transposed ? 150 : 70, first = m / 3, rows = m - first;
-        const Tensor x = whole_numbers({m, in}, dtype, 1), A = whole_numbers({5, in}, factor, 2);
+        const Tensor x = placed(whole_numbers({m, in}, dtype, 1)), A = placed(whole_numbers({5, in}, factor, 2));
         const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
-        const Tensor v = whole_numbers({5, out}, wide, 3), u = Tensor::full({m, 5}, 99, wide);
+        const Tensor v = placed(whole_numbers({5, out}, wide, 3)), u = full({m, 5}, 99, wide);
         const Tensor wanted = matmul(to(slice(x, 0, first, m), wide), to(A, wide).t()) * 0.75;
         View part = u.view();
         part.data = static_cast<char*>(part.data) + first * 5 * size_of(wide), part.sizes[0] = rows;
         const Join join = is_half(dtype) ? Join::added : Join::summed;
         LowRank term{.u = part, .v = v.view(), .join = join, .first_row = first, .A = A.view(), .u_scale = 0.75};
         const auto product = [&] {
-          const Tensor y = Tensor::empty({m, out}, dtype);
+          const Tensor y = zeros({m, out}, dtype);
           if (transposed) backward(*packed, x.view(), y.view(), {&term, 1});
           else forward(*packed, x.view(), nullptr, y.view(), {&term, 1});
           return y.to_vector<double>();
@@ -292,7 +293,7 @@ TEST(QuantKernels, LowRankTermsWhoseNarrowFactorIsMade) {
         const auto y = product();
         const auto what = fmt::format("{} by {}, m {}{}", dtype, factor, m, transposed ? ", transposed" : "");
         EXPECT_EQ(slice(u, 0, first, m).to_vector<double>(), wanted.to_vector<double>()) << what;
-        EXPECT_EQ(slice(u, 0, 0, first).to_vector<double>(), Tensor::full({first, 5}, 99, wide).to_vector<double>()) << what;
+        EXPECT_EQ(slice(u, 0, 0, first).to_vector<double>(), full({first, 5}, 99, wide).to_vector<double>()) << what;
         term.u = wanted.view(), term.A = {};
         EXPECT_EQ(y, product()) << what;
       }
@@ -347,7 +348,7 @@ TEST(QuantKernels, DequantizeIsExact) {
   for (const Case& c : {Case{150, 70, 4, 64}, Case{150, 70, 3, 32, Grouping::shuffled},
                         Case{64, 33, 8, 64, Grouping::in_order, true}, Case{48, 5, 2, 16, Grouping::irregular}}) {
     const Decoded d = layer(c);
-    const auto packed = pack(d);
+    const auto packed = move_to(pack(d), tested_device());
     const std::vector<double> w = dense(d);
     const std::int64_t begin = 2, end = c.out - 1;
     std::vector<float> out(static_cast<std::size_t>((end - begin) * c.in));
@@ -355,24 +356,6 @@ TEST(QuantKernels, DequantizeIsExact) {
     for (std::size_t i = 0; i < out.size(); ++i)
       ASSERT_EQ(out[i], static_cast<float>(w[i + static_cast<std::size_t>(begin * c.in)])) << to_string(c);
   }
-}
-
-TEST(QuantKernels, UnpackGivesTheCodesBack) {
-  for (int bits : {2, 3, 4, 6, 8})
-    for (Grouping grouping : {Grouping::in_order, Grouping::shuffled, Grouping::irregular}) {
-      const Decoded d = layer({150, 70, bits, 40, grouping});
-      std::vector<std::uint8_t> codes(150 * 70);
-      d.codes(0, 150, 0, 70, codes.data());
-      EXPECT_EQ(unpack(*pack(d)), codes) << bits << " bits";
-    }
-}
-
-TEST(QuantKernels, PackedSizeIsThatOfTheCodes) {
-  const auto packed = pack(layer({512, 256, 4, 128}));
-  EXPECT_EQ(packed->codes->bytes(), 512 * 256 / 2);
-  EXPECT_EQ(packed->bytes(), 512 * 256 / 2 + 2 * 4 * 256 * 4);
-  EXPECT_TRUE(packed->order.empty());
-  EXPECT_EQ(pack(layer({512, 256, 3, 128}))->codes->bytes(), 512 * 256 * 3 / 8);
 }
 
 TEST(QuantKernels, SameBitsForAnyNumberOfThreads) {
@@ -429,8 +412,8 @@ std::string message(F f) {
   return "no error";
 }
 
-TEST(QuantKernels, Refusals) {
-  const auto packed = pack(layer({40, 20, 4, 16}));
+TEST(QuantKernels, Refusals) {  // before any memory is looked at
+  const auto packed = move_to(pack(layer({40, 20, 4, 16})), tested_device());
   Guarded x(DType::f32, {2, 40}, {40, 1}), y(DType::f32, {2, 20}, {20, 1}), wrong(DType::f32, {2, 41}, {41, 1});
   Guarded doubles(DType::f64, {2, 20}, {20, 1}), bias(DType::f32, {19}, {1});
   EXPECT_EQ(message<ValueError>([&] { forward(*packed, wrong.view(), nullptr, y.view()); }),
@@ -473,19 +456,6 @@ TEST(QuantKernels, Refusals) {
             "quantized product: does not take elements of type i32");
   float out[1];
   EXPECT_EQ(message<ValueError>([&] { dequantize(*packed, 5, 21, out); }), "dequantize: rows 5 to 21 of 20");
-}
-
-TEST(QuantKernels, PackRefusals) {
-  Decoded d = layer({40, 20, 4, 16});
-  d.groups[7] = 3;
-  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: a channel is in group 3, but there are scales for 3 groups");
-  d.groups.pop_back();
-  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: groups for 39 channels of 40");
-  d = layer({40, 20, 4, 16});
-  d.zeros = Tensor::empty({3, 19});
-  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: scales [3, 20] and zeros [3, 19]; both must be [groups, 20]");
-  d.bits = 9;
-  EXPECT_EQ(message<ValueError>([&] { pack(d); }), "pack: a layer of 40 × 20 in 9 bits");
 }
 
 }  // namespace

@@ -8,8 +8,10 @@
 #include "graft/quant/kernels.h"
 #include "graft/quant/pack.h"
 #include "graft/tests/quant/random_layer.h"
+#include "graft/tests/quant/tested_rows.h"
 #include "graft/tests/support/errors.h"
 #include "graft/tests/support/guarded.h"
+#include "graft/tests/support/tested.h"
 
 namespace graft::quant {
 namespace {
@@ -47,7 +49,7 @@ struct Operands {
   }
 };
 
-TEST(OuterProducts, BesideAGradientInEveryRow) {
+TEST(OuterProducts, BesideAGradientInEveryRowOfTheCpu) {
   int taken = 0;
   for (const auto& [in, out] : {std::pair{300, 70}, {128, 64}, {40, 520}, {1, 1}, {129, 127}}) {
     const auto packed = pack(layer({in, out, 4, 32, Grouping::in_order, in == 300}));
@@ -85,11 +87,11 @@ TEST(OuterProducts, OfEveryDtypeAndLayout) {
         const auto what = fmt::format("{} {} {} m {}", a, b, columns_first ? "columns first" : "rows first", m);
         const Operands alone(m, 5, 96, a, b, columns_first), beside(m, 70, 5, a, b, columns_first);
         const Outer one[] = {alone.outer()}, other[] = {beside.outer()};
-        outer_products(one, Device());
+        tested_outer_products(one);
         alone.expect_right(what);
         Guarded dy(dtype, {m, 70}, {70, 1}), dx(dtype, {m, 96}, {96, 1});
         dy.randomize(3);
-        backward(*packed, dy.view(), dx.view(), {}, other);
+        tested_backward(*packed, dy.view(), dx.view(), other);
         beside.expect_right(what + " beside");
       }
 }
@@ -113,13 +115,13 @@ TEST(OuterProducts, SameBitsForAnyNumberOfThreads) {
 }
 
 TEST(OuterProducts, RefusesWhatDoesNotFit) {
-  const auto packed = pack(layer({32, 8, 4, 32}));
+  const auto packed = move_to(pack(layer({32, 8, 4, 32})), tested_device());
   const Operands good(2, 3, 4, DType::f32, DType::f32, false), rows(3, 3, 4, DType::f32, DType::f32, false);
   Outer outer = good.outer();
   outer.b = rows.outer().b;
   graft::test::expect_error<ValueError>(
       [&] {
-        outer_products({&outer, 1}, Device());
+        outer_products({&outer, 1}, tested_device());
       },
       "outer product: [2, 3] and [3, 4] do not make [3, 4]");
   Guarded dy(DType::f32, {3, 8}, {8, 1}), dx(DType::f32, {3, 32}, {32, 1});

@@ -10,20 +10,22 @@
 #include "graft/core/parallel.h"
 #include "graft/quant/kernels.h"
 #include "graft/tests/support/errors.h"
+#include "graft/tests/support/tensors.h"
 
 #include "reference.h"
 
 namespace graft::quant {
 namespace {
 
+using test::ones;
+using test::placed;
+
 Tensor random(const Shape& shape, DType dtype, unsigned seed = 1) {
   std::mt19937 generator(seed);
   std::normal_distribution<double> normal;
   std::vector<double> values;
   for (std::int64_t i = 0; i < shape.count(); ++i) values.push_back(normal(generator));
-  const Tensor x = Tensor::empty(shape, dtype);
-  x.copy_(Tensor::from(values, shape));
-  return x;
+  return test::from(values, shape).to(dtype);
 }
 
 std::string name_of(const Stored& stored) {
@@ -42,7 +44,7 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 }
 
 Stored with_bias(Stored stored) {
-  stored.tensors["bias"] = random({stored.out}, DType::f16, 3);
+  stored.tensors["bias"] = random({stored.out}, DType::f16, 3).to(Device::cpu());
   return stored;
 }
 
@@ -50,8 +52,8 @@ TEST(QuantLinear, MultipliesByTheDecodedWeightInEveryFormatAndDtype) {
   for (const Stored& plain : reference::one_of_each(256, 128)) {
     SCOPED_TRACE(name_of(plain));
     const Stored stored = plain.tensors.count("B") ? plain : with_bias(plain);
-    const auto layer = make_layer(stored);
-    const Tensor weight = dequantize(decode(stored), 0, stored.out).to(DType::f64);
+    const auto layer = placed(make_layer(stored));
+    const Tensor weight = placed(dequantize(decode(stored), 0, stored.out)).to(DType::f64);
     const Tensor bias = layer->bias().defined() ? layer->bias().to(DType::f64) : Tensor();
     const struct {
       DType dtype;
@@ -75,7 +77,7 @@ TEST(QuantLinear, MultipliesByTheDecodedWeightInEveryFormatAndDtype) {
 TEST(QuantLinear, DerivativesOfFirstAndSecondOrder) {
   for (const Stored& stored : reference::one_of_each(64, 64)) {
     SCOPED_TRACE(name_of(stored));
-    const auto layer = make_layer(stored);
+    const auto layer = placed(make_layer(stored));
     Tensor x = random({1, stored.in}, DType::f64);
     x.set_requires_grad();
     // Squared, so that the second derivative is not zero.
@@ -101,7 +103,7 @@ std::vector<Tensor> operands(std::int64_t in, std::int64_t out, DType dtype) {
 TEST(QuantLinear, TermsAreSummedWithTheProductAndDifferentiated) {
   for (const bool act_order : {false, true}) {
     const auto layer =
-        make_layer(reference::gptq(reference::draw(64, 32, 4, 32, act_order, false, 1), reference::ZeroWriter::per_word));
+        placed(make_layer(reference::gptq(reference::draw(64, 32, 4, 32, act_order, false, 1), reference::ZeroWriter::per_word)));
     std::vector<Tensor> t = operands(64, 32, DType::f32);
     const std::vector<LowRankTerm> terms = terms_of(t);
     EXPECT_LE(largest_difference(layer->forward(t[0], terms), low_rank_sum(layer->forward(t[0]), t[0], terms)), 1e-6);
@@ -120,7 +122,7 @@ TEST(QuantLinear, TermsAreSummedWithTheProductAndDifferentiated) {
 
 TEST(QuantLinear, AdaptersGradientsAreTheSameForFewRowsAndForMany) {
   const auto layer =
-      make_layer(reference::gptq(reference::draw(512, 96, 4, 128, false, false, 1), reference::ZeroWriter::per_word));
+      placed(make_layer(reference::gptq(reference::draw(512, 96, 4, 128, false, false, 1), reference::ZeroWriter::per_word)));
   for (const std::int64_t m : {1, 3, 16, 17, 33}) {
     Tensor x = random({m, 512}, DType::f32, 1), A = random({4, 512}, DType::f32, 2), B = random({96, 4}, DType::f32, 3);
     const Tensor dy = random({m, 96}, DType::f32, 4);
@@ -149,7 +151,7 @@ TEST(QuantLinear, AdaptersGradientsAreTheSameForFewRowsAndForMany) {
 
 TEST(QuantLinear, TermsWhoseFactorsAreFrozenKeepNoActivation) {
   const auto layer =
-      make_layer(reference::gptq(reference::draw(512, 512, 4, 128, true, false, 1), reference::ZeroWriter::per_word));
+      placed(make_layer(reference::gptq(reference::draw(512, 512, 4, 128, true, false, 1), reference::ZeroWriter::per_word)));
   Tensor x = random({40, 512}, DType::f32);
   x.set_requires_grad();
   Tensor A = random({4, 512}, DType::f32), B = random({512, 4}, DType::f32);
@@ -168,16 +170,17 @@ TEST(QuantLinear, TermsWhoseFactorsAreFrozenKeepNoActivation) {
 
 TEST(QuantLinear, ABiasThatIsTrainedGetsItsGradient) {
   const Stored stored = with_bias(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1)));
-  const auto made = make_layer(stored);
+  const auto made = placed(make_layer(stored));
   Tensor bias = made->bias().clone();
   bias.set_requires_grad();
   const QuantLinear layer(made->format(), std::shared_ptr<const Packed>(made, &made->packed()), bias);
-  layer.forward(random({5, 2, 64}, DType::f32)).backward(Tensor::ones({5, 2, 32}));
+  layer.forward(random({5, 2, 64}, DType::f32)).backward(ones({5, 2, 32}));
   EXPECT_EQ(bias.grad().to_vector<float>(), std::vector<float>(32, 10));
 }
 
 TEST(QuantLinear, TakesAnyLeadingDimensionsAndStrides) {
-  const auto layer = make_layer(reference::gptq(reference::draw(64, 32, 4, 32, false, true, 1), reference::ZeroWriter::as_is));
+  const auto layer =
+      placed(make_layer(reference::gptq(reference::draw(64, 32, 4, 32, false, true, 1), reference::ZeroWriter::as_is)));
   const Tensor x = random({2, 3, 64}, DType::f32);
   const Tensor y = layer->forward(x);
   EXPECT_EQ(y.shape(), (Shape{2, 3, 32}));
@@ -187,27 +190,27 @@ TEST(QuantLinear, TakesAnyLeadingDimensionsAndStrides) {
   const Tensor columns = random({64, 5}, DType::f32).t();
   EXPECT_EQ(layer->forward(columns).to_vector<float>(), layer->forward(columns.clone()).to_vector<float>());
   EXPECT_EQ(layer->forward(x.alias({64}, {1}, 0)).shape(), (Shape{32}));
-  EXPECT_EQ(layer->forward(Tensor::empty({0, 64})).shape(), (Shape{0, 32}));
+  EXPECT_EQ(layer->forward(test::zeros({0, 64})).shape(), (Shape{0, 32}));
 }
 
 TEST(QuantLinear, KeepsNoActivationAndNoDenseCopy) {
   const auto layer =
-      make_layer(reference::gptq(reference::draw(512, 512, 4, 128, true, false, 1), reference::ZeroWriter::per_word));
+      placed(make_layer(reference::gptq(reference::draw(512, 512, 4, 128, true, false, 1), reference::ZeroWriter::per_word)));
   Tensor x = random({4, 512}, DType::f32);
   x.set_requires_grad();
   const auto before = memory::live_bytes();
   memory::reset_peak();
   const Tensor y = layer->forward(x);
   EXPECT_EQ(memory::live_bytes(), before + 4 * 512 * 4) << "only the result stays";
-  y.backward(Tensor::ones({4, 512}));
+  y.backward(ones({4, 512}));
   EXPECT_LT(memory::peak_bytes(), before + 512 * 512 * 4 / 2) << "less than a dense weight was made on the way";
 }
 
 TEST(QuantLinear, AutocastLowersTheProduct) {
-  const auto layer = make_layer(with_bias(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1))));
+  const auto layer = placed(make_layer(with_bias(reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1)))));
   const Tensor x = random({3, 64}, DType::f32);
   const Tensor low = layer->forward(x.to(DType::bf16));
-  const autocast::Guard guard(Device::Type::cpu, DType::bf16);
+  const autocast::Guard guard(test::tested_device().type, DType::bf16);
   const Tensor y = layer->forward(x);
   EXPECT_EQ(y.dtype(), DType::bf16);
   EXPECT_EQ(y.to_vector<float>(), low.to_vector<float>());
@@ -216,7 +219,7 @@ TEST(QuantLinear, AutocastLowersTheProduct) {
 TEST(QuantLinear, Int8ActivationsAreAskedForAndTheirErrorIsKnown) {
   for (const Stored& stored : reference::one_of_each(256, 128)) {
     SCOPED_TRACE(name_of(stored));
-    const auto layer = make_layer(stored);
+    const auto layer = placed(make_layer(stored));
     const Tensor x = random({2, 9, 256}, DType::f32), exact = layer->forward(x), dy = random(exact.shape(), DType::f32, 2);
     const auto gradient = [&] {
       Tensor input = x.clone();
@@ -248,7 +251,7 @@ TEST(QuantLinear, Int8ActivationsAreAskedForAndTheirErrorIsKnown) {
                                   "compute_error: the input holds f64");
     test::expect_error<ValueError>(
         [&] {
-          compute_error(*layer, Compute::int8_activations, Tensor::ones({3, 63}));
+          compute_error(*layer, Compute::int8_activations, ones({3, 63}));
         },
         "its last dimension must be 256");
   }
@@ -256,7 +259,7 @@ TEST(QuantLinear, Int8ActivationsAreAskedForAndTheirErrorIsKnown) {
 
 TEST(QuantLinear, GivesBackTheTensorsThatItWasMadeFrom) {
   for (const Stored& stored : reference::one_of_each(256, 128)) {
-    const auto layer = make_layer(stored);
+    const auto layer = placed(make_layer(stored));
     ASSERT_EQ(layer->original().size(), stored.tensors.size());
     for (const auto& [name, tensor] : layer->original()) EXPECT_EQ(tensor.storage(), stored.tensors.at(name).storage()) << name;
     EXPECT_TRUE(layer->qweight().defined());
@@ -269,7 +272,7 @@ TEST(QuantLinear, GivesBackTheTensorsThatItWasMadeFrom) {
 
 TEST(QuantLinear, DequantizesSomeRows) {
   const reference::Integers integers = reference::draw(64, 32, 4, 32, false, true, 1);
-  const auto layer = make_layer(reference::gptq(integers, reference::ZeroWriter::as_is));
+  const auto layer = placed(make_layer(reference::gptq(integers, reference::ZeroWriter::as_is)));
   const auto rows = layer->dequantize(5, 9).to_vector<float>();
   for (std::int64_t n = 5; n < 9; ++n)
     for (std::int64_t k = 0; k < 64; ++k) ASSERT_EQ(rows[static_cast<std::size_t>((n - 5) * 64 + k)], integers.weight(k, n));
@@ -278,8 +281,8 @@ TEST(QuantLinear, DequantizesSomeRows) {
 }
 
 TEST(QuantLinear, DescribesItself) {
-  const auto layer =
-      make_layer(with_bias(reference::gptq(reference::draw(64, 32, 4, 32, true, false, 1), reference::ZeroWriter::as_is)));
+  const auto layer = placed(
+      make_layer(with_bias(reference::gptq(reference::draw(64, 32, 4, 32, true, false, 1), reference::ZeroWriter::as_is))));
   EXPECT_EQ(print(*layer), "QuantLinear(in_features=64, out_features=32, bias=True, gptq gptq_v2, bits=4, group_size=32)");
   EXPECT_FALSE(layer->weight().defined());
   ASSERT_EQ(named_parameters(*layer).size(), 1u);
@@ -289,21 +292,17 @@ TEST(QuantLinear, DescribesItself) {
 
 TEST(QuantLinear, RefusesWhatDoesNotFit) {
   const Stored stored = reference::awq_gemm(reference::draw(64, 32, 4, 32, false, false, 1));
-  const auto layer = make_layer(stored);
+  const auto layer = placed(make_layer(stored));
   test::expect_error<ValueError>(
       [&] {
-        layer->forward(Tensor::ones({3, 63}));
+        layer->forward(ones({3, 63}));
       },
       "quantized linear: the input has shape [3, 63]; its last dimension must be 64");
-  test::expect_error<ValueError>([&] { layer->forward(Tensor::scalar(1)); }, "its last dimension must be 64");
-  test::expect_error<TypeError>(
-      [&] {
-        layer->forward(Tensor::ones({3, 64}, DType::i32));
-      },
-      "the input holds i32, not a floating type");
+  test::expect_error<ValueError>([&] { layer->forward(ones({})); }, "its last dimension must be 64");
+  test::expect_error<TypeError>([&] { layer->forward(ones({3, 64}, DType::i32)); }, "the input holds i32, not a floating type");
   test::expect_error<ValueError>([&] { QuantLinear(layer->format(), nullptr); }, "there is no packed weight");
   test::expect_error<ValueError>(
-      [&] { QuantLinear(layer->format(), std::shared_ptr<const Packed>(layer, &layer->packed()), Tensor::ones({31})); },
+      [&] { QuantLinear(layer->format(), std::shared_ptr<const Packed>(layer, &layer->packed()), ones({31})); },
       "a bias of shape [31] for 32 out features");
   test::expect_error<TypeError>([&] { make_layer(stored, DType::i8); }, "bias cannot be kept in i8");
 }

@@ -85,9 +85,11 @@ class ToyModel : public QuantizableModel {
   std::vector<QuantizeStep> steps(std::int64_t) const override { return {{{"gate", "up"}, "norm"}, {{"down"}, "up"}}; }
   std::int64_t batches() const override { return 8; }
   Tensor embed(std::int64_t batch) override {
-    return mul(calibration_.alias({40, width}, {width, 1}, batch * 40 * width), Tensor::full({1}, 0.3));
+    return mul(calibration_.alias({40, width}, {width, 1}, batch * 40 * width), test::full({1}, 0.3));
   }
-  std::shared_ptr<Module> load(std::int64_t block) override { return std::make_shared<ToyBlock>(checkpoint_, prefix(block)); }
+  std::shared_ptr<Module> load(std::int64_t block) override {
+    return test::placed(std::make_shared<ToyBlock>(checkpoint_, prefix(block)));
+  }
   Tensor forward(Module& block, const Tensor& hidden, std::int64_t) override {
     return dynamic_cast<ToyBlock&>(block).forward(hidden);
   }
@@ -279,7 +281,7 @@ TEST(QuantizeFolder, WhatNoDampingMakesDefiniteIsRoundedPlainly) {
   struct LoudModel : ToyModel {
     using ToyModel::ToyModel;
     std::vector<QuantizeStep> steps(std::int64_t) const override { return {{{"gate", "up"}, "norm"}}; }
-    Tensor embed(std::int64_t) override { return Tensor::full({4, width}, 1e20); }  // their squares are infinite
+    Tensor embed(std::int64_t) override { return test::full({4, width}, 1e20); }  // their squares are infinite
   };
   Folder folder;
   write_dense(folder.path / "dense", DType::f16, 1);

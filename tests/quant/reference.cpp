@@ -309,6 +309,7 @@ std::vector<Stored> one_of_each(std::int64_t in, std::int64_t out) {
   layers.push_back(marlin(draw(in, out, 4, 128, true, false, 9), "gptq"));
   layers.push_back(marlin(draw(in, out, 4, -1, true, false, 10), "awq"));
   for (const char* layout : {"plain", "sm70", "sm80"}) layers.push_back(eetq(draw_eetq(in, out, 8), layout));
+  check(layers.size() == count_of_each, "{} layers, and {} were announced", layers.size(), count_of_each);
   return layers;
 }
 

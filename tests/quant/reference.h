@@ -57,5 +57,6 @@ Stored eetq(const Integers& layer, const std::string& layout);
 
 /// A layer of every format and layout that exists, all of the same size.
 std::vector<Stored> one_of_each(std::int64_t in, std::int64_t out);
+inline constexpr std::size_t count_of_each = 18;
 
 }  // namespace graft::quant::reference

@@ -17,7 +17,7 @@ std::vector<int> ints(const Tensor& tensor) { return tensor.to_vector<int>(); }
 TEST(RoundToNearest, GptqAsymmetric) {
   // Range −1 … 2 widened by nothing: step 0.2, zero point 5.
   const Quantized q =
-      round_to_nearest(Tensor::from<float>({-1, 2, 0.29f, 0.31f}, {1, 4}), {.sym = false, .scale_dtype = DType::f32});
+      round_to_nearest(test::from(std::vector<float>{-1, 2, 0.29f, 0.31f}, {1, 4}), {.sym = false, .scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.to_vector<float>(), std::vector<float>{3.0f / 15});
   EXPECT_EQ(ints(q.zero), std::vector<int>{5});
   EXPECT_EQ(ints(q.codes), (std::vector<int>{0, 15, 6, 7}));
@@ -25,15 +25,15 @@ TEST(RoundToNearest, GptqAsymmetric) {
 }
 
 TEST(RoundToNearest, GptqWidensTheRangeToZero) {
-  const Quantized q =
-      round_to_nearest(Tensor::from<float>({10, 15, 12, -15, -3, -7}, {2, 3}), {.sym = false, .scale_dtype = DType::f32});
+  const Quantized q = round_to_nearest(test::from(std::vector<float>{10, 15, 12, -15, -3, -7}, {2, 3}),
+                                       {.sym = false, .scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.to_vector<float>(), (std::vector<float>{1, 1}));
   EXPECT_EQ(ints(q.zero), (std::vector<int>{0, 15}));
   EXPECT_EQ(ints(q.codes), (std::vector<int>{10, 15, 12, 0, 12, 8}));
 }
 
 TEST(RoundToNearest, GptqSymmetric) {
-  const Tensor w = Tensor::from<float>({-3, 1.5f, 3, 0, 0.75f, 1.5f}, {2, 3});
+  const Tensor w = test::from(std::vector<float>{-3, 1.5f, 3, 0, 0.75f, 1.5f}, {2, 3});
   const Quantized q = round_to_nearest(w, {.bits = 2, .scale_dtype = DType::f32});
   // The second row has no negative weight, and so half the step.
   EXPECT_EQ(q.scale.to_vector<float>(), (std::vector<float>{2, 0.5f}));
@@ -42,8 +42,8 @@ TEST(RoundToNearest, GptqSymmetric) {
 }
 
 TEST(RoundToNearest, HalvesGoToTheEvenStep) {
-  const Quantized q =
-      round_to_nearest(Tensor::from<float>({-7.5f, 7.5f, 0.5f, 1.5f, -0.5f, -1.5f}, {1, 6}), {.scale_dtype = DType::f32});
+  const Quantized q = round_to_nearest(test::from(std::vector<float>{-7.5f, 7.5f, 0.5f, 1.5f, -0.5f, -1.5f}, {1, 6}),
+                                       {.scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.item(), 1);
   EXPECT_EQ(ints(q.codes), (std::vector<int>{0, 15, 8, 10, 8, 6}));
 }
@@ -51,27 +51,28 @@ TEST(RoundToNearest, HalvesGoToTheEvenStep) {
 TEST(RoundToNearest, AGroupOfZerosHasAScale) {
   for (GridRule rule : {GridRule::gptq, GridRule::awq})
     for (bool sym : {false, true}) {
-      const Quantized q = round_to_nearest(Tensor::zeros({2, 3}), {.sym = sym, .rule = rule});
+      const Quantized q = round_to_nearest(test::zeros({2, 3}), {.sym = sym, .rule = rule});
       EXPECT_GT(q.scale.to_vector<float>()[0], 0);
       EXPECT_EQ(dequantize(q).to_vector<float>(), std::vector<float>(6, 0));
     }
 }
 
 TEST(RoundToNearest, AwqTakesTheRangeAsItIs) {
-  const Quantized q = round_to_nearest(Tensor::from<float>({1, 16, 8, -4, 11, 3}, {2, 3}),
+  const Quantized q = round_to_nearest(test::from(std::vector<float>{1, 16, 8, -4, 11, 3}, {2, 3}),
                                        {.sym = false, .rule = GridRule::awq, .scale_dtype = DType::f32});
   EXPECT_EQ(q.scale.to_vector<float>(), (std::vector<float>{1, 1}));
   EXPECT_EQ(ints(q.zero), (std::vector<int>{0, 4}));
   EXPECT_EQ(ints(q.codes), (std::vector<int>{1, 15, 8, 0, 15, 7}));  // the least has code 1: zero cannot be −1
   const Quantized sym =
-      round_to_nearest(Tensor::from<float>({-7, 3.2f, 7}, {1, 3}), {.rule = GridRule::awq, .scale_dtype = DType::f32});
+      round_to_nearest(test::from(std::vector<float>{-7, 3.2f, 7}, {1, 3}), {.rule = GridRule::awq, .scale_dtype = DType::f32});
   EXPECT_EQ(sym.scale.item(), 1);
   EXPECT_EQ(ints(sym.codes), (std::vector<int>{1, 11, 15}));
 }
 
 TEST(RoundToNearest, EetqByItsFormula) {
   // Scale max / 128; halves away from 0; +max cut to 127; a column of zeros is 127 throughout; codes are kept as code + 128.
-  const Tensor w = Tensor::from<float>({-128, 127.5f, 0.5f, -0.5f, 1.49f, 128, -3, 2.5f, -2.5f, 0, 0, 0, 0, 0, 0}, {3, 5});
+  const Tensor w =
+      test::from(std::vector<float>{-128, 127.5f, 0.5f, -0.5f, 1.49f, 128, -3, 2.5f, -2.5f, 0, 0, 0, 0, 0, 0}, {3, 5});
   const Quantized q = round_to_nearest(w, eetq_grid());
   EXPECT_EQ(q.scale.to_vector<float>(), (std::vector<float>{1, 1, 0}));
   EXPECT_EQ(ints(q.codes), (std::vector<int>{0, 255, 129, 127, 129, 255, 125, 131, 125, 128, 255, 255, 255, 255, 255}));
@@ -82,7 +83,7 @@ TEST(RoundToNearest, EetqChoosesCodesBeforeItsScaleIsRounded) {
   // 1000.4 / 128 = 7.8156…, in f16 7.8164: by the rounded scale −1000.4 would still be −128, but 3.4999 steps become 3.4996.
   const float largest = 1000.4f, scale = largest / 128;
   const float just_above = 3.5002f * scale;
-  const Quantized q = round_to_nearest(Tensor::from<float>({-largest, just_above}, {1, 2}), eetq_grid());
+  const Quantized q = round_to_nearest(test::from(std::vector<float>{-largest, just_above}, {1, 2}), eetq_grid());
   const float stored = q.scale.to_vector<float>()[0];
   ASSERT_EQ(stored, static_cast<float>(f16(scale)));
   ASSERT_LT(just_above / stored, 3.5f);
@@ -144,9 +145,9 @@ TEST(RoundToNearest, TheSearchForANarrowerRangeLessensItsError) {
 
 TEST(RoundToNearest, TakesAnyDtypeAndStrides) {
   const auto layer = test::make_layer(6, 10, 1);
-  const Tensor half = Tensor::empty({6, 10}, DType::bf16);
+  const Tensor half = test::zeros({6, 10}, DType::bf16);
   half.copy_(layer.weight);
-  const Tensor widened = Tensor::empty({6, 10}), transposed = Tensor::empty({10, 6});
+  const Tensor widened = test::zeros({6, 10}), transposed = test::zeros({10, 6});
   widened.copy_(half);
   transposed.alias({6, 10}, {1, 6}, 0).copy_(widened);
   const Grid grid{.group_size = 4};
@@ -156,7 +157,7 @@ TEST(RoundToNearest, TakesAnyDtypeAndStrides) {
 }
 
 TEST(RoundToNearest, RefusesWhatDoesNotFit) {
-  const Tensor w = Tensor::ones({2, 4});
+  const Tensor w = test::ones({2, 4});
   const auto rounding = [&](Grid grid) { return [=] { round_to_nearest(w, grid); }; };
   expect_error<ValueError>(rounding({.bits = 1}), "bits is 1; 2 to 8 are possible");
   expect_error<ValueError>(rounding({.bits = 9}), "bits is 9");
@@ -167,11 +168,11 @@ TEST(RoundToNearest, RefusesWhatDoesNotFit) {
   expect_error<ValueError>(rounding({.scale_dtype = DType::i32}), "scale_dtype is i32");
   expect_error<ValueError>(rounding({.rule = GridRule::eetq}),
                            "EETQ's grid has 8 bits, group_size -1 and is symmetric; got 4 bits");
-  expect_error<ValueError>([] { round_to_nearest(Tensor::ones({4}), {}); }, "the weight has shape [4]; [out, in] is wanted");
-  expect_error<ValueError>([] { round_to_nearest(Tensor::ones({0, 4}), {}); }, "the weight has shape [0, 4]");
-  expect_error<TypeError>([] { round_to_nearest(Tensor::ones({2, 4}, DType::i8), {}); }, "the weight holds i8");
-  expect_error<ValueError>([] { round_to_nearest(Tensor::from<float>({1, NAN}, {1, 2}), {}); }, "weight[0, 1] is nan");
-  expect_error<ValueError>([] { round_to_nearest(Tensor::full({1, 2}, 1e7), {}); }, "more than f16 can hold");
+  expect_error<ValueError>([] { round_to_nearest(test::ones({4}), {}); }, "the weight has shape [4]; [out, in] is wanted");
+  expect_error<ValueError>([] { round_to_nearest(test::ones({0, 4}), {}); }, "the weight has shape [0, 4]");
+  expect_error<TypeError>([] { round_to_nearest(test::ones({2, 4}, DType::i8), {}); }, "the weight holds i8");
+  expect_error<ValueError>([] { round_to_nearest(test::from(std::vector<float>{1, NAN}, {1, 2}), {}); }, "weight[0, 1] is nan");
+  expect_error<ValueError>([] { round_to_nearest(test::full({1, 2}, 1e7), {}); }, "more than f16 can hold");
 }
 
 TEST(Quantized, RefusesPartsThatContradictEachOther) {

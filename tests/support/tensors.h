@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "graft/core/module.h"
 #include "graft/core/tensor.h"
 
 #include "tested.h"
@@ -17,6 +18,12 @@ inline Tensor on(const Tensor& x, Device device) {
 }
 
 inline Tensor placed(const Tensor& x) { return on(x, tested_device()); }
+/// The module itself, moved.
+template <class M>
+std::shared_ptr<M> placed(std::shared_ptr<M> module) {
+  to(*module, tested_device());
+  return module;
+}
 template <class T>
 Tensor from(const std::vector<T>& values, const Shape& shape) {
   return placed(Tensor::from(values, shape));
