@@ -12,6 +12,13 @@ target_link_libraries(graft_precompiled PRIVATE fmt::fmt graft_options Threads::
 set_target_properties(graft_precompiled PROPERTIES POSITION_INDEPENDENT_CODE ON)
 target_precompile_headers(graft_precompiled PRIVATE <algorithm> <cmath> <functional> ${GRAFT_INCLUDE_DIR}/graft/core/tensor.h)
 string(REGEX MATCH "-O[^ ]*" kernel_level "${CMAKE_CXX_FLAGS_RELEASE}")
+if(GRAFT_SANITIZE)  # what sanitizers add takes longer to optimize than all the rest
+  set(plain_level -Og)
+  set(loops_level -O1)
+else()
+  set(plain_level $<$<CONFIG:Release>:-O1>)
+  set(loops_level $<$<CONFIG:Release>:${kernel_level}>)
+endif()
 
 # Each room is an object library; graft::graft is all of them. The folder is the list of sources.
 # A room may include the rooms named after it and nothing else (.ci/check_house holds this).
@@ -24,14 +31,14 @@ function(graft_room room)
   set_target_properties(graft_${room} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_precompile_headers(graft_${room} REUSE_FROM graft_precompiled)
   # Code without loops over numbers of its own, which reads configurations or puts operations together, and Eigen's factorizations:
-  # more than this costs compile time and buys nothing measurable.
-  target_compile_options(graft_${room} PRIVATE $<$<CONFIG:Release>:-O1>)
+  # more than this costs compile time and buys nothing measurable. Nothing is raised above the level of the precompiled header.
+  target_compile_options(graft_${room} PRIVATE ${plain_level})
   graft_batches(graft_${room})
   foreach(source ${sources})
-    if(source MATCHES "linalg|svd|inverse_factor")
+    if(source MATCHES "linalg|svd|inverse_factor" AND kernel_level STREQUAL "-O3")
       set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O2>")
     elseif(source MATCHES "/cpu/|/quant/formats/|/autograd/(optim|tape)\\.|/quant/(awq_search|format|gptq_solver|grid|input_moments|pack|round_to_nearest)\\.")
-      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:${kernel_level}>")
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${loops_level}")
     endif()
   endforeach()
   # One translation unit per instruction set: the suffix of its name chooses the flags. No precompiled header fits those.

@@ -34,115 +34,114 @@ std::vector<std::int64_t> strides(Order order, std::int64_t rows, std::int64_t c
   }
 }
 
-void expect_product(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, Order a_order, Order b_order, Order y_order,
-                    std::optional<DType> a_dtype = {}) {
-  Guarded a(a_dtype.value_or(dtype), {m, k}, strides(a_order, m, k)), b(dtype, {k, n}, strides(b_order, k, n)),
-      y(dtype, {m, n}, strides(y_order, m, n));
-  a.randomize(1);
-  b.randomize(2);
-  cpu::matmul(a.view(), b.view(), y.view());
-  const auto av = a.values(), bv = b.values(), yv = y.values();
-  double worst = 0;  // error in units of what is allowed
+/// In f64, each sum in the order of the depth; of rows of `b`, so that it goes through memory as it lies.
+std::vector<double> product(const std::vector<double>& a, const std::vector<double>& b, std::int64_t m, std::int64_t n,
+                            std::int64_t k) {
+  std::vector<double> y(m * n);
   for (std::int64_t i = 0; i < m; ++i)
-    for (std::int64_t j = 0; j < n; ++j) {
-      double want = 0;
-      for (std::int64_t d = 0; d < k; ++d) want += av[i * k + d] * bv[d * n + j];
-      const double allowed = tolerance(dtype, k) + rounding(dtype) * (std::abs(want) + tolerance(dtype, k));
-      const double ratio = std::abs(yv[i * n + j] - want) / allowed;
-      worst = std::isnan(ratio) ? INFINITY : std::max(worst, ratio);
-    }
-  EXPECT_LE(worst, 1) << name(dtype) << " " << m << "x" << n << "x" << k << " orders " << int(a_order) << int(b_order)
-                      << int(y_order) << " on " << name(isa());
-  EXPECT_TRUE(y.intact()) << name(dtype) << " " << m << "x" << n << "x" << k << " on " << name(isa());
+    for (std::int64_t d = 0; d < k; ++d)
+      for (std::int64_t j = 0; j < n; ++j) y[i * n + j] += a[i * k + d] * b[d * n + j];
+  return y;
 }
 
-TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
-  for (Isa isa : isas()) {
-    Pinned pinned(isa);
-    for (DType dtype : dtypes)
-      for (auto [m, n, k] : {std::tuple{1, 1, 1},
-                             {2, 3, 5},
-                             {4, 17, 33},
-                             {5, 16, 7},
-                             {6, 32, 8},
-                             {7, 31, 19},
-                             {13, 65, 257},
-                             {37, 2, 29},
-                             {3, 129, 300},
-                             {9, 40, 1},  // shallow
-                             {31, 13, 2},
-                             {5, 70, 3},
-                             {14, 257, 4},
-                             {18, 300, 16},
-                             {7, 300, 1},
-                             {33, 16, 9}})
-        for (Order a : {Order::rows, Order::columns, Order::gaps})
-          for (Order b : {Order::rows, Order::columns, Order::gaps})
-            for (Order y : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, b, y);
+struct Orders {
+  std::vector<Order> a, b, y;
+};
+
+/// On every instruction set, in all combinations of orders. They hold the same numbers, which are drawn and multiplied here as rarely as
+/// can be: that takes longer than what is tested.
+void expect_products(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k, const Orders& orders,
+                     std::optional<DType> a_dtype = {}) {
+  std::vector<double> want;
+  for (Order b_order : orders.b) {
+    Guarded b(dtype, {k, n}, strides(b_order, k, n));
+    b.randomize(2);
+    for (Order a_order : orders.a) {
+      Guarded a(a_dtype.value_or(dtype), {m, k}, strides(a_order, m, k));
+      a.randomize(1);
+      if (want.empty()) want = product(a.values(), b.values(), m, n, k);
+      for (Order y_order : orders.y)
+        for (Isa isa : isas()) {
+          Pinned pinned(isa);
+          Guarded y(dtype, {m, n}, strides(y_order, m, n));
+          cpu::matmul(a.view(), b.view(), y.view());
+          const auto got = y.values();
+          double worst = 0;  // error in units of what is allowed
+          for (std::size_t i = 0; i < got.size(); ++i) {
+            const double allowed = tolerance(dtype, k) + rounding(dtype) * (std::abs(want[i]) + tolerance(dtype, k));
+            const double ratio = std::abs(got[i] - want[i]) / allowed;
+            worst = std::isnan(ratio) ? INFINITY : std::max(worst, ratio);
+          }
+          const auto what =
+              fmt::format("{} {}x{}x{} orders {}{}{} on {}", dtype, m, n, k, int(a_order), int(b_order), int(y_order), name(isa));
+          EXPECT_LE(worst, 1) << what;
+          EXPECT_TRUE(y.intact()) << what;
+        }
+    }
   }
 }
 
+constexpr auto rows = Order::rows, columns = Order::columns, gaps = Order::gaps, whole = Order::whole;
+
+TEST(Gemm, RaggedShapesInEveryOrderOfStrides) {
+  for (DType dtype : dtypes)
+    for (auto [m, n, k] : {std::tuple{1, 1, 1},
+                           {2, 3, 5},
+                           {4, 17, 33},
+                           {5, 16, 7},
+                           {6, 32, 8},
+                           {7, 31, 19},
+                           {13, 65, 257},
+                           {37, 2, 29},
+                           {3, 129, 300},
+                           {9, 40, 1},  // shallow
+                           {31, 13, 2},
+                           {5, 70, 3},
+                           {14, 257, 4},
+                           {18, 300, 16},
+                           {7, 300, 1},
+                           {33, 16, 9}})
+      expect_products(dtype, m, n, k, {{rows, columns, gaps}, {rows, columns, gaps}, {rows, columns}});
+}
+
 TEST(Gemm, TilesPlusMinusOne) {
-  for (Isa isa : isas()) {
-    Pinned pinned(isa);
-    for (DType dtype : {DType::f32, DType::bf16}) {
-      for (std::int64_t m : {5, 6, 7, 11, 12, 13, 47, 48, 49, 97})
-        for (std::int64_t n : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 256, 257})
-          expect_product(dtype, m, n, 31, Order::rows, Order::columns, Order::rows);
-      for (std::int64_t k : {319, 320, 321, 639, 641}) expect_product(dtype, 9, 20, k, Order::rows, Order::columns, Order::rows);
-    }
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    for (std::int64_t m : {5, 6, 7, 11, 12, 13, 47, 48, 49, 97})
+      for (std::int64_t n : {1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 256, 257})
+        expect_products(dtype, m, n, 31, {{rows}, {columns}, {rows}});
+    for (std::int64_t k : {319, 320, 321, 639, 641}) expect_products(dtype, 9, 20, k, {{rows}, {columns}, {rows}});
   }
 }
 
 TEST(Gemm, NarrowResultsWithoutGaps) {
-  for (Isa isa : isas()) {
-    Pinned pinned(isa);
-    for (DType dtype : dtypes)
-      for (auto [m, n, k] : {std::tuple{300, 9, 40}, {300, 16, 33}, {33, 5, 400}, {600, 3, 70}, {77, 16, 12}})
-        for (Order a : {Order::rows, Order::columns})
-          for (Order b : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, b, Order::whole);
-  }
+  for (DType dtype : dtypes)
+    for (auto [m, n, k] : {std::tuple{300, 9, 40}, {300, 16, 33}, {33, 5, 400}, {600, 3, 70}, {77, 16, 12}})
+      expect_products(dtype, m, n, k, {{rows, columns}, {rows, columns}, {whole}});
 }
 
 TEST(Gemm, FewColumnsOverALongDepth) {  // in several chains, or a stretch of the left side at a time
-  for (Isa isa : isas()) {
-    Pinned pinned(isa);
-    for (DType dtype : dtypes)
-      for (auto [m, n, k] :
-           {std::tuple{1, 16, 2048}, {3, 9, 2500}, {4, 8, 501}, {2, 16, 1023}, {16, 16, 2100}, {1, 16, 4100}, {3, 200, 999}})
-        for (Order a : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, Order::rows, Order::rows);
-  }
+  for (DType dtype : dtypes)
+    for (auto [m, n, k] :
+         {std::tuple{1, 16, 2048}, {3, 9, 2500}, {4, 8, 501}, {2, 16, 1023}, {16, 16, 2100}, {1, 16, 4100}, {3, 200, 999}})
+      expect_products(dtype, m, n, k, {{rows, columns}, {rows}, {rows}});
 }
 
 TEST(Gemm, ManyRoundsOfRows) {  // more left panels than fit in one round, and rows that need none
-  for (Order a : {Order::columns, Order::rows}) expect_product(DType::f32, 231, 9, 33000, a, Order::rows, Order::rows);
+  expect_products(DType::f32, 231, 9, 33000, {{columns, rows}, {rows}, {rows}});
 }
 
-TEST(Gemm, FewRowsAreCutAlongTheirColumns) {
-  for (Isa isa : isas()) {
-    Pinned pinned(isa);
-    for (Order a : {Order::columns, Order::rows}) expect_product(DType::f32, 8, 210, 9000, a, Order::columns, Order::rows);
-  }
-}
+TEST(Gemm, FewRowsAreCutAlongTheirColumns) { expect_products(DType::f32, 8, 210, 9000, {{columns, rows}, {columns}, {rows}}); }
 
 TEST(Gemm, FewRowsOfHalvesOverALongDepth) {  // which are widened in the tasks that read them
-  for (Isa isa : isas()) {
-    Pinned pinned(isa);
-    for (DType left : {DType::bf16, DType::f16})
-      for (auto [m, n, k] : {std::tuple{1, 16, 4100}, {3, 9, 2500}, {16, 16, 2100}, {8, 256, 1500}, {5, 601, 1000}, {6, 24, 2049}})
-        for (Order a : {Order::columns, Order::rows, Order::gaps})
-          expect_product(DType::f32, m, n, k, a, Order::rows, Order::rows, left);
-  }
+  for (DType left : {DType::bf16, DType::f16})
+    for (auto [m, n, k] : {std::tuple{1, 16, 4100}, {3, 9, 2500}, {16, 16, 2100}, {8, 256, 1500}, {5, 601, 1000}, {6, 24, 2049}})
+      expect_products(DType::f32, m, n, k, {{columns, rows, gaps}, {rows}, {rows}}, left);
 }
 
 TEST(Gemm, FewRowsOverALongDepth) {  // in stretches of it, or of the columns, a piece of which is near
-  for (Isa isa : isas()) {
-    Pinned pinned(isa);
-    for (DType dtype : dtypes)
-      for (auto [m, n, k] : {std::tuple{8, 256, 1500}, {5, 601, 1000}, {16, 1030, 200}, {15, 257, 33}, {6, 24, 2049}})
-        for (Order a : {Order::columns, Order::rows, Order::gaps})
-          for (Order y : {Order::rows, Order::columns}) expect_product(dtype, m, n, k, a, Order::rows, y);
-  }
+  for (DType dtype : dtypes)
+    for (auto [m, n, k] : {std::tuple{8, 256, 1500}, {5, 601, 1000}, {16, 1030, 200}, {15, 257, 33}, {6, 24, 2049}})
+      expect_products(dtype, m, n, k, {{columns, rows, gaps}, {rows}, {rows, columns}});
 }
 
 TEST(Gemm, NoDepthGivesZeros) {
