@@ -78,6 +78,7 @@ TEST(GpuJoins, LayersHaveTheBitsOfComposedOperations) {
                          fmt::format("{} {} order {}", dtype, leading, order));
       }
   expect_rows_fused(layer);
+  expect_halves_fused(layer);
 }
 
 TEST(GpuJoins, FactorsLieWhereTheWeightDoes) {

@@ -1,4 +1,3 @@
-#include "graft/core/autocast.h"
 #include "graft/core/parallel.h"
 #include "graft/tests/quant/fused_terms.h"
 
@@ -81,6 +80,10 @@ TEST(LowRankTerms, WhatIsNotFusedFollowsComposed) {
 
 TEST(LowRankTerms, OfSomeRowsTheyAreOneProduct) {
   for (const Stored& stored : reference::one_of_each(256, 128)) expect_rows_fused(*make_layer(stored));
+}
+
+TEST(LowRankTerms, FactorsInHalfPrecisionHaveTheBitsOfComposedOperations) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) expect_halves_fused(*make_layer(stored));
 }
 
 TEST(LowRankTerms, OneAccumulatorIsAskedForAndRoundsOnce) {
