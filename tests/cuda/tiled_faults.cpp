@@ -2,8 +2,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
 #include "graft/cuda/products.h"
 #include "graft/quant/pack.h"
+#include "graft/quant/quant_linear.h"
 #include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/random_layer.h"
 
@@ -122,15 +125,33 @@ TEST(TiledFaults, FactorsThatOtherThreadsCopied) {
     expect_fault(tiles, {{"cp.async.wait_all;", ""}}, {"the destination of a cp.async", "that was not waited for"});
 }
 
+/// Of a term's v in wgmma's kernel: the second matrices that mma.sync loads, behind u's.
+const Edit of_v{"(ldmatrix[^;]*;[^;]*;[^;{]*ldmatrix\\S+ \\{)(%r\\d+), (%r\\d+)", "$1$3, $2", Edit::first};
+
 TEST(TiledFaults, SwappedFragments) {
   const Edit swapped{"(ldmatrix\\S+ \\{)(%r\\d+), (%r\\d+)", "$1$3, $2", Edit::first};
   expect_wrong_numbers(mma, swapped);
   expect_wrong_numbers(mma_backward, swapped);
   expect_wrong_numbers(mma_backward, {"\\.trans", ""});
   expect_wrong_numbers(wgmma, {"1, 1, 1, 0, 0;", "1, 1, 1, 0, 1;", Edit::first});  // weights across instead of along
-  // Of a term's v: the last matrices that mma.sync's kernel loads, and the second ones of wgmma's, behind u's.
+  // Of a term's v: the last matrices.
   expect_wrong_numbers(mma_halves, {"(ldmatrix\\S+ \\{)(%r\\d+), (%r\\d+)", "$1$3, $2", Edit::last});
-  expect_wrong_numbers(wgmma_halves, {"(ldmatrix[^;]*;[^;]*;[^;{]*ldmatrix\\S+ \\{)(%r\\d+), (%r\\d+)", "$1$3, $2", Edit::first});
+  expect_wrong_numbers(wgmma_halves, of_v);
+}
+
+// The terms of a layer whose factors have x's type, or are lowered to it, are those that the fault is seen in.
+TEST(TiledFaults, ALayersFactorsInHalfPrecision) {
+  const QuantLinear layer({}, move_to(pack(test::layer({64, 32, 4, 32})), gpu));
+  const Tensor x = on(numbers({40, 64}, 1, DType::bf16), gpu), A = on(numbers({24, 64}, 2, DType::f32), gpu),
+               B = on(numbers({32, 24}, 3, DType::f32), gpu);
+  const NoGrad no_grad;
+  for (const bool lowered : {false, true}) {
+    const LowRankTerm term{.A = lowered ? A : A.to(DType::bf16), .B = lowered ? B : B.to(DType::bf16)};
+    const autocast::Guard guard(gpu.type, lowered ? std::optional(DType::bf16) : std::nullopt);
+    const auto wanted = layer.forward(x, {&term, 1}).to_vector<float>();
+    const graft::cuda::Edited edited(wgmma.image, wgmma.kernel, {&of_v, 1});
+    EXPECT_NE(layer.forward(x, {&term, 1}).to_vector<float>(), wanted) << (lowered ? "under autocast" : "as they are");
+  }
 }
 
 }  // namespace
