@@ -92,6 +92,9 @@ constexpr int weight_row_of(bool backward, int lane, int result, int k16) {
   return n / box * box_bytes + swizzled(n % box, 2 * k16 + lane / 8 % 2);
 }
 
+/// With which, times k16, x_row_of and weight_row_of forward are XORed: 16 k are two pieces of a line.
+inline constexpr int k16_bytes = 2 * piece_bytes;
+
 // ---- wgmma: what descriptors are made of, in bytes ----
 
 struct Operand {
@@ -100,14 +103,49 @@ struct Operand {
 inline constexpr Operand along = {16, 8 * line, 32};                 // x, and weights forward: K-major
 inline constexpr Operand across = {box_bytes, 8 * line, 16 * line};  // weights backward: MN-major
 
-/// Row and first of two columns of a thread's sums [i][j][2 h, 2 h + 1]: of the i-th 16 (or 64) rows and the j-th 8 columns from (row,
-/// column) on. mma.sync and wgmma share it, a warp of the latter being one of four with 16 rows each.
+/// Row and first of two columns of a lane's sums [i][j][2 h, 2 h + 1]: of 16 rows from warp_row(i) on and the j-th 8 columns from `column`
+/// on. mma.sync and wgmma share it, a warp of the latter being one of four with 16 rows each.
 struct Owner {
-  int row, column, step;
-  constexpr int row_of(int i, int h) const { return row + i * step + 8 * h; }
-  constexpr int column_of(int j) const { return column + 8 * j; }
+  int lane, row, column, step;
+  constexpr int warp_row(int i) const { return row + i * step; }
+  constexpr int row_of(int i, int h) const { return warp_row(i) + lane / 4 + 8 * h; }
+  constexpr int column_of(int j) const { return column + 8 * j + lane % 4 * 2; }
 };
-constexpr Owner warp_owner(int lane, int row, int column, int step) { return {row + lane / 4, column + lane % 4 * 2, step}; }
+/// A block's tile on 8 warps, 2 along the rows by 4 along the results.
+template <int rows_>
+struct MmaTile {
+  static constexpr int rows = rows_, threads = items, first_thread = 0, I = rows / 2 / 16, J = width / 4 / 8;
+  static constexpr Owner owner(int thread) {
+    return {thread % 32, thread / 32 % 2 * (rows / 2), thread / 32 / 2 * (width / 4), 16};
+  }
+};
+inline constexpr int group_threads = 128;  // of a warpgroup
+/// And on one or two warpgroups that multiply, behind one that makes their operands.
+template <int rows_>
+struct WgmmaTile {
+  static constexpr int rows = rows_, groups = rows > 64 ? 2 : 1, group_rows = rows / groups, I = group_rows / 64, J = width / 8;
+  static constexpr int threads = groups * group_threads, first_thread = group_threads;
+  static constexpr Owner owner(int thread) {
+    return {thread % 32, thread / group_threads * group_rows + thread % group_threads / 32 * 16, 0, 64};
+  }
+};
+
+// ---- low-rank terms in half precision: `depth` ranks are a stage, u its x and v its weights, along k ----
+
+/// Of v, the first of 8 ranks of a column that a thread copies; it goes on v_pieces_apart further. Lanes have neighbouring ranks where
+/// these are neighbours in memory, as those of B [out, r] forward, else neighbouring columns, as of A [r, in] backward.
+struct VPiece {
+  int rank, column;
+};
+constexpr VPiece v_piece(bool ranks_first, int thread) {
+  if (ranks_first) return {thread % (depth / chunk) * chunk, thread / (depth / chunk)};
+  return {thread / width * chunk, thread % width};
+}
+constexpr VPiece v_pieces_apart(bool ranks_first, int threads) {
+  return ranks_first ? VPiece{0, threads / (depth / chunk)} : VPiece{threads / width * chunk, 0};
+}
+/// Its byte, where weight_row_of finds it.
+constexpr int v_at(const VPiece& at) { return at.column / box * box_bytes + swizzled(at.column % box, at.rank / chunk); }
 
 /// A block of the grid: rows of x first, so that blocks which run together read few weights; then tiles of results; then parts of the sum.
 struct Work {

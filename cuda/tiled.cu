@@ -10,14 +10,15 @@ constexpr int threads = items;
 
 template <class H, bool backward, int rows>
 __device__ inline void product(const TiledProduct& p) {
-  constexpr int stages = Shared80::stages, warp_rows = rows / 2, warp_columns = width / 4;
-  constexpr int I = warp_rows / 16, J = warp_columns / 8;
+  using Tile = MmaTile<rows>;
+  constexpr int stages = Shared80::stages, I = Tile::I, J = Tile::J;
   extern __shared__ __align__(1024) unsigned char memory[];
   const Shared80 lies(rows, p.bits);
   const std::uint32_t base = shared_address(memory);
   const Work at = work(blockIdx.x, p.row_tiles, p.result_tiles);
   const int begin = at.part * p.part_steps, end = begin + p.part_steps < p.steps ? begin + p.part_steps : p.steps;
-  const int thread = static_cast<int>(threadIdx.x), row = warp() % 2 * warp_rows, column = warp() / 2 * warp_columns;
+  const int thread = static_cast<int>(threadIdx.x);
+  const Owner own = Tile::owner(thread);
   const Item it = item(thread);
   const auto corner_of = [&](int step) { return corner(backward, at.tile, step, it.box); };
 
@@ -33,7 +34,7 @@ __device__ inline void product(const TiledProduct& p) {
   for (int ahead = 0; ahead < stages - 1; ++ahead) copy_stage(begin + ahead);
   int2 place = load_place(p, corner_of(begin), it);
 
-  Sums<I, J, threads> sums;
+  Sums<Tile> sums;
   for (int step = begin; step < end; ++step) {
     const int stage = (step - begin) % stages;
     const Scales scales = load_scales(p, corner_of(step), it, place);  // on their way while the codes are waited for
@@ -48,16 +49,16 @@ __device__ inline void product(const TiledProduct& p) {
       Matrices a[I], b[J / 2];
 #pragma unroll
       for (int j = 0; j < J / 2; ++j)
-        b[j] = load_matrices<backward>(base + weight_row_of(backward, lane(), column + 16 * j, k16));
+        b[j] = load_matrices<backward>(base + weight_row_of(backward, own.lane, own.column + 16 * j, k16));
 #pragma unroll
-      for (int i = 0; i < I; ++i) a[i] = load_matrices<false>(base + lies.x(stage) + x_row_of(lane(), row + 16 * i, k16));
+      for (int i = 0; i < I; ++i) a[i] = load_matrices<false>(base + lies.x(stage) + x_row_of(own.lane, own.warp_row(i), k16));
 #pragma unroll
       for (int i = 0; i < I; ++i)
 #pragma unroll
         for (int j = 0; j < J; ++j) multiply<H>(sums.at[i][j], a[i].at, b[j / 2].at[j % 2 * 2], b[j / 2].at[j % 2 * 2 + 1]);
     }
   }
-  sums.template finish<H, backward, rows>(p, at, warp_owner(lane(), row, column, 16), thread, memory);
+  sums.template finish<H, backward>(p, memory);
 }
 
 }  // namespace

@@ -156,18 +156,82 @@ __device__ inline void dequantize(const TiledProduct& p, const unsigned char* co
   }
 }
 
-/// The sums of a thread, and where they belong in the block's tile.
-template <int I, int J, int threads>
+/// 8 elements of a half type, `step` apart, to 16 bytes of shared memory: of these `there`, the others 0.
+__device__ inline void copy_eight(unsigned char* to, const std::uint16_t* from, std::int64_t step, int there) {
+  if (step == 1 && there >= chunk && reinterpret_cast<std::uintptr_t>(from) % piece_bytes == 0) {
+    copy_16(shared_address(to), from, piece_bytes);
+    return;
+  }
+  std::uint32_t words[chunk / 2] = {};
+#pragma unroll
+  for (int e = 0; e < chunk; ++e, from += step)
+    if (e < there) words[e / 2] |= std::uint32_t{*from} << (16 * (e % 2));
+  *reinterpret_cast<uint4*>(to) = uint4{words[0], words[1], words[2], words[3]};
+}
+
+/// The sums of a thread of a Tile. They leave few registers: which thread, block and term it is about is asked for anew at every step, in
+/// a way that the compiler cannot see to have the same answer, or it would keep what follows from it in registers in between.
+template <class Tile>
 struct Sums {
+  static constexpr int I = Tile::I, J = Tile::J, threads = Tile::threads, rows = Tile::rows;
   float at[I][J][4] = {};
 
+  __device__ static int thread() {
+    int in_block;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(in_block));
+    return in_block - Tile::first_thread;
+  }
+  __device__ static Owner owner() { return Tile::owner(thread()); }
+  __device__ static Work here(const TiledProduct& p) {
+    unsigned block;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+    return work(block, p.row_tiles, p.result_tiles);
+  }
+  /// Where the results of the tile's columns belong, −1 for nowhere.
+  template <bool backward>
+  struct Channels {
+    const TiledProduct& p;
+    int first;
+    __device__ explicit Channels(const TiledProduct& p) : p(p), first(here(p).tile * width) {}
+    __device__ int operator()(int column) const {
+      const int result = first + column;
+      if (result >= p.results) return -1;
+      return backward ? p.places[2 * result] : result;
+    }
+  };
+  /// A term for some rows of the tile.
+  struct Share {
+    const TiledProduct& p;
+    int number;
+    __device__ const Term& term() const {
+      int same = number;
+      asm volatile("" : "+r"(same));
+      return p.added.term[same];
+    }
+    /// The tile's first row, counted from the term's.
+    __device__ int first_row() const { return here(p).rows * rows - term().first_row; }
+    /// A bit for each of a thread's rows that are the term's.
+    __device__ unsigned owns() const {
+      const Owner own = owner();
+      const int first = first_row(), end = term().rows;
+      unsigned all = 0;
+#pragma unroll
+      for (int i = 0; i < 2 * I; ++i) {
+        const int row = first + own.row_of(i / 2, i % 2);
+        all |= static_cast<unsigned>(row >= 0 && row < end) << i;
+      }
+      return all;
+    }
+  };
+
   /// The other parts of the sum, if there are any. The block that is last finds all of them, and adds them up in their order.
-  __device__ bool collect(const TiledProduct& p, const Work& work, int thread, unsigned char* memory) {
+  __device__ bool collect(const TiledProduct& p, unsigned char* memory) {
     if (p.parts == 1) return true;
     constexpr int count = I * J;
-    const std::int64_t tile = static_cast<std::int64_t>(work.tile) * p.row_tiles + work.rows;
-    auto* part = reinterpret_cast<float4*>(p.partial) + tile * p.parts * (count * threads) + thread;
-    auto* mine = part + work.part * (count * threads);
+    const Work own = here(p);
+    const std::int64_t tile = static_cast<std::int64_t>(own.tile) * p.row_tiles + own.rows;
+    auto* part = reinterpret_cast<float4*>(p.partial) + tile * p.parts * (count * threads) + thread();
+    auto* mine = part + own.part * (count * threads);
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const float* from = at[i / J][i % J];
@@ -176,7 +240,7 @@ struct Sums {
     __threadfence();
     meet<1, threads>();
     auto* before = reinterpret_cast<unsigned*>(memory);
-    if (thread == 0) *before = atomicAdd(p.parts_done + tile, 1u);
+    if (thread() == 0) *before = atomicAdd(p.parts_done + tile, 1u);
     meet<1, threads>();
     if (*before + 1 != static_cast<unsigned>(p.parts)) return false;
     __threadfence();
@@ -193,34 +257,37 @@ struct Sums {
     return true;
   }
 
-  /// A term's share of its rows from `first_row` on, in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and
-  /// [rank][column].
-  template <int rows, class Channel>
-  __device__ void add(const Term& term, int first_row, const Owner& owner, int thread, Channel channel, unsigned char* memory) {
+  /// A share in f32: some ranks of u and v at a time lie in shared memory, [rank][row] and [rank][column].
+  template <bool backward>
+  __device__ void add_wide(const Share& share, unsigned char* memory) {
     auto* u = reinterpret_cast<float*>(memory);
-    float* v = u + term_ranks * rows;
-    for (int rank = 0; rank < term.rank; rank += term_ranks) {
-      const int ranks = term.rank - rank < term_ranks ? term.rank - rank : term_ranks;
+    float* v = u + wide_ranks * rows;
+    for (int rank = 0; rank < share.term().rank; rank += wide_ranks) {
+      const int left_over = share.term().rank - rank, ranks = left_over < wide_ranks ? left_over : wide_ranks;
       meet<1, threads>();
-      for (int i = thread; i < rows * ranks; i += threads) {
+      const Term& term = share.term();
+      const int first_row = share.first_row();
+      for (int i = thread(); i < rows * ranks; i += threads) {
         const int row = first_row + i / ranks;
         const std::int64_t r = rank + i % ranks;
         u[i % ranks * rows + i / ranks] =
             row >= 0 && row < term.rows ? load<float>(term.u, term.u_dtype, row * term.u_strides[0] + r * term.u_strides[1]) : 0;
       }
-      for (int i = thread; i < width * ranks; i += threads) {
+      const Channels<backward> channel(share.p);
+      for (int i = thread(); i < width * ranks; i += threads) {
         const int to = channel(i % width);
         const std::int64_t r = rank + i / width;
         v[i] = to >= 0 ? load<float>(term.v, term.v_dtype, r * term.v_strides[0] + to * term.v_strides[1]) : 0;
       }
       meet<1, threads>();
+      const Owner own = owner();
       for (int r = 0; r < ranks; ++r) {
         float left[I][2];
 #pragma unroll
-        for (int i = 0; i < 2 * I; ++i) left[i / 2][i % 2] = u[r * rows + owner.row_of(i / 2, i % 2)];
+        for (int i = 0; i < 2 * I; ++i) left[i / 2][i % 2] = u[r * rows + own.row_of(i / 2, i % 2)];
 #pragma unroll
         for (int j = 0; j < J; ++j) {
-          const float2 right = *reinterpret_cast<const float2*>(v + r * width + owner.column_of(j));
+          const float2 right = *reinterpret_cast<const float2*>(v + r * width + own.column_of(j));
 #pragma unroll
           for (int i = 0; i < 2 * I; ++i) {
             float* to = at[i / 2][j] + i % 2 * 2;
@@ -232,7 +299,62 @@ struct Sums {
     }
   }
 
-  /// change(sum, next sum, number, i, h) for all pairs of neighbouring results, in row owner.row_of(i, h).
+  /// `depth` ranks of a term or what is left of them, from `rank` on, as a stage: u [row][rank], then v [column][rank], whole steps filled
+  /// up with 0. Returns how many steps.
+  template <bool backward>
+  __device__ static int copy_stage(const Share& share, int rank, unsigned char* memory) {
+    const Term& term = share.term();
+    const int left = term.rank - rank, steps = left < depth ? (left + 15) / 16 : depth / 16, first_row = share.first_row();
+    const XPiece of_u = x_piece(thread());
+#pragma unroll 1
+    for (int n = of_u.row; of_u.k < 16 * steps && n < rows; n += x_rows_apart(threads)) {
+      const std::int64_t row = first_row + n, r = rank + of_u.k;
+      copy_eight(memory + swizzled(n, of_u.k / chunk),
+                 static_cast<const std::uint16_t*>(term.u) + row * term.u_strides[0] + r * term.u_strides[1], term.u_strides[1],
+                 row >= 0 && row < term.rows ? left - of_u.k : 0);
+    }
+    const Channels<backward> channel(share.p);
+    const bool ranks_first = term.v_strides[0] == 1;
+    const VPiece apart = v_pieces_apart(ranks_first, threads);
+#pragma unroll 1
+    for (VPiece of_v = v_piece(ranks_first, thread()); of_v.rank < 16 * steps && of_v.column < width;
+         of_v.rank += apart.rank, of_v.column += apart.column) {
+      const std::int64_t to = channel(of_v.column), r = rank + of_v.rank;
+      copy_eight(memory + rows * line + v_at(of_v),
+                 static_cast<const std::uint16_t*>(term.v) + r * term.v_strides[0] + to * term.v_strides[1], term.v_strides[0],
+                 to >= 0 ? left - of_v.rank : 0);
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    return steps;
+  }
+
+  /// A share of halves, by the tensor cores: so many more steps of the product.
+  template <class H, bool backward>
+  __device__ void add_halves(const Share& share, unsigned char* memory) {
+    for (int rank = 0; rank < share.term().rank; rank += depth) {
+      meet<1, threads>();
+      const int steps = copy_stage<backward>(share, rank, memory);
+      meet<1, threads>();
+      const Owner own = owner();
+      const std::uint32_t u = shared_address(memory) + x_row_of(own.lane, own.row, 0);
+      const std::uint32_t v = shared_address(memory) + rows * line + weight_row_of(false, own.lane, own.column, 0);
+#pragma unroll 1
+      for (int k16 = 0; k16 < steps; ++k16) {
+        Matrices a[I];
+#pragma unroll
+        for (int i = 0; i < I; ++i) a[i] = load_matrices<false>((u ^ k16 * k16_bytes) + i * own.step * line);
+#pragma unroll
+        for (int j = 0; j < J; j += 2) {
+          const Matrices b = load_matrices<false>((v ^ k16 * k16_bytes) + j * chunk * line);
+#pragma unroll
+          for (int i = 0; i < I; ++i)
+            multiply<H>(at[i][j], a[i].at, b.at[0], b.at[1]), multiply<H>(at[i][j + 1], a[i].at, b.at[2], b.at[3]);
+        }
+      }
+    }
+  }
+
+  /// change(sum, next sum, number, i, h) for all pairs of neighbouring results, in row owner().row_of(i, h).
   template <class Change>
   __device__ void each_pair(Change change) {
 #pragma unroll
@@ -243,67 +365,64 @@ struct Sums {
   }
 
   /// The terms' shares. For one with a sum of its own (quant::Join) the result so far is rounded and put aside.
-  template <class H, int rows, class Channel>
-  __device__ void add_terms(const TiledProduct& p, int first_row, const Owner& owner, int thread, Channel channel,
-                            unsigned char* memory) {
-    auto* aside = reinterpret_cast<std::uint32_t*>(memory + term_bytes(rows)) + thread;  // [pair][thread]
+  template <class H, bool backward>
+  __device__ void add_terms(const TiledProduct& p, unsigned char* memory) {
+    constexpr DType type = std::is_same_v<H, f16> ? DType::f16 : DType::bf16;
+    const auto aside = [&] {  // [pair][thread]
+      return reinterpret_cast<std::uint32_t*>(memory + term_bytes(rows)) + thread();
+    };
     for (int t = 0; t < p.added.terms; ++t) {
-      const Term& term = p.added.term[t];
-      const int first = first_row - term.first_row;  // of the term's rows
-      if (first + rows <= 0 || first >= term.rows) continue;
+      const Share share{p, t};
+      if (const int first = share.first_row(); first + rows <= 0 || first >= share.term().rows) continue;
       if (p.added.joins_rounded)
-        each_pair([&](float& a, float& b, int n, int, int) {
-          aside[n * threads] = rounded<H>(a, b);
+        each_pair([to = aside()](float& a, float& b, int n, int, int) {
+          to[n * threads] = rounded<H>(a, b);
           a = b = 0;
         });
-      add<rows>(term, first, owner, thread, channel, memory);
+      if (share.term().u_dtype == type && share.term().v_dtype == type) add_halves<H, backward>(share, memory);
+      else add_wide<backward>(share, memory);
       if (!p.added.joins_rounded) continue;
-      const bool rounds = term.join != quant::Join::added;
-      unsigned owns = 0;  // which of this thread's rows are the term's
-#pragma unroll
-      for (int i = 0; i < 2 * I; ++i) {
-        const int row = first + owner.row_of(i / 2, i % 2);
-        owns |= static_cast<unsigned>(row >= 0 && row < term.rows) << i;
-      }
-      each_pair([&](float& a, float& b, int n, int i, int h) {
-        const float2 share = widened<H>(rounded<H>(a, b));
-        const float2 scaled = widened<H>(rounded<H>(share.x * term.factor, share.y * term.factor));
-        const float2 result = widened<H>(aside[n * threads]);
+      const bool rounds = share.term().join != quant::Join::added;
+      const float factor = share.term().factor;
+      each_pair([=, from = aside(), owns = share.owns()](float& a, float& b, int n, int i, int h) {
+        const float2 once = widened<H>(rounded<H>(a, b)), scaled = widened<H>(rounded<H>(once.x * factor, once.y * factor));
+        const float2 result = widened<H>(from[n * threads]);
         const bool own = owns >> (2 * i + h) & 1;
         a = result.x + (!own ? -0.0f : rounds ? scaled.x : a), b = result.y + (!own ? -0.0f : rounds ? scaled.y : b);
       });
     }
   }
 
+  template <class Channel>
+  __device__ void add_bias(const TiledProduct& p, Channel channel) {
+    const Owner own = owner();
+#pragma unroll
+    for (int j = 0; j < J; ++j)
+      for (int e = 0; e < 2; ++e) {
+        const int to = channel(own.column_of(j) + e);
+        const float bias = to >= 0 ? load<float>(p.added.bias, p.added.bias_dtype, to * p.added.bias_stride) : 0;
+#pragma unroll
+        for (int i = 0; i < 2 * I; ++i) at[i / 2][j][i % 2 * 2 + e] += bias;
+      }
+  }
+
   /// Adds what there is to add, rounds and writes. `memory` is shared memory that nobody uses any more.
-  template <class H, bool backward, int rows>
-  __device__ void finish(const TiledProduct& p, const Work& work, const Owner& owner, int thread, unsigned char* memory) {
+  template <class H, bool backward>
+  __device__ void finish(const TiledProduct& p, unsigned char* memory) {
     meet<1, threads>();
-    if (!collect(p, work, thread, memory)) return;
-    const int first_row = work.rows * rows, first_column = work.tile * width;
-    // Where a result belongs, and whether anywhere.
-    const auto channel = [&](int column) {
-      const int result = first_column + column;
-      if (result >= p.results) return -1;
-      return backward ? p.places[2 * result] : result;
-    };
-    if (p.added.bias)
-#pragma unroll
-      for (int j = 0; j < J; ++j)
-        for (int e = 0; e < 2; ++e) {
-          const int to = channel(owner.column_of(j) + e);
-          const float bias = to >= 0 ? load<float>(p.added.bias, p.added.bias_dtype, to * p.added.bias_stride) : 0;
-#pragma unroll
-          for (int i = 0; i < 2 * I; ++i) at[i / 2][j][i % 2 * 2 + e] += bias;
-        }
-    add_terms<H, rows>(p, first_row, owner, thread, channel, memory);
+    if (!collect(p, memory)) return;
+    if (p.added.bias) add_bias(p, Channels<backward>(p));
+    add_terms<H, backward>(p, memory);
+    const Channels<backward> channel(p);
+    const Owner own = owner();
+    const int first_row = here(p).rows * rows;
 #pragma unroll
     for (int j = 0; j < J; ++j) {
-      const int to[2] = {channel(owner.column_of(j)), channel(owner.column_of(j) + 1)};
+      const int to[2] = {channel(own.column_of(j)), channel(own.column_of(j) + 1)};
       const bool pair = p.y_in_pairs && to[0] >= 0 && to[0] % 2 == 0 && to[1] == to[0] + 1;
 #pragma unroll
       for (int i = 0; i < 2 * I; ++i) {
-        const int row = first_row + owner.row_of(i / 2, i % 2);
+        const int row = first_row + own.row_of(i / 2, i % 2);
         const float* from = at[i / 2][j] + i % 2 * 2;
         if (row < p.m) write(p, row, to, from[0], from[1], pair);
       }

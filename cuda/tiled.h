@@ -34,9 +34,9 @@ struct TiledProduct {
 
 namespace tiles {
 
-inline constexpr int term_ranks = 16;  // of a term, at a time
-/// What they take of shared memory.
-constexpr int term_bytes(int rows) { return term_ranks * (rows + width) * static_cast<int>(sizeof(float)); }
+/// What some ranks of a term take of shared memory: `depth` of halves, or half as many in f32.
+constexpr int term_bytes(int rows) { return (rows + width) * line; }
+inline constexpr int wide_ranks = line / static_cast<int>(sizeof(float));
 
 // The kernel of sm_80: `stages` of x and codes, and the weights of one. In bytes from the beginning of shared memory.
 struct Shared80 {

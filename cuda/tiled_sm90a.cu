@@ -7,9 +7,6 @@ namespace graft::cuda {
 namespace tiles {
 namespace {
 
-constexpr int group_threads = 128;
-/// Warpgroups that multiply.
-constexpr int consumers(int rows) { return rows > 64 ? 2 : 1; }
 constexpr int stages = Shared90::stages, ahead = 2;  // copies under way beyond the stage that is dequantized
 
 // ---- mbarriers ----
@@ -114,13 +111,12 @@ __device__ inline void produce(const TiledProduct& p, const Work& at, const Shar
 
 template <class H, bool backward, int rows>
 __device__ inline void consume(const TiledProduct& p, const Work& at, const Shared90& lies, unsigned char* memory) {
-  constexpr int I = rows / 64 / consumers(rows), J = width / 8;
+  using Tile = WgmmaTile<rows>;
   const Stretch stretch(p, at);
   const std::uint32_t base = shared_address(memory);
-  const int thread = static_cast<int>(threadIdx.x) - group_threads, group = thread / group_threads;
-  const int row = group * 64 * I;  // this warpgroup's first
+  const int row = (static_cast<int>(threadIdx.x) / group_threads - 1) * Tile::group_rows;  // this warpgroup's first
   constexpr Operand weights = backward ? across : along;
-  Sums<I, J, consumers(rows) * group_threads> sums;
+  Sums<Tile> sums;
   const int count = stretch.end - stretch.begin;
   for (int number = 0; number < count; ++number) {
     const int stage = number % stages;
@@ -131,7 +127,7 @@ __device__ inline void consume(const TiledProduct& p, const Work& at, const Shar
 #pragma unroll
     for (int k16 = 0; k16 < depth / 16; ++k16)
 #pragma unroll
-      for (int i = 0; i < I; ++i)
+      for (int i = 0; i < Tile::I; ++i)
         multiply<H, backward>(sums.at[i], x + (i * 64 * line + k16 * along.step) / 16, w + k16 * weights.step / 16);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
     // One stage's products stay under way; those of the one before are over.
@@ -141,8 +137,7 @@ __device__ inline void consume(const TiledProduct& p, const Work& at, const Shar
     }
   }
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  const Owner owner = warp_owner(lane(), row + thread % group_threads / warp_size * 16, 0, 64);
-  sums.template finish<H, backward, rows>(p, at, owner, thread, memory);
+  sums.template finish<H, backward>(p, memory);
 }
 
 template <class H, bool backward, int rows>
@@ -153,7 +148,7 @@ __device__ inline void product(const TiledProduct& p) {
     const std::uint32_t base = shared_address(memory);
     for (int stage = 0; stage < stages; ++stage) {
       init(base + lies.full(stage), group_threads / warp_size);
-      init(base + lies.empty(stage), consumers(rows) * group_threads / warp_size);
+      init(base + lies.empty(stage), WgmmaTile<rows>::threads / warp_size);
     }
   }
   __syncthreads();
@@ -168,7 +163,7 @@ __device__ inline void product(const TiledProduct& p) {
 extern "C" {
 
 #define GRAFT_TILED(name, H, backward, rows, resident)                                             \
-  __global__ void __launch_bounds__((1 + tiles::consumers(rows)) * tiles::group_threads, resident) \
+  __global__ void __launch_bounds__(tiles::group_threads + tiles::WgmmaTile<rows>::threads, resident) \
       name(const __grid_constant__ TiledProduct p) {                                               \
     tiles::product<H, backward, rows>(p);                                                          \
   }

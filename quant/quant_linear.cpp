@@ -254,16 +254,31 @@ Tensor QuantLinear::forward(const Tensor& x) const {
 
 Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
   const bool differentiated = grad_enabled();
+  if (autocast::dtype(x.device().type)) {
+    const Tensor low = autocast::lower(x);
+    const auto is_plain = [](const LowRankTerm& term) { return !term.x.defined() && !term.bias.defined() && !term.pools(); };
+    // Gradients of a wider x are summed in its own type.
+    if (!std::ranges::all_of(terms, is_plain) || (x.requires_grad() && x.dtype() != low.dtype()))
+      return low_rank_sum(forward(x), x, terms);
+    std::vector<LowRankTerm> lowered(terms.begin(), terms.end());
+    for (LowRankTerm& term : lowered) term.A = autocast::lower(term.A), term.B = autocast::lower(term.B);
+    const autocast::Guard off(x.device().type, std::nullopt);
+    return forward(low, lowered);
+  }
   const auto join = [&](const LowRankTerm& term) -> std::optional<Join> {
     const DType dtype = term.A.dtype();
     if (dtype != term.B.dtype() || term.x.defined() || term.bias.defined()) return {};
     if ((!term.rows.empty() || term.pools()) && differentiated) return {};
     if (!is_half(x.dtype()) && x.dtype() == dtype) return Join::summed;
-    if (!is_half(x.dtype()) || dtype != DType::f32) return {};
+    if (!is_half(x.dtype()) || (dtype != DType::f32 && dtype != x.dtype())) return {};
     if (compute_ == Compute::one_accumulator) return Join::summed;
+    const Join before_scale = scales_exactly(x.dtype(), term.scale) ? Join::rounded : Join::scaled;
+    // Factors of x's type round after every operation, whatever is asked for, and so do the gradients of x, before they are summed.
+    if (dtype == x.dtype())
+      return term.pools() || (differentiated && terms.size() > 1) ? std::optional<Join>() : before_scale;
     switch (term.rounding) {
       case Rounding::per_adapter: return Join::added;
-      case Rounding::before_scale: return scales_exactly(x.dtype(), term.scale) ? Join::rounded : Join::scaled;
+      case Rounding::before_scale: return before_scale;
       case Rounding::after_scale: return Join::rounded;
       case Rounding::once: break;
     }
@@ -271,18 +286,16 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
   };
   std::vector<Term> joined;
   std::size_t taken = 0;  // of the terms
-  if (!autocast::dtype(x.device().type)) {
-    for (const LowRankTerm& term : terms) {
-      const std::optional<Join> how = join(term);
-      if (!how) break;
-      ++taken;
-      Term all{term.A, term.B, term.scale, *how, {}, term.group, term.pooling / static_cast<double>(term.group)};
-      if (term.rows.empty()) joined.push_back(all);
-      for (const RowRange& rows : term.rows) all.rows = rows, joined.push_back(all);
-    }
-    // In half precision all or none: the gradients of x are summed before they are rounded.
-    if ((is_half(x.dtype()) && taken < terms.size()) || joined.size() > most_terms) taken = 0, joined.clear();
+  for (const LowRankTerm& term : terms) {
+    const std::optional<Join> how = join(term);
+    if (!how) break;
+    ++taken;
+    Term all{term.A, term.B, term.scale, *how, {}, term.group, term.pooling / static_cast<double>(term.group)};
+    if (term.rows.empty()) joined.push_back(all);
+    for (const RowRange& rows : term.rows) all.rows = rows, joined.push_back(all);
   }
+  // In half precision all or none: the gradients of x are summed before they are rounded.
+  if ((is_half(x.dtype()) && taken < terms.size()) || joined.size() > most_terms) taken = 0, joined.clear();
   terms = terms.subspan(taken);
   const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, {}, compute_);
   return terms.empty() ? y : low_rank_sum(y, x, terms);

@@ -56,8 +56,8 @@ class QuantLinear final : public LinearBase {
   /// differentiable in x and in the bias, any number of times.
   Tensor forward(const Tensor& x) const override;
   /// The same plus the terms. Where nothing else than factors is asked of them, x is read and y written once, forward and in the input
-  /// gradient: terms that share f32 or f64 with x are summed with the product; f32 terms of a half-precision x have sums of their own and
-  /// join the rounded product in their orders of rounding, outside autocast. Terms of some rows are among them in up to 32 ranges where
+  /// gradient: terms that share f32 or f64 with x are summed with the product; terms of a half-precision x, in f32 or its own type, have
+  /// sums of their own and join the rounded product in their orders of rounding. Terms of some rows are among them in up to 32 ranges where
   /// gradients are off. Otherwise they are composed of operations.
   Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const override;
 

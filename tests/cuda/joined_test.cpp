@@ -35,6 +35,23 @@ TEST(GpuJoins, RaggedShapes) {
   }
 }
 
+// Ranks that fill no step of the tensor cores, and more than a stage holds, of all rows and of some; a term of f32 factors beside them.
+TEST(GpuJoins, FactorsInHalfPrecision) {
+  for (const DType dtype : {DType::bf16, DType::f16})
+    for (const bool transposed : {false, true})
+      for (const std::int64_t m : {40, 195}) {
+        const std::vector<TermCase> cases = {{1, Join::added, 0, m, dtype},
+                                             {7, Join::scaled, m / 3, m, dtype},
+                                             {16, Join::rounded, 0, (m + 1) / 2, dtype},
+                                             {3, Join::added, 2, m},
+                                             {20, Join::rounded, m / 2, m - m / 4, dtype},
+                                             {40, Join::scaled, m - 3, m, dtype},
+                                             {72, Join::rounded, 0, m, dtype}};
+        const auto weight = move_to(pack(layer({64, 136, 4, 32, transposed ? Grouping::shuffled : Grouping::in_order})), gpu);
+        EXPECT_GE(expect_joined(*weight, transposed, m, dtype, graft::cuda::products(), cases), 2);
+      }
+}
+
 // As many terms as a kernel's argument holds: every row has one of its own.
 TEST(GpuJoins, ATermForEveryRow) {
   const auto weight = move_to(pack(layer({150, 300, 4, 32})), gpu);
@@ -62,6 +79,7 @@ TEST(GpuJoins, LayersHaveTheBitsOfComposedOperations) {
       }
   expect_rows_fused(layer);
   expect_pools_fused(layer);
+  expect_halves_fused(layer);
 }
 
 TEST(GpuJoins, FactorsLieWhereTheWeightDoes) {

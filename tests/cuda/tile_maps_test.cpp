@@ -128,6 +128,39 @@ TEST(TileMaps, RowsOfX) {
     }
 }
 
+// Ranks of a term are a stage: of v as of weights, whichever way it is copied, and u as of x.
+TEST(TileMaps, RanksAreSteps) {
+  for (const int threads : {128, 256})
+    for (const bool ranks_first : {false, true}) {
+      Weights v;
+      v.fill(0xffff);
+      const VPiece apart = v_pieces_apart(ranks_first, threads);
+      for (int thread = 0; thread < threads; ++thread)
+        for (VPiece at = v_piece(ranks_first, thread); at.rank < depth && at.column < width;
+             at.rank += apart.rank, at.column += apart.column)
+          for (int e = 0; e < chunk; ++e) {
+            std::uint16_t& to = v.at(static_cast<std::size_t>(v_at(at) / 2 + e));
+            EXPECT_EQ(to, 0xffff) << "written twice";
+            to = static_cast<std::uint16_t>((at.rank + e) * width + at.column);
+          }
+      int met = 0;
+      read_by_mma(v, false, [&](int rank, int column, std::uint16_t element) {
+        EXPECT_EQ(element, rank * width + column);
+        ++met;
+      });
+      EXPECT_EQ(met, depth * width);
+    }
+  // Lanes' addresses from one step to the next, and from one fragment to the next.
+  for (int lane = 0; lane < 32; ++lane)
+    for (int k16 = 0; k16 < depth / 16; ++k16)
+      for (int from = 0; from < width; from += 16)
+        for (int on = 0; from + on < width; on += 16) {
+          EXPECT_EQ(x_row_of(lane, from + on, k16), (x_row_of(lane, from, 0) ^ k16 * k16_bytes) + on * line);
+          EXPECT_EQ(weight_row_of(false, lane, from + on, k16),
+                    (weight_row_of(false, lane, from, 0) ^ k16 * k16_bytes) + on * line);
+        }
+}
+
 /// 8 lanes with 16 bytes each are one access: all 32 banks, once.
 template <class Address>
 void expect_no_conflict(Address address) {
@@ -147,6 +180,9 @@ TEST(TileMaps, NoBankTwice) {
     }
   for (int warp = 0; warp < items / 32; ++warp)
     for (int c = 0; c < item_chunks; ++c) expect_no_conflict([&](int lane) { return weight_at(item(warp * 32 + lane), c); });
+  for (const bool ranks_first : {false, true})
+    for (int first = 0; first < 256; first += 32)
+      expect_no_conflict([&](int lane) { return v_at(v_piece(ranks_first, first + lane)); });
   // Copies of x: 8 lanes a line.
   for (int first = 0; first < 256; first += 32)
     expect_no_conflict([&](int lane) { return swizzled((first + lane) / 8, (first + lane) % 8); });
@@ -214,28 +250,24 @@ TEST(TileMaps, WarpsShareRows) {
   }
 }
 
+template <class Tile>
+void expect_one_owner_each() {
+  std::vector<int> owned(static_cast<std::size_t>(Tile::rows * width));
+  for (int thread = 0; thread < Tile::threads; ++thread) {
+    const Owner owner = Tile::owner(thread);
+    for (int i = 0; i < Tile::I; ++i)
+      for (int h = 0; h < 2; ++h)
+        for (int j = 0; j < Tile::J; ++j)
+          for (int e = 0; e < 2; ++e) ++owned[static_cast<std::size_t>(owner.row_of(i, h) * width + owner.column_of(j) + e)];
+  }
+  for (const int times : owned) ASSERT_EQ(times, 1);
+}
+
 TEST(TileMaps, EverySumHasOneOwner) {
-  const auto check = [](int rows, auto&& owners, int I, int J) {
-    std::vector<int> owned(static_cast<std::size_t>(rows * width));
-    for (const Owner& owner : owners)
-      for (int i = 0; i < I; ++i)
-        for (int h = 0; h < 2; ++h)
-          for (int j = 0; j < J; ++j)
-            for (int e = 0; e < 2; ++e) ++owned[static_cast<std::size_t>(owner.row_of(i, h) * width + owner.column_of(j) + e)];
-    for (const int times : owned) ASSERT_EQ(times, 1);
-  };
-  for (const int rows : {64, 128}) {
-    std::vector<Owner> owners;
-    for (int thread = 0; thread < items; ++thread)
-      owners.push_back(warp_owner(thread % 32, thread / 32 % 2 * (rows / 2), thread / 32 / 2 * (width / 4), 16));
-    check(rows, owners, rows / 32, 4);
-  }
-  for (const int groups : {1, 2}) {  // of wgmma, with as many times 64 rows
-    std::vector<Owner> owners;
-    for (int thread = 0; thread < groups * 128; ++thread)
-      owners.push_back(warp_owner(thread % 32, thread / 128 * 64 * groups + thread % 128 / 32 * 16, 0, 64));
-    check(64 * groups * groups, owners, groups, 16);
-  }
+  expect_one_owner_each<MmaTile<64>>();
+  expect_one_owner_each<MmaTile<128>>();
+  expect_one_owner_each<WgmmaTile<64>>();
+  expect_one_owner_each<WgmmaTile<256>>();
 }
 
 TEST(TileMaps, EveryTileIsOneBlocks) {

@@ -2,8 +2,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
 #include "graft/cuda/products.h"
 #include "graft/quant/pack.h"
+#include "graft/quant/quant_linear.h"
 #include "graft/tests/cuda/device_tensors.h"
 #include "graft/tests/quant/random_layer.h"
 
@@ -22,12 +25,14 @@ struct Tiles {
   const char *image, *kernel;
   void (*product)(const Problem& problem);
   bool backward = false;
+  DType factors = DType::f32;
 
   std::vector<double> run() const {
-    constexpr std::int64_t m = 5, summed = 380, results = 40, rank = 3;
+    constexpr std::int64_t m = 5, summed = 380, results = 40;
+    const std::int64_t rank = is_half(factors) ? 24 : 3;
     const auto weight = move_to(pack(backward ? layer({results, summed, 4, 32}) : layer({summed, results, 4, 32})), gpu);
     const Tensor x = on(numbers({m, summed}, 1, DType::bf16), gpu), y = Tensor::zeros({m, results}, DType::bf16, gpu),
-                 u = on(numbers({m, rank}, 2, DType::f32), gpu), v = on(numbers({rank, results}, 3, DType::f32), gpu);
+                 u = on(numbers({m, rank}, 2, factors), gpu), v = on(numbers({rank, results}, 3, factors), gpu);
     const View in = x.view(), out = y.view();
     const std::vector<LowRank> terms{{u.view(), v.view()}};
     product(Problem{*weight, backward, in, nullptr, out, terms});
@@ -37,6 +42,8 @@ struct Tiles {
 constexpr Tiles mma{"tiled", "tiled_forward_bf16_64", graft::cuda::tiled_product_sm80};
 constexpr Tiles mma_backward{"tiled", "tiled_backward_bf16_64", graft::cuda::tiled_product_sm80, true};
 constexpr Tiles wgmma{"tiled_sm90a", "tiled_forward_bf16_64_sm90a", graft::cuda::tiled_product_sm90a};
+constexpr Tiles mma_halves{"tiled", "tiled_forward_bf16_64", graft::cuda::tiled_product_sm80, false, DType::bf16};
+constexpr Tiles wgmma_halves{"tiled_sm90a", "tiled_forward_bf16_64_sm90a", graft::cuda::tiled_product_sm90a, false, DType::bf16};
 
 void expect_fault(const Tiles& tiles, const std::vector<Edit>& edits, std::initializer_list<std::string> parts) {
   graft::cuda::expect_fault(tiles.image, tiles.kernel, edits, parts, [&] { tiles.run(); });
@@ -112,9 +119,14 @@ TEST(TiledFaults, SumsWithoutAFence) {
 }
 
 TEST(TiledFaults, FactorsThatOtherThreadsCopied) {
-  for (const Tiles& tiles : {mma, wgmma})
+  for (const Tiles& tiles : {mma, wgmma, mma_halves, wgmma_halves})
     expect_fault(tiles, {{"bar.sync\\s+1, .*;", ""}}, {"race: ", "and nothing orders the two"});
+  for (const Tiles& tiles : {mma_halves, wgmma_halves})
+    expect_fault(tiles, {{"cp.async.wait_all;", ""}}, {"the destination of a cp.async", "that was not waited for"});
 }
+
+/// Of a term's v in wgmma's kernel: the second matrices that mma.sync loads, behind u's.
+const Edit of_v{"(ldmatrix[^;]*;[^;]*;[^;{]*ldmatrix\\S+ \\{)(%r\\d+), (%r\\d+)", "$1$3, $2", Edit::first};
 
 TEST(TiledFaults, SwappedFragments) {
   const Edit swapped{"(ldmatrix\\S+ \\{)(%r\\d+), (%r\\d+)", "$1$3, $2", Edit::first};
@@ -122,6 +134,24 @@ TEST(TiledFaults, SwappedFragments) {
   expect_wrong_numbers(mma_backward, swapped);
   expect_wrong_numbers(mma_backward, {"\\.trans", ""});
   expect_wrong_numbers(wgmma, {"1, 1, 1, 0, 0;", "1, 1, 1, 0, 1;", Edit::first});  // weights across instead of along
+  // Of a term's v: the last matrices.
+  expect_wrong_numbers(mma_halves, {"(ldmatrix\\S+ \\{)(%r\\d+), (%r\\d+)", "$1$3, $2", Edit::last});
+  expect_wrong_numbers(wgmma_halves, of_v);
+}
+
+// The terms of a layer whose factors have x's type, or are lowered to it, are those that the fault is seen in.
+TEST(TiledFaults, ALayersFactorsInHalfPrecision) {
+  const QuantLinear layer({}, move_to(pack(test::layer({64, 32, 4, 32})), gpu));
+  const Tensor x = on(numbers({40, 64}, 1, DType::bf16), gpu), A = on(numbers({24, 64}, 2, DType::f32), gpu),
+               B = on(numbers({32, 24}, 3, DType::f32), gpu);
+  const NoGrad no_grad;
+  for (const bool lowered : {false, true}) {
+    const LowRankTerm term{.A = lowered ? A : A.to(DType::bf16), .B = lowered ? B : B.to(DType::bf16)};
+    const autocast::Guard guard(gpu.type, lowered ? std::optional(DType::bf16) : std::nullopt);
+    const auto wanted = layer.forward(x, {&term, 1}).to_vector<float>();
+    const graft::cuda::Edited edited(wgmma.image, wgmma.kernel, {&of_v, 1});
+    EXPECT_NE(layer.forward(x, {&term, 1}).to_vector<float>(), wanted) << (lowered ? "under autocast" : "as they are");
+  }
 }
 
 }  // namespace

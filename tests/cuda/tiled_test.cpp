@@ -134,6 +134,17 @@ TEST(GpuTiled, WideTilesOfEveryType) {
       check({{72, 80, 4, 64, Grouping::shuffled}, 195, dtype, dtype, backward, false, 1, 17, Lie::rows, dtype});
 }
 
+// Factors of x's type are multiplied by the tensor cores: ranks that fill no step of these, and more than a stage holds; 16-byte pieces and
+// not; v along its ranks and along its columns.
+TEST(GpuTiled, FactorsInHalfPrecision) {
+  for (const std::int64_t rank : {1, 7, 16, 20, 40, 64, 72, 130})
+    for (const bool backward : {false, true})
+      for (const Lie lie : {Lie::rows, Lie::columns}) {
+        const DType dtype = (rank % 8 == 0) == backward ? DType::bf16 : DType::f16;
+        check({{40, 48, 4, 16, Grouping::shuffled}, 70, dtype, DType::f32, backward, !backward, 2, rank, lie, dtype});
+      }
+}
+
 TEST(GpuTiled, FewRowsWithManyTerms) {
   check({{150, 70, 4, 32, Grouping::shuffled}, 5, DType::bf16, DType::bf16, false, true, 9});
   check({{150, 70, 4, 32}, 32, DType::f16, DType::f16, false, true, 16});

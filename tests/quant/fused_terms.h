@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "graft/autograd/ops.h"
+#include "graft/core/autocast.h"
 #include "graft/quant/quant_linear.h"
 #include "graft/tests/quant/random_layer.h"
 
@@ -17,7 +18,7 @@ struct Adapters {
   std::vector<Tensor> factors;  // A, B, A, B, …
   std::vector<LowRankTerm> terms;
 
-  Adapters(const QuantLinear& layer, const Shape& leading, DType dtype, int count, int first_order) {
+  Adapters(const QuantLinear& layer, const Shape& leading, DType dtype, int count, int first_order, DType factor = DType::f32) {
     Shape in = leading, out = leading;
     in.push_back(layer.in_features()), out.push_back(layer.out_features());
     const Device device = layer.device();
@@ -26,8 +27,8 @@ struct Adapters {
     x.set_requires_grad();
     for (int i = 0; i < count; ++i) {
       const std::int64_t r = 2 + 3 * i;
-      factors.push_back(to(whole_numbers({r, layer.in_features()}, DType::f32, static_cast<std::uint64_t>(3 + i)), device));
-      factors.push_back(to(whole_numbers({layer.out_features(), r}, DType::f32, static_cast<std::uint64_t>(13 + i)), device));
+      factors.push_back(to(whole_numbers({r, layer.in_features()}, factor, static_cast<std::uint64_t>(3 + i)), device));
+      factors.push_back(to(whole_numbers({layer.out_features(), r}, factor, static_cast<std::uint64_t>(13 + i)), device));
     }
     for (Tensor& factor : factors) factor.set_requires_grad();
     constexpr double scales[] = {0.75, 0.5, 2.75};  // of a power of two the order does not matter
@@ -57,6 +58,30 @@ inline void expect_same_bits(const std::vector<Tensor>& got, const std::vector<T
     EXPECT_EQ(got[i].dtype(), want[i].dtype());
     EXPECT_EQ(got[i].to_vector<float>(), want[i].to_vector<float>()) << i << ", " << what;
   }
+}
+
+/// Factors of x's type, or lowered to it: one term, and without gradients several, one of them in f32.
+inline void expect_halves_fused(const QuantLinear& layer) {
+  for (const DType dtype : {DType::bf16, DType::f16})
+    for (const Shape& leading : {Shape{1}, Shape{2, 9}, Shape{40}})
+      for (int order = 0; order < 3; ++order) {
+        const auto composed = [&](const Adapters& a) { return low_rank_sum(layer.forward(a.x), a.x, a.terms); };
+        const auto what = fmt::format("{} {} order {}", dtype, leading, order);
+        const Adapters one(layer, leading, dtype, 1, order, dtype);
+        expect_same_bits(one.run(layer.forward(one.x, one.terms)), one.run(composed(one)), what);
+        Adapters several(layer, leading, dtype, 3, order, dtype);
+        expect_same_bits(several.run(layer.forward(several.x, several.terms)), several.run(composed(several)), what);
+        {
+          const autocast::Guard guard(layer.device().type, dtype);
+          for (const int count : {1, 2}) {
+            const Adapters wide(layer, leading, dtype, count, order);
+            expect_same_bits(wide.run(layer.forward(wide.x, wide.terms)), wide.run(composed(wide)), what + " under autocast");
+          }
+        }
+        const NoGrad no_grad;
+        several.terms[1].A = to(several.terms[1].A, DType::f32), several.terms[1].B = to(several.terms[1].B, DType::f32);
+        expect_same_bits({layer.forward(several.x, several.terms)}, {composed(several)}, what + " without gradients");
+      }
 }
 
 /// Terms of some rows, as a mixed batch has them.

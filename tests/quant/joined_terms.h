@@ -29,6 +29,7 @@ struct TermCase {
   std::int64_t rank;
   Join join;
   std::int64_t first_row, end_row;
+  DType factors = DType::f32;
 };
 /// Of all rows, and of some.
 inline std::vector<TermCase> rounded_terms(std::int64_t m) {
@@ -47,12 +48,12 @@ int expect_joined(const Packed& weight, bool transposed, std::int64_t m, DType d
   const Tensor x = to(whole_numbers({m, in}, dtype, 1), device), bias = to(whole_numbers({out}, dtype, 2), device);
   std::vector<Tensor> kept, shares;
   std::vector<LowRank> terms;
-  for (const auto& [r, join, first, end] : cases) {
+  for (const auto& [r, join, first, end, factors] : cases) {
     const Tensor u = whole_numbers({end - first, r}, DType::f32, 3), columns = whole_numbers({out, r}, DType::f32, 4);
     shares.push_back(matmul(u, columns.t()));
     // One factor by rows, the others by columns.
-    kept.insert(kept.end(),
-                {to(u, device), join == Join::rounded ? to(columns.t().contiguous(), device) : to(columns, device).t()});
+    const Tensor lying = to(to(columns, factors), device);
+    kept.insert(kept.end(), {to(to(u, factors), device), join == Join::rounded ? lying.t().contiguous() : lying.t()});
     terms.push_back({kept.rbegin()[1].view(), kept.back().view(), join, 0.7, first});
   }
   int supported = 0;

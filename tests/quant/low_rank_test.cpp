@@ -1,4 +1,3 @@
-#include "graft/core/autocast.h"
 #include "graft/core/parallel.h"
 #include "graft/tests/quant/fused_terms.h"
 #include "graft/tests/support/tensors.h"
@@ -103,6 +102,10 @@ TEST(LowRankTerms, GroupsMustDivideTheInput) {
                            "groups of 24 do not divide an input of shape [2, 64]");
   const NoGrad no_grad;
   expect_error<ValueError>([&] { layer->forward(adapters.x, adapters.terms); }, "for groups of 24");
+}
+
+TEST(LowRankTerms, FactorsInHalfPrecisionHaveTheBitsOfComposedOperations) {
+  for (const Stored& stored : reference::one_of_each(256, 128)) expect_halves_fused(*make_layer(stored));
 }
 
 TEST(LowRankTerms, OneAccumulatorIsAskedForAndRoundsOnce) {
