@@ -124,6 +124,14 @@ inline void expect_pools_fused(const QuantLinear& layer) {
         expect_composed();
         adapters.terms[1].rows = {{0, 1}}, adapters.terms[1].rounding = Rounding::after_scale;
         expect_composed();
+        // Means in half precision are rounded, and those of autocast are of what it has not lowered yet.
+        if (!is_half(dtype) || group == 1) continue;
+        const std::vector<LowRankTerm> wide = adapters.terms;
+        for (LowRankTerm& term : adapters.terms) term.A = to(term.A, dtype), term.B = to(term.B, dtype);
+        expect_composed();
+        adapters.terms = wide;
+        const autocast::Guard guard(layer.device().type, dtype);
+        expect_composed();
       }
 }
 
