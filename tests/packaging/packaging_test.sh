@@ -37,10 +37,10 @@ installed() {  # <prefix> <what it holds> <pkg-config>
 
 for shared in ON OFF; do
   # One build folder for both: the objects are the same, so that only the library is linked anew. Kernels for GPUs, which take long to
-  # compile, are taken from the build that this test belongs to. Nobody looks at it with a debugger.
+  # compile, are taken from the build that this test belongs to.
   step "add_subdirectory, BUILD_SHARED_LIBS=$shared"
   cmake -S "$source/examples/embed" -B "$work/subdirectory" -G Ninja -D GRAFT_SOURCE="$source" -D GRAFT_INSTALL=ON -D GRAFT_CUDA=OFF \
-    -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS_DEBUG=-O0 -D CMAKE_CXX_COMPILER_LAUNCHER="$launcher" \
+    -D CMAKE_BUILD_TYPE=Debug -D CMAKE_CXX_FLAGS=-O0 -D CMAKE_CXX_COMPILER_LAUNCHER="$launcher" \
     -D CMAKE_DISABLE_PRECOMPILE_HEADERS="$whole_sources" -D BUILD_SHARED_LIBS=$shared \
     >"$work/log" || { cat "$work/log"; exit 1; }
   cmake --build "$work/subdirectory" >"$work/log" || { cat "$work/log"; exit 1; }
