@@ -13,7 +13,7 @@ set_target_properties(graft_precompiled PROPERTIES POSITION_INDEPENDENT_CODE ON)
 target_precompile_headers(graft_precompiled PRIVATE <algorithm> <cmath> <functional> ${GRAFT_INCLUDE_DIR}/graft/core/tensor.h)
 string(REGEX MATCH "-O[^ ]*" kernel_level "${CMAKE_CXX_FLAGS_RELEASE}")
 if(GRAFT_SANITIZE)  # what sanitizers add takes longer to optimize than all the rest
-  set(plain_level -Og)
+  set(plain_level -Og -Wno-maybe-uninitialized)  # whose warnings are false ones about the standard library then
   set(loops_level -O1)
 else()
   set(plain_level $<$<CONFIG:Release>:-O1>)

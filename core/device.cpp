@@ -33,7 +33,9 @@ struct CpuRuntime final : DeviceRuntime {
     else blocks_.give(data, bytes);
   }
   void empty_cache() noexcept override { blocks_.clear(); }
-  void copy(void* to, Device, const void* from, Device, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+  void copy(void* to, Device, const void* from, Device, std::size_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);  // of nothing, either may be null
+  }
   const Kernels& kernels() const override { return cpu_kernels(); }
 
  private:
