@@ -1,4 +1,4 @@
-// Arguments of the kernels in quantized.cu.
+// Arguments of the kernels in quantized.cu, which chunked.cpp launches, and the launch that dense layers with an adapter share with it.
 #pragma once
 
 #include "graft/quant/kernels.h"
@@ -40,7 +40,7 @@ struct JoinShare {
   std::int64_t share_strides[2], y_strides[2];
 };
 
-/// Runs it. `factor` is a rounded share's, as LowRank has it.
+/// Launches the kernel of JoinShare. `factor` is a rounded share's, as LowRank has it.
 void join(const View& share, quant::Join how, double factor, const View& y);
 
 /// y[…, channel of row r] = x[…, r − row_begin]; fillings go nowhere.
