@@ -27,11 +27,18 @@ void keep(const T& value) {
   asm volatile("" : : "m"(value) : "memory");
 }
 
+// Makes what a value is unknown to the compiler, which would add up equal sums once.
+template <class T>
+void hide(T& value) {
+  asm volatile("" : "+m"(value));
+}
+
 // Each returns the floating-point operations it did.
 double spin_scalar() {
   float sums[chains] = {};
   float x = 1.0f;
-  keep(x);
+  hide(x);
+  hide(sums);
   for (std::int64_t i = 0; i < rounds; ++i)
     for (float& sum : sums) sum = sum * x + x;
   keep(sums);
@@ -42,6 +49,7 @@ double spin_scalar() {
 __attribute__((target("avx2,fma"))) double spin_avx2() {
   __m256 sums[chains], x = _mm256_set1_ps(1e-9f);
   for (auto& sum : sums) sum = _mm256_setzero_ps();
+  hide(sums);
   for (std::int64_t i = 0; i < rounds; ++i)
     for (auto& sum : sums) sum = _mm256_fmadd_ps(x, x, sum);
   keep(sums);
@@ -51,6 +59,7 @@ __attribute__((target("avx2,fma"))) double spin_avx2() {
 __attribute__((target("avx512f"))) double spin_avx512() {
   __m512 sums[chains], x = _mm512_set1_ps(1e-9f);
   for (auto& sum : sums) sum = _mm512_setzero_ps();
+  hide(sums);
   for (std::int64_t i = 0; i < rounds; ++i)
     for (auto& sum : sums) sum = _mm512_fmadd_ps(x, x, sum);
   keep(sums);
@@ -62,6 +71,7 @@ __attribute__((target("avx2"))) double spin_int8_avx2() {
   __m256i sums[chains], codes = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
   asm volatile("" : "+x"(codes));
   for (auto& sum : sums) sum = _mm256_setzero_si256();
+  hide(sums);
   for (std::int64_t i = 0; i < rounds; ++i)
     for (auto& sum : sums) {
       __m256i x = codes;
@@ -76,6 +86,7 @@ __attribute__((target("avx512f,avx512bw,avx512bf16"))) double spin_bf16_avx512()
   __m512 sums[chains];
   const __m512bh x = (__m512bh)_mm512_set1_epi16(0x3000);
   for (auto& sum : sums) sum = _mm512_setzero_ps();
+  hide(sums);
   for (std::int64_t i = 0; i < rounds; ++i)
     for (auto& sum : sums) sum = _mm512_dpbf16_ps(sum, x, x);
   keep(sums);
@@ -86,6 +97,7 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) double spin_int8_avx512()
   using Lanes = std::int32_t __attribute__((vector_size(64)));  // as __m512i, g++ 12 would copy sums between registers
   Lanes sums[chains] = {};
   const __m512i x = _mm512_set1_epi8(1);
+  hide(sums);
   for (std::int64_t i = 0; i < rounds; ++i)
     for (auto& sum : sums) sum = (Lanes)_mm512_dpbusd_epi32((__m512i)sum, x, x);
   keep(sums);
@@ -96,6 +108,7 @@ double spin_neon() {
   constexpr int more = 2 * chains;  // four multiply-adds per cycle, on some
   float32x4_t sums[more], x = vdupq_n_f32(1e-9f);
   for (auto& sum : sums) sum = vdupq_n_f32(0);
+  hide(sums);
   for (std::int64_t i = 0; i < rounds; ++i)
 #pragma GCC unroll 24
     for (auto& sum : sums) sum = vfmaq_f32(sum, x, x);
