@@ -185,12 +185,14 @@ template <class V, template <int> class C, int bits, int M, int Vectors>
                                                 float* y, std::int64_t ldy) {
   using L = Layout<bits>;
   using Reg = typename V::Reg;
+  constexpr int chains = M == 1 && V::registers > 16 ? 2 : 1;  // of sums: one row alone would wait for each sum before the next
   for (std::int64_t c = 0; c < tile_columns; c += Vectors * V::width)
     for (std::int32_t i = w.tiles[row_tile]; i < w.tiles[row_tile + 1]; ++i) {
       const Packed::Segment s = w.segments[i];
-      Reg acc[M][Vectors];
-      for (int m = 0; m < M; ++m)
-        for (int v = 0; v < Vectors; ++v) acc[m][v] = V::zero();
+      Reg acc[chains][M][Vectors];
+      for (auto& chain : acc)
+        for (auto& row : chain)
+          for (auto& sum : row) sum = V::zero();
       const std::int64_t first = s.begin % tile_rows, skipped = first / L::rows_per_word * L::line_bytes + c * L::word_bytes;
       const std::uint8_t *p = tile + skipped, *ahead = next + skipped;
       const float* xs = x + first * M;
@@ -199,6 +201,7 @@ template <class V, template <int> class C, int bits, int M, int Vectors>
           __builtin_prefetch(ahead + byte);
         typename C<bits>::Words words[Vectors];
         for (int v = 0; v < Vectors; ++v) words[v] = C<bits>::load(p + v * V::width * L::word_bytes);
+        if constexpr (V::registers > 16) asm("" ::: "memory");  // or g++ would load words again for each of their codes
         unroll<L::rows_per_word>([&]<int j>() __attribute__((always_inline)) {
           const auto code = Fused<C, bits, M>::template field<j>();
           if constexpr (M <= 2) {  // x stays in registers, codes come one at a time
@@ -206,14 +209,14 @@ template <class V, template <int> class C, int bits, int M, int Vectors>
             for (int m = 0; m < M; ++m) x_m[m] = V::set(*xs++);
             for (int v = 0; v < Vectors; ++v) {
               const Reg q = code(words[v]);
-              for (int m = 0; m < M; ++m) acc[m][v] = V::fma(x_m[m], q, acc[m][v]);
+              for (int m = 0; m < M; ++m) acc[j % chains][m][v] = V::fma(x_m[m], q, acc[j % chains][m][v]);
             }
           } else {  // and the other way round
             Reg q[Vectors];
             for (int v = 0; v < Vectors; ++v) q[v] = code(words[v]);
             for (int m = 0; m < M; ++m) {
               const Reg x_m = V::set(*xs++);
-              for (int v = 0; v < Vectors; ++v) acc[m][v] = V::fma(x_m, q[v], acc[m][v]);
+              for (int v = 0; v < Vectors; ++v) acc[0][m][v] = V::fma(x_m, q[v], acc[0][m][v]);
             }
           }
         });
@@ -223,7 +226,8 @@ template <class V, template <int> class C, int bits, int M, int Vectors>
         const Reg scale = V::load(w.scales + at), shift = offset<V>(w, Fused<C, bits, M>::origin, scale, V::load(w.zeros + at));
         for (int m = 0; m < M; ++m) {
           float* to = y + m * ldy + c + v * V::width;
-          V::store(to, V::fma(scale, acc[m][v], V::fma(shift, V::set(sums[i * M + m]), V::load(to))));
+          const Reg sum = chains == 2 ? V::add(acc[0][m][v], acc[chains - 1][m][v]) : acc[0][m][v];
+          V::store(to, V::fma(scale, sum, V::fma(shift, V::set(sums[i * M + m]), V::load(to))));
         }
       }
     }
