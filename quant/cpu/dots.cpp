@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
+#include "graft/core/cpu/block.h"
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/low_rank.h"
 #include "graft/quant/cpu/passes.h"
@@ -56,16 +58,17 @@ struct Bytes {
   }
 };
 
-// Everything that passes read, of all of them: pass by pass as in DotInput.
+// Everything that passes read, of all of them: items by tile, so that the passes over one read on where the last one stopped, and what
+// belongs to segments by segment.
 template <class Kind, Dot dot>
 class Input {
  public:
   Input(const Problem& problem, const std::vector<Pass>& passes)
       : weight_(problem.weight),
-        segments_(static_cast<std::int64_t>(weight_.segments.size())),
-        items_(problem.m() * weight_.rows / numbers),
-        factors_(problem.m() * segments_),
-        sums_(problem.m() * segments_) {
+        m_(problem.m()),
+        items_(m_ * weight_.row_tiles() * tile_items),
+        factors_(m_ * static_cast<std::int64_t>(weight_.segments.size())),
+        sums_(m_ * static_cast<std::int64_t>(weight_.segments.size())) {
     const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 15) / (dot_rows * weight_.rows));
     parallel_ranges(static_cast<std::int64_t>(passes.size()), grain, [&](std::int64_t begin, std::int64_t end) {
       dispatch(problem.x.dtype, FloatingTypes{}, "quantized product", [&]<class From>() {
@@ -75,33 +78,42 @@ class Input {
   }
 
   DotInput of(const Pass& pass) const {
-    return {items_.get() + pass.begin * weight_.rows / numbers, factors_.get() + pass.begin * segments_,
-            sums_.get() + pass.begin * segments_, pass.count};
+    return {items_.get() + pass.begin * tile_items, factors_.get() + pass.begin, sums_.get() + pass.begin, m_, pass.count};
   }
 
  private:
   static constexpr int numbers = static_cast<int>(dot);
+  static constexpr std::int64_t tile_items = Packed::tile_rows / numbers;
 
   template <class From>
   void fill(const View& x, const Pass& pass) const {
-    const int per_word = static_cast<int>(Packed::rows_per_word(weight_.bits));
-    auto* to = reinterpret_cast<typename Kind::Number*>(items_.get() + pass.begin * weight_.rows / numbers);
-    for (int m = 0; m < pass.count; ++m) {
-      std::int64_t places[Packed::unit] = {};  // in the items of a word, of its rows
-      for (int item = 0; item < per_word / numbers; ++item)
-        for (int part = 0; part < numbers; ++part)
-          places[row_in_word(weight_.bits, dot, item, part)] = (item * pass.count + m) * numbers + part;
-      for (std::int64_t s = 0; s < segments_; ++s) {
-        const Packed::Segment& segment = weight_.segments[static_cast<std::size_t>(s)];
-        const std::int64_t n = segment.end - segment.begin, at = pass.begin * segments_ + s * pass.count + m;
+    for (int m = 0; m < pass.count; ++m)
+      for (std::size_t s = 0; s < weight_.segments.size(); ++s) {
+        const Packed::Segment& segment = weight_.segments[s];
+        const std::int64_t at = static_cast<std::int64_t>(s) * m_ + pass.begin + m, row = segment.begin % Packed::tile_rows;
         float values[Packed::tile_rows];
         typename Kind::Number encoded[Packed::tile_rows];
         gather(x.as<From>() + (pass.begin + m) * x.strides[0], x.strides[1], segment, values);
-        Kind::encode(values, n, factors_.get()[at], sums_.get()[at], encoded);
-        for (std::int64_t i = 0; i < n; i += per_word)
-          for (int row = 0; row < per_word; ++row) to[(segment.begin + i) * pass.count + places[row]] = encoded[i + row];
+        Kind::encode(values, segment.end - segment.begin, factors_.get()[at], sums_.get()[at], encoded);
+        std::uint32_t* to = items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * tile_items +
+                            row / numbers * pass.count + m;
+        switch (Packed::rows_per_word(weight_.bits)) {
+          case 4: interleave<4>(encoded, segment.end - segment.begin, to, pass.count); break;
+          case 8: interleave<8>(encoded, segment.end - segment.begin, to, pass.count); break;
+          default: interleave<16>(encoded, segment.end - segment.begin, to, pass.count);
+        }
       }
-    }
+  }
+
+  // n numbers as items, `stride` apart.
+  template <int per_word>
+  static void interleave(const typename Kind::Number* from, std::int64_t n, std::uint32_t* to, int stride) {
+    for (std::int64_t i = 0; i < n; i += per_word)
+      for (int item = 0; item < per_word / numbers; ++item, to += stride) {
+        typename Kind::Number parts[numbers];
+        for (int part = 0; part < numbers; ++part) parts[part] = from[i + row_in_word(per_word, dot, item, part)];
+        std::memcpy(to, parts, sizeof parts);
+      }
   }
 
   // The channels of a segment out of a row of activations, zeros for filling.
@@ -111,7 +123,7 @@ class Input {
     if (weight_.order.empty()) {
       const std::int64_t real = std::clamp<std::int64_t>(weight_.in - segment.begin, 0, n);
       row += segment.begin * stride;
-      for (std::int64_t i = 0; i < real; ++i) values[i] = static_cast<float>(row[i * stride]);
+      cpu::convert(dtype_of<From>, row, stride, DType::f32, values, 1, real);
       std::fill(values + real, values + n, 0.0f);
       return;
     }
@@ -120,7 +132,7 @@ class Input {
   }
 
   const Packed& weight_;
-  std::int64_t segments_;
+  std::int64_t m_;
   cpu::Scratch<std::uint32_t> items_;
   cpu::Scratch<float> factors_, sums_;
 };
@@ -135,36 +147,33 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
   const cpu::Target<float> to = target<float>(problem, bias);
 
   const auto count = static_cast<std::int64_t>(all.size()), rounds = divide_up(count, task_passes);
-  const std::int64_t tile_bytes = Packed::tile_bytes(weight.bits), weights = weight.rows * Packed::tile_columns;
-  const std::int64_t tiles =
-      std::clamp<std::int64_t>(task_weights / (weights * divide_up(count, rounds)), 1, weight.column_tiles());
+  const std::int64_t tiles = std::clamp<std::int64_t>(
+      task_weights / (weight.rows * Packed::tile_columns * divide_up(count, rounds)), 1, weight.column_tiles());
   const std::int64_t column_tasks = divide_up(weight.column_tiles(), tiles);
   parallel_for(rounds * column_tasks, [&](std::int64_t task) {
-    const std::int64_t round = task / column_tasks, first_pass = round * count / rounds, last_pass = (round + 1) * count / rounds;
-    const std::int64_t first_tile = task % column_tasks * tiles, last_tile = std::min(first_tile + tiles, weight.column_tiles());
-    const Pass& last = all[static_cast<std::size_t>(last_pass - 1)];
-    const std::int64_t row = all[static_cast<std::size_t>(first_pass)].begin, rows = last.begin + last.count - row;
-    const std::int64_t column = first_tile * Packed::tile_columns, columns = (last_tile - first_tile) * Packed::tile_columns;
+    const std::int64_t round = task / column_tasks, first_tile = task % column_tasks * tiles;
+    const std::span<const Pass> passes(all.begin() + round * count / rounds, all.begin() + (round + 1) * count / rounds);
+    const std::int64_t row = passes.front().begin, rows = passes.back().begin + passes.back().count - row;
+    const std::int64_t run = std::min(tiles, weight.column_tiles() - first_tile), together = unpacked ? 1 : run;
+    const std::int64_t columns = together * Packed::tile_columns;
     const cpu::Scratch<float> y(rows * columns);
     const cpu::Scratch<std::uint32_t> items(unpacked ? Packed::tile_rows / static_cast<int>(dot) * Packed::tile_columns : 0);
-    std::fill_n(y.get(), rows * columns, 0.0f);
-    for (std::int64_t t = 0; t < weight.row_tiles(); ++t)
-      for (std::int64_t c = first_tile; c < last_tile; ++c) {
-        const std::uint8_t* tile = plain.codes + (t * weight.column_tiles() + c) * tile_bytes;
-        const std::uint8_t* next = c + 1 < last_tile ? tile + tile_bytes
-                                   : t + 1 < weight.row_tiles()
-                                       ? plain.codes + ((t + 1) * weight.column_tiles() + first_tile) * tile_bytes
-                                       : tile;
-        if (unpacked) kernels.unpack(tile, items.get());
-        for (std::int64_t i = first_pass; i < last_pass; ++i) {
-          const Pass& pass = all[static_cast<std::size_t>(i)];
-          (unpacked ? kernels.unpacked : kernels.packed)(
-              plain, unpacked ? static_cast<const void*>(items.get()) : tile, next, input.of(pass), t, c * Packed::tile_columns,
-              y.get() + (pass.begin - row) * columns + (c - first_tile) * Packed::tile_columns, columns);
+    for (std::int64_t c = first_tile; c < first_tile + run; c += together) {
+      const std::int64_t column = c * Packed::tile_columns;
+      if (unpacked) {
+        std::fill_n(y.get(), rows * columns, 0.0f);
+        for (std::int64_t t = 0; t < weight.row_tiles(); ++t) {
+          kernels.unpack(plain.codes + (t * weight.column_tiles() + c) * Packed::tile_bytes(weight.bits), items.get());
+          for (const Pass& pass : passes)
+            kernels.unpacked(plain, items.get(), input.of(pass), t, column, y.get() + (pass.begin - row) * columns, columns);
         }
+      } else {
+        for (const Pass& pass : passes)
+          kernels.packed(plain, input.of(pass), c, together, y.get() + (pass.begin - row) * columns);
       }
-    terms.add(row, rows, column, columns, y.get(), columns);
-    cpu::write(to, row, column, rows, std::min(columns, weight.out - column), y.get(), columns);
+      terms.add(row, rows, column, columns, y.get(), columns);
+      cpu::write(to, row, column, rows, std::min(columns, weight.out - column), y.get(), columns);
+    }
   });
 }
 

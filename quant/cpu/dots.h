@@ -14,30 +14,31 @@ enum class Dot { bf16 = 2, int8 = 4 };
 
 /// The row that is number `part` of item `item` of a word: rows a half or a quarter of a word apart, so that one shift and one mask (or
 /// one look-up) finds all of them.
-constexpr int row_in_word(int bits, Dot dot, int item, int part) {
-  return item + part * static_cast<int>(Packed::rows_per_word(bits)) / static_cast<int>(dot);
+constexpr int row_in_word(int rows_per_word, Dot dot, int item, int part) {
+  return item + part * rows_per_word / static_cast<int>(dot);
 }
 
 /// Rows of activations that one pass takes.
 inline constexpr int dot_rows = 6;
 
-/// The activations of one pass.
+/// The activations of one pass. Items of a row tile are `stride` rows of them behind those of the one before.
 struct DotInput {
-  const std::uint32_t* items;  // [rows / numbers per item][m]
-  const float* factors;        // int8: [segments][m], what a sum of products with codes is multiplied by
-  const float* sums;           // [segments][m] of what the items stand for, factor included
+  const std::uint32_t* items;  // [row tiles][tile_rows / numbers per item][m]
+  const float* factors;        // int8: [segments][m] at the stride, what a sum of products with codes is multiplied by
+  const float* sums;           // the same of what the items stand for, factor included
+  std::int64_t stride;         // rows of activations of all passes
   int m;
 };
 
 struct DotKernels {
+  /// y[m][tiles · tile_columns] = x W for a run of column tiles.
+  void (*packed)(const Weights& w, const DotInput& x, std::int64_t tile, std::int64_t tiles, float* y);
+
   /// items[tile_rows / numbers per item][tile_columns] = the codes of a tile.
   void (*unpack)(const void* tile, std::uint32_t* items);
-
-  /// y[m][tile_columns] at stride ldy += x W over the tile (row_tile, column / tile_columns), whose codes are as they lie, or unpacked.
-  /// `next` is the tile that follows in memory or in time, to be fetched.
-  using Multiply = void (*)(const Weights& w, const void* codes, const void* next, const DotInput& x, std::int64_t row_tile,
-                            std::int64_t column, float* y, std::int64_t ldy);
-  Multiply packed, unpacked;
+  /// y[m][tile_columns] at stride ldy += x W over a tile of those.
+  void (*unpacked)(const Weights& w, const std::uint32_t* items, const DotInput& x, std::int64_t row_tile, std::int64_t column,
+                   float* y, std::int64_t ldy);
 };
 
 struct DotUnit {

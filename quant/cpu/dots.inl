@@ -24,17 +24,17 @@ void unpack(const void* tile, std::uint32_t* items) {
     }
 }
 
-template <template <int> class D, int bits, bool unpacked, int M = dot_rows>
-void multiply(const Weights& w, const void* codes, const void* next, const DotInput& x, std::int64_t row_tile,
-              std::int64_t column, float* y, std::int64_t ldy) {
-  if constexpr (M > 1)
-    if (x.m < M) return multiply<D, bits, unpacked, M - 1>(w, codes, next, x, row_tile, column, y, ldy);
+// y[M][ldy] += x W over one tile, whose codes are as they lie, or unpacked. `next` is the tile that follows, to be fetched.
+template <template <int> class D, int bits, bool unpacked, int M>
+[[gnu::always_inline]] inline void multiply_tile(const Weights& w, const void* codes, const std::uint8_t* next, const DotInput& x,
+                                                 std::int64_t row_tile, std::int64_t column, float* y, std::int64_t ldy) {
   using K = D<bits>;
   using V = typename K::V;
   using L = Layout<bits>;
   constexpr int width = V::width, most = static_cast<int>(tile_columns) / width, wanted = V::registers <= 16 && M > 2 ? 2 : 4;
   constexpr int vectors = wanted < most ? wanted : most, count = items_per_word<D, bits>, numbers = static_cast<int>(K::dot);
   constexpr int chains = M == 1 && count > 1 ? 2 : 1;  // of sums: one row alone would wait for each sum before the next
+  const std::uint32_t* x_tile = x.items + row_tile * x.stride * (tile_rows / numbers);
   for (std::int64_t c = 0; c < tile_columns; c += vectors * width)
     for (std::int32_t i = w.tiles[row_tile]; i < w.tiles[row_tile + 1]; ++i) {
       const Packed::Segment s = w.segments[i];
@@ -44,9 +44,8 @@ void multiply(const Weights& w, const void* codes, const void* next, const DotIn
           for (auto& sum : row) sum = K::zero();
       const std::int64_t first = s.begin % tile_rows, skipped = first / L::rows_per_word * L::line_bytes + c * L::word_bytes;
       const auto* items = static_cast<const std::uint32_t*>(codes) + first / numbers * tile_columns + c;
-      const std::uint8_t *p = static_cast<const std::uint8_t*>(codes) + skipped,
-                         *ahead = static_cast<const std::uint8_t*>(next) + skipped;
-      const std::uint32_t* xs = x.items + s.begin / numbers * M;
+      const std::uint8_t *p = static_cast<const std::uint8_t*>(codes) + skipped, *ahead = next + skipped;
+      const std::uint32_t* xs = x_tile + first / numbers * M;
       for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word) {
         typename K::Words words[vectors];
         if constexpr (!unpacked) {
@@ -78,17 +77,39 @@ void multiply(const Weights& w, const void* codes, const void* next, const DotIn
         for (int m = 0; m < M; ++m) {
           typename V::Reg sum = K::value(sums[0][m][v]);
           if constexpr (chains == 2) sum = V::add(sum, K::value(sums[1][m][v]));
-          if constexpr (K::dot == Dot::int8) sum = V::mul(sum, V::set(x.factors[i * M + m]));
+          if constexpr (K::dot == Dot::int8) sum = V::mul(sum, V::set(x.factors[i * x.stride + m]));
           float* to = y + m * ldy + c + v * width;
-          V::store(to, V::fma(scale, sum, V::fma(shift, V::set(x.sums[i * M + m]), V::load(to))));
+          V::store(to, V::fma(scale, sum, V::fma(shift, V::set(x.sums[i * x.stride + m]), V::load(to))));
         }
       }
     }
 }
 
+template <template <int> class D, int bits, int M = dot_rows>
+void packed(const Weights& w, const DotInput& x, std::int64_t tile, std::int64_t tiles, float* y) {
+  if constexpr (M > 1)
+    if (x.m < M) return packed<D, bits, M - 1>(w, x, tile, tiles, y);
+  using V = typename D<bits>::V;
+  using L = Layout<bits>;
+  const std::int64_t ldy = tiles * tile_columns;
+  for (std::int64_t i = 0; i < M * ldy; i += V::width) V::store(y + i, V::zero());
+  for (std::int64_t t = 0; t < w.row_tiles; ++t)
+    for (std::int64_t c = tile; c < tile + tiles; ++c)
+      multiply_tile<D, bits, false, M>(w, L::tile(w, t, c), L::next(w, t, c, tile, tiles), x, t, c * tile_columns,
+                                       y + (c - tile) * tile_columns, ldy);
+}
+
+template <template <int> class D, int bits, int M = dot_rows>
+void unpacked(const Weights& w, const std::uint32_t* items, const DotInput& x, std::int64_t row_tile, std::int64_t column, float* y,
+              std::int64_t ldy) {
+  if constexpr (M > 1)
+    if (x.m < M) return unpacked<D, bits, M - 1>(w, items, x, row_tile, column, y, ldy);
+  multiply_tile<D, bits, true, M>(w, items, nullptr, x, row_tile, column, y, ldy);
+}
+
 template <template <int> class D, int bits>
 constexpr DotKernels dot_kernels_of() {
-  return {unpack<D, bits>, multiply<D, bits, false>, multiply<D, bits, true>};
+  return {packed<D, bits>, unpack<D, bits>, unpacked<D, bits>};
 }
 
 template <template <int> class D>

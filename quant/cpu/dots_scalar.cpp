@@ -18,7 +18,7 @@ struct Bytes {
   static Item item(Words words) {
     Item item = 0;
     for (int part = 0; part < 4; ++part)
-      item |= (words >> (bits * row_in_word(bits, dot, j, part)) & ((1u << bits) - 1)) << (8 * part);
+      item |= (words >> (bits * row_in_word(Packed::rows_per_word(bits), dot, j, part)) & ((1u << bits) - 1)) << (8 * part);
     return item;
   }
   static Item load_items(const std::uint32_t* p) { return *p; }

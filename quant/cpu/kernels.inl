@@ -29,6 +29,13 @@ struct Layout {
   static const std::uint8_t* tile(const Weights& w, std::int64_t row_tile, std::int64_t column_tile) {
     return w.codes + (row_tile * w.column_tiles + column_tile) * tile_bytes;
   }
+  /// The tile after that one, when column tiles [first, first + count) are gone through row by row; the last is its own.
+  static const std::uint8_t* next(const Weights& w, std::int64_t row_tile, std::int64_t column_tile, std::int64_t first,
+                                  std::int64_t count) {
+    return column_tile + 1 < first + count ? tile(w, row_tile, column_tile + 1)
+           : row_tile + 1 < w.row_tiles    ? tile(w, row_tile + 1, first)
+                                           : tile(w, row_tile, column_tile);
+  }
   /// The words that hold (row, column) and its neighbours; row is the first of its word.
   static const std::uint8_t* words(const Weights& w, std::int64_t row, std::int64_t column) {
     return tile(w, row / tile_rows, column / tile_columns) + row % tile_rows / rows_per_word * line_bytes +
@@ -255,12 +262,9 @@ void forward(const Weights& w, const float* x, const float* sums, int m, std::in
       x_tile = scaled_x;
     }
     for (std::int64_t c = 0; c < tiles; ++c) {
-      const std::uint8_t* here = L::tile(w, t, tile + c);
-      const std::uint8_t* next = c + 1 < tiles         ? L::tile(w, t, tile + c + 1)
-                                 : t + 1 < w.row_tiles ? L::tile(w, t + 1, tile)
-                                                       : here;
       prefetch_scales(w, t + 1, (tile + c) * tile_columns);
-      forward_tile<V, C, bits, M, vectors>(w, here, next, t, (tile + c) * tile_columns, x_tile, sums, y + c * tile_columns, ldy);
+      forward_tile<V, C, bits, M, vectors>(w, L::tile(w, t, tile + c), L::next(w, t, tile + c, tile, tiles), t,
+                                           (tile + c) * tile_columns, x_tile, sums, y + c * tile_columns, ldy);
     }
   }
 }
