@@ -1,6 +1,7 @@
 #include "graft/quant/cpu/dots.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -29,7 +30,8 @@ struct Halves {
     double sums[lanes] = {};
     for (std::int64_t i = 0; i < n; i += lanes)
       for (int l = 0; l < lanes; ++l) sums[l] += x[i + l];
-    for (std::int64_t i = 0; i < n; ++i) numbers[i] = bf16(x[i]);  // which it was before it was read
+    for (std::int64_t i = 0; i < n; ++i)  // exactly: they were bf16 before they were read
+      numbers[i].bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x[i]) >> 16);
     sum = static_cast<float>(std::accumulate(sums, sums + lanes, 0.0));
   }
 };
@@ -147,6 +149,7 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
   const cpu::Target<float> to = target<float>(problem, bias);
 
   const auto count = static_cast<std::int64_t>(all.size()), rounds = divide_up(count, task_passes);
+  const std::int64_t tile_bytes = Packed::tile_bytes(weight.bits);
   const std::int64_t tiles = std::clamp<std::int64_t>(
       task_weights / (weight.rows * Packed::tile_columns * divide_up(count, rounds)), 1, weight.column_tiles());
   const std::int64_t column_tasks = divide_up(weight.column_tiles(), tiles);
@@ -162,10 +165,16 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
       const std::int64_t column = c * Packed::tile_columns;
       if (unpacked) {
         std::fill_n(y.get(), rows * columns, 0.0f);
+        const std::uint8_t* tile = plain.codes + c * tile_bytes;
         for (std::int64_t t = 0; t < weight.row_tiles(); ++t) {
-          kernels.unpack(plain.codes + (t * weight.column_tiles() + c) * Packed::tile_bytes(weight.bits), items.get());
-          for (const Pass& pass : passes)
+          kernels.unpack(tile, items.get());
+          tile += weight.column_tiles() * tile_bytes;
+          for (const Pass& pass : passes) {
+            // A part of the next tile, which lies far from this one. All of it at once would wait for the last-level cache.
+            const std::int64_t lines = tile_bytes / 64, begin = (pass.begin - row) * lines / rows;
+            for (std::int64_t i = begin; i < (pass.begin - row + pass.count) * lines / rows; ++i) __builtin_prefetch(tile + i * 64);
             kernels.unpacked(plain, items.get(), input.of(pass), t, column, y.get() + (pass.begin - row) * columns, columns);
+          }
         }
       } else {
         for (const Pass& pass : passes)

@@ -35,7 +35,7 @@ struct DotKernels {
   void (*packed)(const Weights& w, const DotInput& x, std::int64_t tile, std::int64_t tiles, float* y);
 
   /// items[tile_rows / numbers per item][tile_columns] = the codes of a tile.
-  void (*unpack)(const void* tile, std::uint32_t* items);
+  void (*unpack)(const std::uint8_t* tile, std::uint32_t* items);
   /// y[m][tile_columns] at stride ldy += x W over a tile of those.
   void (*unpacked)(const Weights& w, const std::uint32_t* items, const DotInput& x, std::int64_t row_tile, std::int64_t column,
                    float* y, std::int64_t ldy);

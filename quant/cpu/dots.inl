@@ -11,10 +11,9 @@ template <template <int> class D, int bits>
 constexpr int items_per_word = Layout<bits>::rows_per_word / static_cast<int>(D<bits>::dot);
 
 template <template <int> class D, int bits>
-void unpack(const void* tile, std::uint32_t* items) {
+void unpack(const std::uint8_t* p, std::uint32_t* items) {
   using L = Layout<bits>;
   constexpr int width = D<bits>::V::width, count = items_per_word<D, bits>;
-  const auto* p = static_cast<const std::uint8_t*>(tile);
   for (std::int64_t r = 0; r < tile_rows; r += L::rows_per_word, items += count * tile_columns)
     for (std::int64_t c = 0; c < tile_columns; c += width, p += width * L::word_bytes) {
       const typename D<bits>::Words words = D<bits>::load(p);

@@ -74,6 +74,8 @@ template <class V, template <int> class C, int bits, bool affine, int Vectors>
   for (std::int64_t r = row; r < end; r += L::rows_per_word, p += L::line_bytes) {
     typename C<bits>::Words words[Vectors];
     for (int v = 0; v < Vectors; ++v) words[v] = C<bits>::load(p + v * V::width * L::word_bytes);
+    for (std::int64_t byte = 0; byte < Vectors * V::width * L::word_bytes; byte += cache_line)
+      __builtin_prefetch(p + L::tile_bytes + byte);  // of the tile beside it, which the next panel comes from
     unroll<L::rows_per_word>([&]<int j>() __attribute__((always_inline)) {
       const typename C<bits>::template Field<j, 0> code;
       for (int v = 0; v < Vectors; ++v) V::store(panel + v * V::width, weight<V, affine>(code(words[v]), scale[v], zero[v]));
