@@ -53,6 +53,16 @@ struct Layout {
 
 // ---- panels ----
 
+// Scales and zeros of a tile lie apart from its codes, those of the next row of tiles beyond the reach of the processor's own prefetching.
+[[gnu::always_inline]] inline void prefetch_scales(const Weights& w, std::int64_t row_tile, std::int64_t column) {
+  if (row_tile >= w.row_tiles) return;
+  const std::int64_t first = w.segments[w.tiles[row_tile]].group * w.columns + column;
+  for (std::int64_t i = first; i < first + tile_columns; i += cache_line / std::int64_t{sizeof(float)}) {
+    __builtin_prefetch(w.scales + i);
+    __builtin_prefetch(w.zeros + i);
+  }
+}
+
 // scale · (code − zero) or scale · code + zero, as plain f32 arithmetic has it.
 template <class V, bool affine>
 [[gnu::always_inline]] inline typename V::Reg weight(typename V::Reg code, typename V::Reg scale, typename V::Reg zero) {
@@ -63,7 +73,7 @@ template <class V, bool affine>
 // Rows of one segment, Vectors vectors of columns side by side.
 template <class V, template <int> class C, int bits, bool affine, int Vectors>
 [[gnu::always_inline]] inline void forward_panel_segment(const Weights& w, std::int32_t group, std::int64_t row, std::int64_t end,
-                                                         std::int64_t column, int lanes, float* panel) {
+                                                         std::int64_t depth, std::int64_t column, int lanes, float* panel) {
   using L = Layout<bits>;
   typename V::Reg scale[Vectors], zero[Vectors];
   for (int v = 0; v < Vectors; ++v) {
@@ -74,8 +84,12 @@ template <class V, template <int> class C, int bits, bool affine, int Vectors>
   for (std::int64_t r = row; r < end; r += L::rows_per_word, p += L::line_bytes) {
     typename C<bits>::Words words[Vectors];
     for (int v = 0; v < Vectors; ++v) words[v] = C<bits>::load(p + v * V::width * L::word_bytes);
-    for (std::int64_t byte = 0; byte < Vectors * V::width * L::word_bytes; byte += cache_line)
-      __builtin_prefetch(p + L::tile_bytes + byte);  // of the tile beside it, which the next panel comes from
+    // The panel below this one comes after the few beside it, the next lines at once.
+    const std::uint8_t* below = r + depth < w.rows ? L::words(w, r + depth, column) : p;
+    for (std::int64_t byte = 0; byte < Vectors * V::width * L::word_bytes; byte += cache_line) {
+      __builtin_prefetch(below + byte);
+      __builtin_prefetch(p + 2 * L::line_bytes + byte);
+    }
     unroll<L::rows_per_word>([&]<int j>() __attribute__((always_inline)) {
       const typename C<bits>::template Field<j, 0> code;
       for (int v = 0; v < Vectors; ++v) V::store(panel + v * V::width, weight<V, affine>(code(words[v]), scale[v], zero[v]));
@@ -87,13 +101,14 @@ template <class V, template <int> class C, int bits, bool affine, int Vectors>
 template <class V, template <int> class C, int bits, bool affine>
 void forward_panel_of(const Weights& w, std::int64_t row, std::int64_t depth, std::int64_t column, int lanes, float* panel) {
   constexpr int vectors = 16 / V::width > 2 ? 1 : 2;
-  for (const Packed::Segment* s = w.segments + w.tiles[row / tile_rows]; depth > 0; ++s) {
+  const std::int64_t last = row + depth;
+  for (std::int64_t r = last; r < last + depth; r += tile_rows) prefetch_scales(w, r / tile_rows, column);
+  for (const Packed::Segment* s = w.segments + w.tiles[row / tile_rows]; row < last; ++s) {
     if (s->end <= row) continue;
-    const std::int64_t end = s->end < row + depth ? s->end : row + depth;
+    const std::int64_t end = s->end < last ? s->end : last;
     for (int l = 0; l < lanes; l += vectors * V::width)
-      forward_panel_segment<V, C, bits, affine, vectors>(w, s->group, row, end, column + l, lanes, panel + l);
+      forward_panel_segment<V, C, bits, affine, vectors>(w, s->group, row, end, depth, column + l, lanes, panel + l);
     panel += (end - row) * lanes;
-    depth -= end - row;
     row = end;
   }
 }
@@ -176,16 +191,6 @@ struct RowFactors {
       values[i] = 1.0f / static_cast<float>(1u << C<bits>::power(i / M % Layout<bits>::rows_per_word));
   }
 };
-
-// Scales and zeros of a tile lie apart from its codes, those of the next row of tiles beyond the reach of the processor's own prefetching.
-[[gnu::always_inline]] inline void prefetch_scales(const Weights& w, std::int64_t row_tile, std::int64_t column) {
-  if (row_tile >= w.row_tiles) return;
-  const std::int64_t first = w.segments[w.tiles[row_tile]].group * w.columns + column;
-  for (std::int64_t i = first; i < first + tile_columns; i += cache_line / std::int64_t{sizeof(float)}) {
-    __builtin_prefetch(w.scales + i);
-    __builtin_prefetch(w.zeros + i);
-  }
-}
 
 // One tile: y[M][ldy] += x W, Vectors vectors of columns at a time; x [tile_rows][M].
 template <class V, template <int> class C, int bits, int M, int Vectors>
