@@ -89,6 +89,9 @@ class Round {
     const Scratch<T> panels(left_panels_ * kernels_.rows *
                             entries(stretchwise_ ? std::min(depth_block, packed_depth) : packed_depth));
     packed_ = panels.get();
+    // Columns that go anywhere are put there row by row, when all of a row is known: each line of the target is written once.
+    const Scratch<Sum<T>> all(target_.columns ? m_ * n_ : 0);
+    scattered_ = all.get();
     if (!stretchwise_ && packed_depth > 0) {
       // Pieces of about the same work as a task; what one task multiplies is packed on its thread, in whose caches it then lies.
       const std::int64_t panels_per_piece = tasks == 1 ? left_panels_ : std::max<std::int64_t>(1, 16 / depth_blocks_);
@@ -102,6 +105,10 @@ class Round {
       for (std::int64_t j = column; j < end; j += column_block)
         this->task(panel, std::min(panel + task_panels_, left_panels_), j, std::min(column_block, end - j));
     });
+    if (scattered_)
+      parallel_ranges(m_, std::max<std::int64_t>(1, block / n_), [&](std::int64_t begin, std::int64_t end) {
+        write(target_, row_ + begin, 0, end - begin, n_, scattered_ + begin * n_, n_);
+      });
   }
 
  private:
@@ -132,20 +139,23 @@ class Round {
         target_.dtype == dtype_of<Sum<T>> && target_.column_stride == 1 && !target_.bias && !target_.columns && !target_.epilogue;
     const std::int64_t panels = passes(begin, end) > 1 ? divide_up(columns, width) : 1;
     const Scratch<T> block(panels * width * entries(std::min(depth_block, depth_)));
-    const Scratch<Sum<T>> sums(direct ? 0 : rows * columns);
+    const Scratch<Sum<T>> sums(direct || scattered_ ? 0 : rows * columns);
     T* right = block.get();
     Sum<T>* c = sums.get();
     std::int64_t ldc = columns;
     if (direct) {
       c = static_cast<Sum<T>*>(target_.data) + (row_ + begin * height_) * target_.row_stride + column;
       ldc = target_.row_stride;
+    } else if (scattered_) {
+      c = scattered_ + begin * height_ * n_ + column;
+      ldc = n_;
     }
     for (std::int64_t b = 0; b < depth_blocks_; ++b) {
       if (stretchwise_) pack_left(b, begin, end);
       multiply(b, begin, end, column, right, columns, c, ldc);
     }
     if (target_.epilogue) target_.epilogue->apply(row_ + begin * height_, column, rows, columns, c, ldc);
-    if (!direct) put(row_ + begin * height_, column, rows, columns, c, ldc);
+    if (!direct && !scattered_) put(row_ + begin * height_, column, rows, columns, c, ldc);
   }
 
   // write(); where the target is a whole transposed matrix, in which these rows are contiguous, by way of registers.
@@ -194,6 +204,7 @@ class Round {
   std::int64_t left_panels_, height_, depth_blocks_, columns_, column_tasks_, task_panels_;
   bool stretchwise_ = false;
   T* packed_ = nullptr;
+  Sum<T>* scattered_ = nullptr;  // [m][n], if the target has columns
 };
 
 }  // namespace
@@ -231,9 +242,16 @@ void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::
         convert(dtype_of<T>, c, 1, target.dtype, y + column, 1, columns);
         continue;
       }
-      for (std::int64_t j = 0; j < columns; ++j) {
-        const std::int64_t to = target.columns ? target.columns[column + j] : column + j;
-        if (to >= 0) y[to * target.column_stride] = static_cast<To>(target.bias ? c[j] + target.bias[column + j] : c[j]);
+      for (std::int64_t j = 0; j < columns; j += block) {
+        const std::int64_t n = std::min(block, columns - j);
+        T shifted[block];
+        To narrow[block];
+        for (std::int64_t i = 0; target.bias && i < n; ++i) shifted[i] = c[j + i] + target.bias[column + j + i];
+        convert(dtype_of<T>, target.bias ? shifted : c + j, 1, target.dtype, narrow, 1, n);
+        for (std::int64_t i = 0; i < n; ++i) {
+          const std::int64_t to = target.columns ? target.columns[column + j + i] : column + j + i;
+          if (to >= 0) y[to * target.column_stride] = narrow[i];
+        }
       }
     }
   });
