@@ -32,6 +32,11 @@ template <template <int> class D, int bits, bool unpacked, int M>
   using L = Layout<bits>;
   constexpr int width = V::width, most = static_cast<int>(tile_columns) / width, wanted = V::registers <= 16 && M > 2 ? 2 : 4;
   constexpr int vectors = wanted < most ? wanted : most, count = items_per_word<D, bits>, numbers = static_cast<int>(K::dot);
+  constexpr bool parts = !unpacked && M <= K::most_rows_in_parts;
+  constexpr int origin = [] {
+    if constexpr (parts) return K::origin_of_parts;
+    else return K::origin;
+  }();
   constexpr int chains = M == 1 && count > 1 ? 2 : 1;  // of sums: one row alone would wait for each sum before the next
   const std::uint32_t* x_tile = x.items + row_tile * x.stride * (tile_rows / numbers);
   for (std::int64_t c = 0; c < tile_columns; c += vectors * width)
@@ -54,7 +59,7 @@ template <template <int> class D, int bits, bool unpacked, int M>
         }
         unroll<count>([&]<int j>() __attribute__((always_inline)) {
           typename K::Item q[vectors];
-          for (int v = 0; v < vectors; ++v) {
+          for (int v = 0; v < vectors && !parts; ++v) {
             if constexpr (unpacked) q[v] = K::load_items(items + v * width);
             else q[v] = K::template item<j>(words[v]);
           }
@@ -63,7 +68,11 @@ template <template <int> class D, int bits, bool unpacked, int M>
             std::uint32_t item;
             __builtin_memcpy(&item, xs++, sizeof item);  // written as smaller numbers
             const typename K::Item x_m = K::set(item);
-            for (int v = 0; v < vectors; ++v) sums[j % chains][m][v] = K::sum(sums[j % chains][m][v], q[v], x_m);
+            for (int v = 0; v < vectors; ++v) {
+              auto& sum = sums[j % chains][m][v];
+              if constexpr (parts) sum = K::template sum_parts<j>(sum, words[v], x_m);
+              else sum = K::sum(sum, q[v], x_m);
+            }
           }
         });
       }
@@ -71,7 +80,7 @@ template <template <int> class D, int bits, bool unpacked, int M>
 #pragma GCC unroll 8  // or the sums would go through memory
       for (int v = 0; v < vectors; ++v) {
         const std::int64_t at = s.group * w.columns + column + c + v * width;
-        const typename V::Reg scale = V::load(w.scales + at), shift = offset<V>(w, K::origin, scale, V::load(w.zeros + at));
+        const typename V::Reg scale = V::load(w.scales + at), shift = offset<V>(w, origin, scale, V::load(w.zeros + at));
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
           typename V::Reg sum = K::value(sums[0][m][v]);
