@@ -122,11 +122,12 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
   constexpr int width = V::width, per = PanelTraits<typename V::Element>::depth;
   using Reg = decltype(V::load(source));
   const typename V::Element* end = panel + (depth + per - 1) / per * lanes;
+  const int used = (valid + width - 1) / width * width < lanes ? (valid + width - 1) / width * width : lanes;
   if (lane_stride == 1) {
     constexpr int ahead = 16;  // rows that lie pages apart are out of reach of the processor's own prefetching
     for (std::int64_t d = 0; d < depth; d += per, source += per * depth_stride, panel += lanes) {
       for (int i = 0; i < per; ++i) __builtin_prefetch(source + (ahead + i) * depth_stride);
-      for (int l = 0; l < lanes; l += width) {
+      for (int l = 0; l < used; l += width) {
         const int left = valid - l < width ? (valid - l > 0 ? valid - l : 0) : width;
         Reg rows[per];
         for (int i = 0; i < per; ++i) {
@@ -141,7 +142,7 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
   if (depth_stride == 1) {  // width × width blocks, transposed in registers
     for (std::int64_t d = 0; d < depth; d += width, panel += width / per * lanes) {
       const int rows = depth - d < width ? static_cast<int>(depth - d) : width;
-      for (int l = (lanes - 1) / width * width; l >= 0; l -= width) {  // backwards, for what is written past the end of a row
+      for (int l = (used - 1) / width * width; l >= 0; l -= width) {  // backwards, for what is written past the end of a row
         Reg block[width];
         const From* row = source + l * lane_stride + d;
         if (rows == width && l + width <= valid)
@@ -163,7 +164,7 @@ void pack_from(const From* source, std::int64_t depth, std::int64_t depth_stride
     return;
   }
   for (std::int64_t d = 0; d < depth; d += per, source += per * depth_stride, panel += lanes)
-    for (int l = 0; l < lanes; ++l) {
+    for (int l = 0; l < used; ++l) {
       SumOf<V> one[per] = {};
       for (int i = 0; i < per; ++i)
         if (l < valid && d + i < depth) one[i] = V::get(source + i * depth_stride + l * lane_stride);

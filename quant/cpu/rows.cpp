@@ -101,19 +101,13 @@ Tensor group_sums(const View& x, std::int64_t group) {
   return sums;
 }
 
-/// u of all terms that have their A. Many rows in half precision are widened once for them.
+/// u of all terms that have their A.
 void make_u(const Problem& problem) {
-  Tensor widened;
   for (const LowRank& term : problem.terms) {
     if (!term.A.data) continue;
-    const bool pools = term.group > 1;
-    if (!pools && is_half(problem.x.dtype) && !is_half(term.A.dtype) && problem.m() > few_rows && !widened.defined()) {
-      widened = Tensor::empty({problem.m(), problem.x.sizes[1]}, DType::f32);
-      cpu_kernels().copy(problem.x, widened.view());
-    }
-    const View x = term.rows_of(!pools && widened.defined() ? widened.view() : problem.x);
-    const Tensor sums = pools ? group_sums(x, term.group) : Tensor();
-    cpu_kernels().matmul(pools ? sums.view() : x, transposed(term.A), term.u);
+    const View x = term.rows_of(problem.x);
+    const Tensor sums = term.group > 1 ? group_sums(x, term.group) : Tensor();
+    cpu_kernels().matmul(sums.defined() ? sums.view() : x, transposed(term.A), term.u);
     if (term.u_scale != 1) cpu_kernels().unary(UnaryOp::affine, term.u, term.u, term.u_scale, 0);
   }
 }
