@@ -43,6 +43,7 @@ set(machine_code_90a -gencode arch=compute_90a,code=sm_90a)
 
 set(GRAFT_CUDA_DIR ${PROJECT_BINARY_DIR}/cuda)
 file(MAKE_DIRECTORY ${GRAFT_CUDA_DIR})
+set(ptxas_report ${PROJECT_SOURCE_DIR}/cuda/ptxas_report.sh)
 file(GLOB kernel_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cuda/*.cu)
 set(image_declarations "")
 set(image_rows "")
@@ -54,10 +55,11 @@ foreach(source ${kernel_sources})
   endif()
   set(ptx ${GRAFT_CUDA_DIR}/${name}.ptx)
   set(fatbin ${GRAFT_CUDA_DIR}/${name}.fatbin)
+  set(report ${GRAFT_CUDA_DIR}/${name}.ptxas)
   add_custom_command(OUTPUT ${ptx} DEPENDS ${source} DEPFILE ${ptx}.d COMMENT "PTX of cuda/${name}.cu" VERBATIM
                      COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${nvcc_flags} -arch=compute_${architecture} -ptx -MD -MF ${ptx}.d -o ${ptx} ${source})
-  add_custom_command(OUTPUT ${fatbin} DEPENDS ${ptx} COMMENT "Machine code of cuda/${name}.cu" VERBATIM
-                     COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} ${machine_code_${architecture}} -fatbin -o ${fatbin} ${ptx})
+  add_custom_command(OUTPUT ${fatbin} ${report} DEPENDS ${ptx} ${ptxas_report} COMMENT "Machine code of cuda/${name}.cu" VERBATIM
+                     COMMAND ${ptxas_report} ${report} ${fatbin} ${ptx} ${CUDAToolkit_NVCC_EXECUTABLE} ${machine_code_${architecture}} -fatbin)
   list(APPEND GRAFT_PTX ${ptx})
   list(APPEND fatbins ${fatbin})
   string(APPEND image_declarations "GRAFT_IMAGE(${name}, \"${fatbin}\")\n")
