@@ -5,9 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 
-#include "graft/core/cpu/block.h"
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/low_rank.h"
 #include "graft/quant/cpu/passes.h"
@@ -25,14 +23,10 @@ constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b
 // Activations of a segment, a whole number of units, as the numbers of items, with what the segment's sums need besides.
 struct Halves {
   using Number = bf16;
-  static void encode(const float* x, std::int64_t n, float&, float& sum, bf16* numbers) {
-    constexpr int lanes = 8;  // added up side by side
-    double sums[lanes] = {};
-    for (std::int64_t i = 0; i < n; i += lanes)
-      for (int l = 0; l < lanes; ++l) sums[l] += x[i + l];
+  static void encode(const float* x, std::int64_t n, float&, float& total, bf16* numbers) {
     for (std::int64_t i = 0; i < n; ++i)  // exactly: they were bf16 before they were read
       numbers[i].bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x[i]) >> 16);
-    sum = static_cast<float>(std::accumulate(sums, sums + lanes, 0.0));
+    total = sum(x, n);
   }
 };
 
@@ -95,7 +89,7 @@ class Input {
         const std::int64_t at = static_cast<std::int64_t>(s) * m_ + pass.begin + m, row = segment.begin % Packed::tile_rows;
         float values[Packed::tile_rows];
         typename Kind::Number encoded[Packed::tile_rows];
-        gather(x.as<From>() + (pass.begin + m) * x.strides[0], x.strides[1], segment, values);
+        gather(weight_, x.as<From>() + (pass.begin + m) * x.strides[0], x.strides[1], segment, values);
         Kind::encode(values, segment.end - segment.begin, factors_.get()[at], sums_.get()[at], encoded);
         std::uint32_t* to = items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * tile_items +
                             row / numbers * pass.count + m;
@@ -116,21 +110,6 @@ class Input {
         for (int part = 0; part < numbers; ++part) parts[part] = from[i + row_in_word(per_word, dot, item, part)];
         std::memcpy(to, parts, sizeof parts);
       }
-  }
-
-  // The channels of a segment out of a row of activations, zeros for filling.
-  template <class From>
-  void gather(const From* row, std::int64_t stride, const Packed::Segment& segment, float* values) const {
-    const std::int64_t n = segment.end - segment.begin;
-    if (weight_.order.empty()) {
-      const std::int64_t real = std::clamp<std::int64_t>(weight_.in - segment.begin, 0, n);
-      row += segment.begin * stride;
-      cpu::convert(dtype_of<From>, row, stride, DType::f32, values, 1, real);
-      std::fill(values + real, values + n, 0.0f);
-      return;
-    }
-    const std::int32_t* order = weight_.order.data() + segment.begin;
-    for (std::int64_t i = 0; i < n; ++i) values[i] = order[i] < 0 ? 0.0f : static_cast<float>(row[order[i] * stride]);
   }
 
   const Packed& weight_;

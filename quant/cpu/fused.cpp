@@ -21,14 +21,12 @@ void pack(const Problem& problem, const Pass& pass, float* x, float* sums) {
     for (int i = 0; i < pass.count; ++i) {
       const From* row = from.as<From>() + (pass.begin + i) * from.strides[0];
       for (std::size_t s = 0; s < weight.segments.size(); ++s) {
-        double sum = 0;
-        for (std::int64_t r = weight.segments[s].begin; r < weight.segments[s].end; ++r) {
-          const std::int64_t k = weight.order.empty() ? (r < weight.in ? r : -1) : weight.order[static_cast<std::size_t>(r)];
-          const float value = k < 0 ? 0.0f : static_cast<float>(row[k * from.strides[1]]);
-          x[r * pass.count + i] = value;
-          sum += value;
-        }
-        sums[static_cast<std::int64_t>(s) * pass.count + i] = static_cast<float>(sum);
+        const Packed::Segment& segment = weight.segments[s];
+        const std::int64_t n = segment.end - segment.begin;
+        float values[Packed::tile_rows];
+        gather(weight, row, from.strides[1], segment, values);
+        sums[static_cast<std::int64_t>(s) * pass.count + i] = sum(values, n);
+        for (std::int64_t r = 0; r < n; ++r) x[(segment.begin + r) * pass.count + i] = values[r];
       }
     }
   });

@@ -1,8 +1,12 @@
-// The rows of activations, a few at a time.
+// The rows of activations, a few at a time, and each a segment at a time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "graft/core/cpu/block.h"
+#include "graft/quant/kernels.h"
 
 namespace graft::quant {
 
@@ -18,6 +22,32 @@ inline std::vector<Pass> passes(std::int64_t m, int most) {
   std::vector<Pass> all;
   for (std::int64_t i = 0; i < n; ++i) all.push_back({i * m / n, static_cast<int>((i + 1) * m / n - i * m / n)});
   return all;
+}
+
+/// values[tile_rows]: what a row of activations has for the channels of a segment, zeros for filling.
+template <class From>
+void gather(const Packed& weight, const From* row, std::int64_t stride, const Packed::Segment& segment, float* values) {
+  const std::int64_t n = segment.end - segment.begin;
+  if (weight.order.empty()) {
+    const std::int64_t real = std::clamp<std::int64_t>(weight.in - segment.begin, 0, n);
+    cpu::convert(dtype_of<From>, row + segment.begin * stride, stride, DType::f32, values, 1, real);
+    std::fill(values + real, values + n, 0.0f);
+    return;
+  }
+  const std::int32_t* order = weight.order.data() + segment.begin;
+  for (std::int64_t i = 0; i < n; ++i) values[i] = order[i] < 0 ? 0.0f : static_cast<float>(row[order[i] * stride]);
+}
+
+/// Of a segment's values, a whole number of units: added up side by side in double.
+inline float sum(const float* values, std::int64_t n) {
+  constexpr int lanes = 8;
+  static_assert(Packed::unit % lanes == 0);
+  double sums[lanes] = {};
+  for (std::int64_t i = 0; i < n; i += lanes)
+    for (int l = 0; l < lanes; ++l) sums[l] += values[i + l];
+  double total = 0;
+  for (double each : sums) total += each;
+  return static_cast<float>(total);
 }
 
 }  // namespace graft::quant
