@@ -11,7 +11,7 @@ import time
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTQConfig
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -28,7 +28,9 @@ def main():
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype), device_map="cpu")
+    trainable = GPTQConfig(bits=4, backend="auto_trainable")  # some of the kernels that it would choose have no backward
+    base = AutoModelForCausalLM.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype), device_map="cpu",
+                                                quantization_config=trainable)
     model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, task_type="CAUSAL_LM"))
     model.train()
     wrapped = type(model.base_model.model.model.layers[0].self_attn.q_proj.base_layer).__name__
