@@ -41,7 +41,9 @@ class Adapter {
 
   /// The input that the base product gets instead of x [..., in]. In a wider dtype it makes the base compute there; the layer casts back.
   virtual Tensor input(const Tensor& x, const AdapterCall&) const { return x; }
-  /// Whether input() does anything: such adapters are merged before the others, and in the reverse of their order. A dense layer's result
+  /// The same as a rotation, where it is one: the last adapter's that turns the input goes down with it to a base that may fuse it.
+  virtual std::optional<Rotation> rotation(const Tensor& /*x*/, const AdapterCall&) const { return {}; }
+  /// Whether input() does anything, or it is not called: such adapters are merged before the others, and in the reverse of their order. A dense layer's result
   /// then has x's dtype, under autocast too.
   virtual bool turns_input() const { return false; }
   /// A low-rank share, y += scale · x Aᵀ Bᵀ, which a base may fuse with its own product.

@@ -301,6 +301,31 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
   return terms.empty() ? y : low_rank_sum(y, x, terms);
 }
 
+Tensor QuantLinear::forward_rotated(const Tensor& x, const Rotation& rotation) const {
+  const auto& [blocks, dtype] = rotation;
+  if (const auto low = autocast::dtype(x.device().type); low && !grad_enabled()) {
+    // The product of blocks is lowered, and then the layer's: nothing between them is narrower.
+    const auto keeps = [&](DType type) { return type == DType::f32 || type == *low; };
+    if (!keeps(x.dtype()) || !keeps(blocks.dtype()) || !keeps(dtype)) return forward(rotate(x, rotation));
+    const Rotation lowered{autocast::lower(blocks), *low};
+    const Tensor own = autocast::lower(x);
+    const autocast::Guard off(x.device().type, std::nullopt);
+    return forward_rotated(own, lowered);
+  }
+  const DType wide = blocks.dtype();
+  if (grad_enabled() || !(x.dtype() == wide || (is_half(x.dtype()) && wide == DType::f32)) ||
+      (dtype != wide && dtype != x.dtype()))
+    return forward(rotate(x, rotation));
+  check(blocks.device() == device(), "quantized linear: the blocks of a rotation are on {}, the weight on {}", blocks.device(),
+        device());
+  const Tensor from = contiguous(x), turned = Tensor::empty(x.shape(), dtype, x.device());
+  return apply("quantized linear", *packed_, turned, in_features(), out_features(), [&](const View& in, const View& out) {
+    const View bias = bias_.defined() ? bias_.view() : View();
+    const Rotated rotated{as_matrix(from).view(), blocks.view()};
+    quant::forward(*packed_, in, bias_.defined() ? &bias : nullptr, out, {}, compute_, &rotated);
+  });
+}
+
 Tensor QuantLinear::dequantize(std::int64_t begin, std::int64_t end) const {
   check(begin >= 0 && begin <= end && end <= out_features(), "dequantize: rows {} to {} of {}", begin, end, out_features());
   const Tensor rows = Tensor::empty({end - begin, in_features()});
