@@ -42,8 +42,8 @@ void run(const Problem& problem, const rotation::Cut& cut, const Arranged& arran
   p.b = static_cast<int>(blocks.sizes[1]), p.block_elements = blocks.sizes[0] == 1 ? 0 : blocks.sizes[1] * blocks.sizes[1];
   p.m = static_cast<int>(problem.m()), p.columns = static_cast<int>(x.sizes[1]), p.parts = cut.parts;
   p.x = x.data, p.dtype = x.dtype, p.x_ld = x.strides[0], p.arranged = arranged;
-  launch({"rotation", fmt::format("rotate_{}_by_{}_{}", from.dtype, blocks.dtype, cut.rows)}, {std::int64_t{cut.row_blocks} * cut.parts},
-         cut.threads, p, static_cast<std::size_t>(cut.shared_bytes));
+  launch({"rotation", fmt::format("rotate_{}_by_{}_{}", from.dtype, blocks.dtype, cut.rows)},
+         {std::int64_t{cut.row_blocks} * cut.parts}, cut.threads, p, static_cast<std::size_t>(cut.shared_bytes));
 }
 
 }  // namespace

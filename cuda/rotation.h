@@ -8,7 +8,7 @@ namespace graft::cuda {
 
 /// x = from · R for m rows, R block-diagonal: summed in f32 in the order of R's rows, rounded to a half type or not.
 struct Rotate {
-  const void *from, *blocks;  // rows of aligned 16-byte pieces; [columns / b or 1][b][b], aligned so
+  const void *from, *blocks;        // rows of aligned 16-byte pieces; [columns / b or 1][b][b], aligned so
   std::int64_t ld, block_elements;  // of R, from block to block: 0 where all are one
   int m, columns, b, parts;
   void* x;  // rows of aligned quads

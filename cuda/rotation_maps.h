@@ -11,10 +11,10 @@
 
 namespace graft::cuda::rotation {
 
-inline constexpr int quad = 4;                         // columns of a thread, and rows of R that it reads at a time
-inline constexpr int most_block = 128;                 // of R: beyond, its blocks are matrices for cuBLASLt
-inline constexpr int few_rows = 4;                     // of a block of threads
-inline constexpr int most_in_few = 64;                 // rows of x up to which a block has few. R comes from the L2 cache once for each block
+inline constexpr int quad = 4;          // columns of a thread, and rows of R that it reads at a time
+inline constexpr int most_block = 128;  // of R: beyond, its blocks are matrices for cuBLASLt
+inline constexpr int few_rows = 4;      // of a block of threads
+inline constexpr int most_in_few = 64;  // rows of x up to which a block has few. R comes from the L2 cache once for each block
 inline constexpr int threads = 256, few_threads = 64;  // where a block has many rows, and few
 inline constexpr std::int64_t most_rows = std::int64_t{1} << 30;
 
@@ -23,7 +23,8 @@ GRAFT_HD constexpr int many_rows(int size) { return size == 2 ? 16 : 8; }
 
 /// What the kernels take: blocks of R [b, b] and x [m, columns].
 constexpr bool takes(std::int64_t m, std::int64_t columns, std::int64_t b) {
-  return m > 0 && m < most_rows && columns > 0 && columns < most_rows && b > 0 && b <= most_block && b % quad == 0 && columns % b == 0;
+  return m > 0 && m < most_rows && columns > 0 && columns < most_rows && b > 0 && b <= most_block && b % quad == 0 &&
+         columns % b == 0;
 }
 
 struct Cut {
