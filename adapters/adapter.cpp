@@ -31,6 +31,11 @@ Tensor dense_weight(const LinearBase& layer) {
   return weight.defined() && is_floating(weight.dtype()) ? weight : Tensor();
 }
 
+Tensor Adapter::input(const Tensor& x, const AdapterCall& call) const {
+  const std::optional<Rotation> turn = rotation(x, call);
+  return turn ? rotate(x, *turn) : x;
+}
+
 void Adapter::set_scale(double) { fail<AttributeError>("{}: this method has no scaling", method()); }
 void Adapter::scale(double factor) { set_scale(factor); }
 Tensor Adapter::merged(const Tensor&, bool) { fail<NotImplementedError>("{}: this method cannot be merged", method()); }

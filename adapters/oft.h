@@ -80,7 +80,6 @@ class OFTAdapter final : public Adapter {
   std::string_view method() const override { return "oft"; }
   std::string description() const override;
   void visit(Visitor& visitor, const std::string& name) override;
-  Tensor input(const Tensor& x, const AdapterCall& call) const override { return rotate(x, *rotation(x, call)); }
   std::optional<Rotation> rotation(const Tensor& x, const AdapterCall& call) const override;
   bool turns_input() const override { return true; }
   /// COFT: puts the parameter itself into its ball, where every use of it would take it.

@@ -104,9 +104,8 @@ struct LowRank {
 /// What a product's x is made from before anything reads it, by a block-diagonal R: x = from · R, block by block, summed like the product and
 /// rounded to x's dtype once.
 struct Rotated {
-  View from;  // [m, in]
-  View
-      blocks;  // [in / b, b, b], or one for all blocks, [1, b, b]; f32 beside half types or f32, or from's dtype. x has one of both dtypes
+  View from;    // [m, in]; x has its dtype, or that of the blocks
+  View blocks;  // [in / b, b, b], or one for all blocks, [1, b, b]; of from's dtype, or f32 beside a half type
 };
 /// The columns of x [m, k] by blocks of b: [k / b, m, b].
 inline View by_blocks(const View& x, std::int64_t b) {
@@ -189,7 +188,8 @@ struct Row {
   bool takes_outer = false;  // makes the outer products too, where they can be made in parts
 };
 
-/// All rows of the CPU, preferred first: forward and backward make x and u and run the first one whose set isa() includes and that supports the problem.
+/// All rows of the CPU, preferred first: forward and backward make x and u and run the first one whose set isa() includes and that supports
+/// the problem.
 std::span<const Row> rows();
 
 namespace cuda {

@@ -43,9 +43,9 @@ Tensor apply(const char* what, const Packed& weight, const Tensor& x, std::int64
   return y;
 }
 
-/// x W (+ bias) and the shares, or with Wᵀ, each element summed in one pass. Makes the outer products, too.
+/// x W (+ bias) and the shares, or with Wᵀ, each element summed in one pass. Makes the outer products, and x where it is rotated, too.
 Tensor multiply(const Packed& weight, bool transposed, const Tensor& x, const Tensor& bias, std::span<const LowRank> shares,
-                Compute compute, std::span<const Outer> outer = {}) {
+                Compute compute, std::span<const Outer> outer = {}, const Rotated* rotated = nullptr) {
   const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
   const std::int64_t from = transposed ? weight.out : weight.in, to = transposed ? weight.in : weight.out;
   check(!bias.defined() || bias.device() == weight.device(), "{}: the bias is on {}, the weight on {}", what,
@@ -53,7 +53,7 @@ Tensor multiply(const Packed& weight, bool transposed, const Tensor& x, const Te
   const Tensor y = apply(what, weight, x, from, to, [&](const View& in, const View& out) {
     const View added = bias.defined() ? bias.view() : View();
     if (transposed) backward(weight, in, out, shares, outer);
-    else forward(weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
+    else forward(weight, in, bias.defined() ? &added : nullptr, out, shares, compute, rotated);
   });
   if (!transposed || y.count() == 0) outer_products(outer, y.device());
   return y;
@@ -318,12 +318,9 @@ Tensor QuantLinear::forward_rotated(const Tensor& x, const Rotation& rotation) c
     return forward(rotate(x, rotation));
   check(blocks.device() == device(), "quantized linear: the blocks of a rotation are on {}, the weight on {}", blocks.device(),
         device());
-  const Tensor from = contiguous(x), turned = Tensor::empty(x.shape(), dtype, x.device());
-  return apply("quantized linear", *packed_, turned, in_features(), out_features(), [&](const View& in, const View& out) {
-    const View bias = bias_.defined() ? bias_.view() : View();
-    const Rotated rotated{as_matrix(from).view(), blocks.view()};
-    quant::forward(*packed_, in, bias_.defined() ? &bias : nullptr, out, {}, compute_, &rotated);
-  });
+  const Tensor from = as_matrix(contiguous(x)), turned = Tensor::empty(x.shape(), dtype, x.device());
+  const Rotated rotated{from.view(), blocks.view()};
+  return multiply(*packed_, false, turned, bias_, {}, compute_, {}, &rotated);
 }
 
 Tensor QuantLinear::dequantize(std::int64_t begin, std::int64_t end) const {
