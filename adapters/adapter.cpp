@@ -31,6 +31,11 @@ Tensor dense_weight(const LinearBase& layer) {
   return weight.defined() && is_floating(weight.dtype()) ? weight : Tensor();
 }
 
+Tensor Adapter::input(const Tensor& x, const AdapterCall& call) const {
+  const std::optional<Rotation> turn = rotation(x, call);
+  return turn ? rotate(x, *turn) : x;
+}
+
 void Adapter::set_scale(double) { fail<AttributeError>("{}: this method has no scaling", method()); }
 void Adapter::scale(double factor) { set_scale(factor); }
 Tensor Adapter::merged(const Tensor&, bool) { fail<NotImplementedError>("{}: this method cannot be merged", method()); }
@@ -269,20 +274,27 @@ Tensor AdapterLayer::forward(const Tensor& x) const {
 
 Tensor AdapterLayer::apply(const Tensor& x, const std::vector<const Entry*>& chosen) const {
   const AdapterCall call{*base_, training()};
+  const bool dense = dense_weight(*base_).defined();
   Tensor turned = x;
-  for (const Entry* entry : chosen) turned = entry->adapter->input(turned, call);
+  std::optional<Rotation> last;  // that is still to come, in the base
+  for (const Entry* entry : chosen) {
+    if (!entry->adapter->turns_input()) continue;
+    if (last) turned = rotate(turned, *last);
+    last = dense ? std::nullopt : entry->adapter->rotation(turned, call);
+    if (!last) turned = entry->adapter->input(turned, call);
+  }
 
   // Neighbouring terms go down together, the first of them with the base product itself, where a kernel may fuse them.
   Tensor y;
   std::vector<LowRankTerm> terms;
-  const bool same_input = turned.same(x);
+  const bool same_input = !last && turned.same(x);
   const auto flush = [&] {
     if (!y.defined()) {
-      const bool dense = dense_weight(*base_).defined();
       if (dense) turned = to(turned, x.dtype());  // a dense base computes in the dtype that it is given
-      y = base_->forward(turned, same_input ? std::span<const LowRankTerm>(terms) : std::span<const LowRankTerm>());
+      if (last) y = base_->forward_rotated(turned, *last);
+      else y = base_->forward(turned, same_input ? std::span<const LowRankTerm>(terms) : std::span<const LowRankTerm>());
       // What turned the input gives back the dtype that it got: under autocast a dense base returns another.
-      if (!same_input && (dense || turned.dtype() != x.dtype())) y = to(y, x.dtype());
+      if (!same_input && (dense || (last ? last->dtype : turned.dtype()) != x.dtype())) y = to(y, x.dtype());
       if (same_input) terms.clear();
     }
     if (!terms.empty()) y = low_rank_sum(y, x, terms);

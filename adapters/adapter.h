@@ -40,9 +40,11 @@ class Adapter {
   virtual void visit(Visitor& visitor, const std::string& name) = 0;
 
   /// The input that the base product gets instead of x [..., in]. In a wider dtype it makes the base compute there; the layer casts back.
-  virtual Tensor input(const Tensor& x, const AdapterCall&) const { return x; }
-  /// Whether input() does anything: such adapters are merged before the others, and in the reverse of their order. A dense layer's result
-  /// then has x's dtype, under autocast too.
+  virtual Tensor input(const Tensor& x, const AdapterCall& call) const;
+  /// What turns the input, where it is a rotation: input() applies it, or the base's product does, if no other adapter's comes after it.
+  virtual std::optional<Rotation> rotation(const Tensor& /*x*/, const AdapterCall&) const { return {}; }
+  /// Whether input() does anything; else it is not called. Such adapters are merged before the others, and in the reverse of their order. A
+  /// dense layer's result then has x's dtype, under autocast too.
   virtual bool turns_input() const { return false; }
   /// A low-rank share, y += scale · x Aᵀ Bᵀ, which a base may fuse with its own product.
   virtual std::optional<LowRankTerm> term(const Tensor& /*x*/, const AdapterCall&) const { return {}; }

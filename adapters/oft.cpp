@@ -114,19 +114,6 @@ Tensor OFTRotation::matrix(const Tensor& generators) const {
   return R + matmul(power, Q);
 }
 
-Tensor OFTRotation::turn(const Tensor& x, const Tensor& blocks) const {
-  const Tensor own = to(x, blocks.dtype());
-  const std::int64_t b = size_, rows = b ? x.count() / features_ : 0;
-  Tensor y;
-  if (blocks.dim(0) == 1) {
-    y = matmul(reshape(own, {rows * (features_ / b), b}), reshape(blocks, {b, b}));
-  } else {
-    const Tensor by_block = transpose(reshape(own, {rows, blocks.dim(0), b}), 0, 1);  // [blocks, rows, b]
-    y = transpose(matmul(by_block, blocks), 0, 1);
-  }
-  return to(reshape(y, x.shape()), x.dtype());
-}
-
 Tensor OFTRotation::projected() const {
   const NoGrad no_grad;
   constexpr int last[] = {-1};
@@ -215,11 +202,11 @@ Tensor OFTAdapter::blocks(bool training) const {
   return where(mask, R, Tensor::eye(R.dim(1), R.dtype(), R.device()));
 }
 
-Tensor OFTAdapter::input(const Tensor& x, const AdapterCall& call) const {
+std::optional<Rotation> OFTAdapter::rotation(const Tensor& x, const AdapterCall& call) const {
   const bool dense = dense_weight(call.base).defined();
   const bool lowered = autocast::dtype(x.device().type).has_value();
   const bool stay_wide = dense || (casts_ == Casts::wide && !lowered);
-  return rotation_.turn(stay_wide ? to(x, rotation_.weight.dtype()) : x, blocks(call.training));
+  return Rotation{blocks(call.training), stay_wide ? rotation_.weight.dtype() : x.dtype()};
 }
 
 void OFTAdapter::scale(double) { adapters::warn("oft: this method has no scaling; it stays 1"); }
@@ -229,14 +216,14 @@ Tensor OFTAdapter::merged(const Tensor& weight, bool) {
   const NoGrad no_grad;
   const DType wide = at_least_f32(rotation_.weight.dtype());
   const Tensor R = rotation_.matrix(to(generators(false), wide));
-  return to(rotation_.turn(to(weight, wide), R.t()), weight.dtype());
+  return rotate(to(weight, wide), {R.t(), weight.dtype()});
 }
 
 Tensor OFTAdapter::unmerged(const Tensor& weight) {
   const NoGrad no_grad;
   const DType wide = at_least_f32(rotation_.weight.dtype());
   const Tensor R = rotation_.matrix(to(generators(false), wide));
-  return to(rotation_.turn(to(weight, wide), inverse(R).t()), weight.dtype());
+  return rotate(to(weight, wide), {inverse(R).t(), weight.dtype()});
 }
 
 }  // namespace graft::oft

@@ -53,11 +53,9 @@ class OFTRotation {
   OFTRotation(std::int64_t features, const Options& options, DType dtype, Device device, Generator& generator);
 
   /// x R, block by block; computed in the weight's dtype and returned in x's.
-  Tensor forward(const Tensor& x) const { return turn(x, matrix(weight)); }
+  Tensor forward(const Tensor& x) const { return rotate(x, {matrix(weight), x.dtype()}); }
   /// R as [rows, b, b], differentiable; the inverse and the exact form are computed in f32 where the weight is half precision.
   Tensor matrix(const Tensor& generators) const;
-  /// x times a block-diagonal matrix of blocks [rows, b, b].
-  Tensor turn(const Tensor& x, const Tensor& blocks) const;
   /// COFT: every block's Q scaled back to the ball of radius eps/√rows around zero (Frobenius norm), if it is outside. Not recorded.
   Tensor projected() const;
 
@@ -82,7 +80,7 @@ class OFTAdapter final : public Adapter {
   std::string_view method() const override { return "oft"; }
   std::string description() const override;
   void visit(Visitor& visitor, const std::string& name) override;
-  Tensor input(const Tensor& x, const AdapterCall& call) const override;
+  std::optional<Rotation> rotation(const Tensor& x, const AdapterCall& call) const override;
   bool turns_input() const override { return true; }
   /// COFT: puts the parameter itself into its ball, where every use of it would take it.
   void loaded() override { move_inside(); }

@@ -83,6 +83,23 @@ Tensor low_rank_sum(Tensor result, const Tensor& x, std::span<const LowRankTerm>
   return once ? to(result, start) : result;
 }
 
+Tensor rotate(const Tensor& x, const Rotation& rotation) {
+  const Tensor& R = rotation.blocks;
+  check(R.rank() == 3 && R.dim(1) == R.dim(2) && x.rank() > 0 &&
+            (R.dim(0) == 1 ? R.dim(1) > 0 && x.dim(-1) % R.dim(1) == 0 : x.dim(-1) == R.dim(0) * R.dim(1)),
+        "rotate: blocks of {} do not fit an input of shape {}", R.shape(), x.shape());
+  const Tensor own = to(x, R.dtype());
+  const std::int64_t in = x.dim(-1), b = R.dim(1), rows = compute::leading(x.shape(), 1).count();
+  Tensor y;
+  if (R.dim(0) == 1) {
+    y = matmul(reshape(own, {rows * (in / b), b}), reshape(R, {b, b}));
+  } else {
+    const Tensor by_block = transpose(reshape(own, {rows, R.dim(0), b}), 0, 1);  // [blocks, rows, b]
+    y = transpose(matmul(by_block, R), 0, 1);
+  }
+  return to(reshape(y, x.shape()), rotation.dtype);
+}
+
 Linear::Linear(Tensor weight, Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {
   check(weight_.defined() && weight_.rank() == 2 && is_floating(weight_.dtype()),
         "Linear: wants a floating weight [out, in], not {}",

@@ -36,6 +36,14 @@ struct LowRankTerm {
   bool pools() const { return group != 1 || pooling != 1; }
 };
 
+/// An orthogonal change of a layer's input, x R with a block-diagonal R: x' = x R in the blocks' dtype, and then in `dtype`.
+struct Rotation {
+  Tensor blocks;  // [in / b, b, b], or one for all blocks: [1, b, b]
+  DType dtype = DType::f32;
+};
+/// x' for x [..., in], composed of operations. ValueError for blocks that do not fit.
+Tensor rotate(const Tensor& x, const Rotation& rotation);
+
 class LinearBase : public Module {
  public:
   virtual std::int64_t in_features() const = 0;
@@ -48,6 +56,8 @@ class LinearBase : public Module {
   virtual Tensor forward(const Tensor& x) const = 0;
   /// forward(x) plus the terms, in their order. The default composes operations (low_rank_sum); a layer with a fused kernel overrides it.
   virtual Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const;
+  /// forward(x'), in the dtype that it has for x'. The default composes operations (rotate), too.
+  virtual Tensor forward_rotated(const Tensor& x, const Rotation& rotation) const { return forward(rotate(x, rotation)); }
 };
 
 /// result + terms, in the terms' orders of rounding, composed of operations.

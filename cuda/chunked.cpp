@@ -143,7 +143,7 @@ void join(const View& share, quant::Join how, double factor, const View& y) {
 
 void chunked_product(const Problem& problem) {
   const tf32::Guard off(false);  // no kernel of packed weights rounds
-  prepass(problem.x, problem.terms);
+  prepass(problem);
   const auto multiply = problem.transposed ? backward : forward;
   const DType wide = problem.y.dtype == DType::f64 ? DType::f64 : DType::f32;
   const auto each_share = [&](auto&& take) {

@@ -30,6 +30,18 @@ __device__ inline float2 widened(std::uint32_t both) {
   return {widen(low), widen(high)};
 }
 
+/// Four neighbouring elements, f32 or of a half type, aligned to all of them.
+template <class W>
+__device__ inline float4 widened_four(const void* from) {
+  if constexpr (sizeof(W) == 4) {
+    return *static_cast<const float4*>(from);
+  } else {
+    const uint2 words = *static_cast<const uint2*>(from);
+    const float2 low = widened<W>(words.x), high = widened<W>(words.y);
+    return {low.x, low.y, high.x, high.y};
+  }
+}
+
 /// Element `i`, floating where A is, else an integer.
 template <class A>
 __device__ A load(const void* data, DType dtype, std::int64_t i) {

@@ -11,6 +11,7 @@
 #include "graft/core/tf32.h"
 #include "graft/cuda/entries.h"
 #include "graft/cuda/kernel_names.h"
+#include "graft/cuda/rotation.h"
 
 namespace graft::cuda {
 namespace {
@@ -28,9 +29,8 @@ bool takes(const View& x, const LowRank& term) {
   return takes(x) && term.A.dtype == DType::f32 && term.u.dtype == DType::f32 && term.u.count() > 0;
 }
 
-/// So many terms, and the copy arranged as the weight is unless it is null, in one reading of x.
-void run(const View& x, const Lines& lines, std::span<const LowRank* const> terms, const Arranged* arranged,
-         const quant::Packed* weight) {
+/// So many terms, and the arranged copy unless it is null, in one reading of x.
+void run(const View& x, const Lines& lines, std::span<const LowRank* const> terms, const Arranged* arranged) {
   const Properties gpu = properties();
   Prepass p{};
   p.x = lines.data(), p.ld = lines.ld(), p.columns = static_cast<int>(x.sizes[1]);
@@ -47,10 +47,7 @@ void run(const View& x, const Lines& lines, std::span<const LowRank* const> term
     t.units_before = p.units, p.units += static_cast<int>(divide_up(t.rank, shrink::unit_ranks));
     t.scale = static_cast<float>(term->u_scale);
   }
-  if (arranged) {
-    p.to = arranged->to, p.to_ld = arranged->ld;
-    p.places = static_cast<const std::int32_t*>(weight->places->data()), p.packed = static_cast<int>(weight->rows);
-  }
+  if (arranged) p.arranged = *arranged;
   for (std::int64_t row = 0; row < x.sizes[0]; row += shrink::most_rows) {
     p.m = static_cast<int>(std::min(x.sizes[0] - row, shrink::most_rows));
     const shrink::Cut cut = shrink::cut(p.m, p.columns, static_cast<int>(size_of(x.dtype)), arranged != nullptr, p.terms > 0,
@@ -67,13 +64,12 @@ void run(const View& x, const Lines& lines, std::span<const LowRank* const> term
            shrink::threads, p, static_cast<std::size_t>(cut.shared_bytes()));
     // The next rows are the first ones then.
     p.x = static_cast<const char*>(p.x) + shrink::most_rows * p.ld * size_of(x.dtype);
-    if (p.to) p.to += shrink::most_rows * p.to_ld;
+    if (arranged) p.arranged.x += shrink::most_rows * p.arranged.ld;
     for (int i = 0; i < p.terms; ++i) p.term[i].first_row -= static_cast<int>(shrink::most_rows);
   }
 }
 
-void prepass(const View& x, std::span<const LowRank> terms, const Lines& lines, const Arranged* arranged,
-             const quant::Packed* weight) {
+void prepass(const View& x, std::span<const LowRank> terms, const Lines& lines, const Arranged* arranged) {
   const tf32::Guard off(false);  // no kernel of packed weights rounds
   std::vector<const LowRank*> taken;
   for (const LowRank& term : terms) {
@@ -93,18 +89,23 @@ void prepass(const View& x, std::span<const LowRank> terms, const Lines& lines, 
     if (term.u_scale != 1) unary(UnaryOp::affine, term.u, term.u, term.u_scale, 0);
   }
   for (std::size_t first = 0; first < taken.size() || arranged; first += quant::most_terms, arranged = nullptr)
-    run(x, lines, std::span(taken).subspan(first, std::min(taken.size() - first, quant::most_terms)), arranged, weight);
+    run(x, lines, std::span(taken).subspan(first, std::min(taken.size() - first, quant::most_terms)), arranged);
 }
 
 }  // namespace
 
 void prepass(const Problem& problem, const Lines& lines, const Arranged* arranged) {
-  prepass(problem.x, problem.terms, lines, arranged, &problem.weight);
+  prepass(problem.x, problem.terms, lines, arranged);
+}
+
+void prepass(const Problem& problem) {
+  rotate(problem);
+  prepass(problem.x, problem.terms);
 }
 
 void prepass(const View& x, std::span<const LowRank> terms) {
   const auto to_make = [](const LowRank& term) { return term.A.data != nullptr; };
-  if (std::ranges::any_of(terms, to_make)) prepass(x, terms, Lines(x), nullptr, nullptr);
+  if (std::ranges::any_of(terms, to_make)) prepass(x, terms, Lines(x), nullptr);
 }
 
 }  // namespace graft::cuda

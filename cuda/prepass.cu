@@ -2,6 +2,7 @@
 // prepass_maps.h.
 #include <cmath>
 
+#include "graft/cuda/arrange.cuh"
 #include "graft/cuda/elements.cuh"
 #include "graft/cuda/last_block.cuh"
 #include "graft/cuda/prepass.h"
@@ -14,18 +15,6 @@ namespace {
 
 // How many blocks of a row block's parts have come; 0 again when all have.
 __device__ unsigned arrived[most_row_blocks];
-
-/// Four elements in f32.
-template <class W>
-__device__ inline float4 widened_four(const unsigned char* from) {
-  if constexpr (sizeof(W) == 4) {
-    return *reinterpret_cast<const float4*>(from);
-  } else {
-    const uint2 words = *reinterpret_cast<const uint2*>(from);
-    const float2 low = widened<W>(words.x), high = widened<W>(words.y);
-    return {low.x, low.y, high.x, high.y};
-  }
-}
 
 /// What columns column … column + 3 of x meet of a row of A, of which every entry is for `group` of them; 0 where there are none.
 __device__ inline float4 factor_four(const float* row, int column, int columns, int group) {
@@ -103,21 +92,6 @@ __device__ void copy_rows(const Prepass& p, const Part& part, int begin, std::ui
   __syncthreads();
 }
 
-/// The block's share of the packed rows, two at a time; element(row, channel) is x's.
-template <class Element>
-__device__ inline void arrange(const Prepass& p, const Part& part, Element element) {
-  const int pairs = p.packed / 2, share = (pairs + p.parts - 1) / p.parts, end = min((part.number + 1) * share, pairs);
-#pragma unroll 1
-  for (int pair = part.number * share + static_cast<int>(threadIdx.x); pair < end; pair += threads) {
-    const int4 places = reinterpret_cast<const int4*>(p.places)[pair];  // channel, group, channel, group
-#pragma unroll 4
-    for (int row = 0; row < part.rows_there; ++row) {
-      const std::uint32_t low = places.x < 0 ? 0 : element(row, places.x), high = places.z < 0 ? 0 : element(row, places.z);
-      reinterpret_cast<std::uint32_t*>(p.to + (part.first_row + row) * p.to_ld)[pair] = low | high << 16;
-    }
-  }
-}
-
 __device__ inline const Prepass::Term& term_of(const Prepass& p, int unit) {
   int term = 0;
   while (term + 1 < p.terms && p.term[term + 1].units_before <= unit) ++term;
@@ -183,12 +157,14 @@ __device__ void prepass(const Prepass& p) {
   const int copied = p.whole ? 0 : part.begin;
   if (p.whole || p.units > 0) copy_rows<W, rows>(p, part, copied, shared_address(memory));
   if constexpr (sizeof(W) == 2) {
-    if (p.to && p.whole) {
-      arrange(p, part,
-              [&](int row, int channel) { return reinterpret_cast<const std::uint16_t*>(memory + row * p.line)[channel]; });
-    } else if (p.to) {
+    const auto arranged = [&](auto element) {
+      arrange(p.arranged, part.number, p.parts, part.first_row, part.rows_there, element);
+    };
+    if (p.arranged.x && p.whole) {
+      arranged([&](int row, int channel) { return reinterpret_cast<const std::uint16_t*>(memory + row * p.line)[channel]; });
+    } else if (p.arranged.x) {
       const auto* x = static_cast<const std::uint16_t*>(p.x) + part.first_row * p.ld;
-      arrange(p, part, [&](int row, int channel) { return x[row * p.ld + channel]; });
+      arranged([&](int row, int channel) { return x[row * p.ld + channel]; });
     }
   }
 

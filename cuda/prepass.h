@@ -9,6 +9,14 @@
 
 namespace graft::cuda {
 
+/// Where a pre-pass writes x in the order of the weight's packed rows, fillings 0: [m, ld], rows of aligned pieces. x is of a half type.
+struct Arranged {
+  std::uint16_t* x;  // or null
+  std::int64_t ld;
+  const std::int32_t* places;  // channel, −1 for filling, and group of each of `packed` rows
+  int packed;
+};
+
 /// u = scale · x Aᵀ for some rows of x [m, columns] and each of the terms, in f32, where `group` columns share one of A; and x in the packed
 /// order.
 struct Prepass {
@@ -25,24 +33,16 @@ struct Prepass {
   int m, columns;
   int parts, part_columns, line;  // shrink::Cut
   bool whole;
-  std::uint16_t* to;           // [m, to_ld] in the order of `packed` rows, x being of a half type, or null
-  const std::int32_t* places;  // channel, −1 for filling, and group of each packed row
-  int packed;
-  std::int64_t to_ld;
+  Arranged arranged;
   int terms, units;
   float* partial;  // [row blocks][parts][units][sums of a unit]; null where there is one part
   Term term[quant::most_terms];
 };
 
-/// Where a pre-pass writes x in the order of the weight's packed rows, fillings 0: [m, ld], rows of aligned pieces.
-struct Arranged {
-  std::uint16_t* to;
-  std::int64_t ld;
-};
-
-/// Writes u of each of the problem's terms that has its A, and x, which lies in `lines`, in the packed order where that is wanted (of half
-/// types). x is read from memory once for all of it: in bf16, f16 or f32 with f32 factors and u. Other terms' u are products of the kernel table.
+/// Writes u of each of the problem's terms that has its A, and x, which lies in `lines`, in the packed order where that is wanted. x is read from memory once for all of it: in bf16, f16 or f32 with f32 factors and u. Other terms' u are products of the kernel table.
 void prepass(const quant::Problem& problem, const Lines& lines, const Arranged* arranged);
+/// x, where it is rotated, and u alone.
+void prepass(const quant::Problem& problem);
 /// u alone, of terms of any product of x.
 void prepass(const View& x, std::span<const quant::LowRank> terms);
 

@@ -8,7 +8,7 @@
 
 namespace graft::cuda {
 
-/// Runs on the current device. Problems have been checked; u of terms that have their A is the row's to make (prepass.h), bias and terms are the
+/// Runs on the current device. Problems have been checked; a rotated x and u of terms that have their A are the row's to make (prepass.h), bias and terms are the
 /// row's to add, before the result is rounded.
 struct Product {
   std::string_view name;

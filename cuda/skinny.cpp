@@ -40,7 +40,7 @@ bool is_skinny(const quant::Problem& problem) {
 }
 
 void skinny_product(const quant::Problem& problem) {
-  prepass(problem.x, problem.terms);
+  prepass(problem);
   const quant::Packed& w = problem.weight;
   const View &x = problem.x, &y = problem.y;
   Skinny p{};

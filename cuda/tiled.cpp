@@ -7,6 +7,7 @@
 #include "graft/cuda/kernel_names.h"
 #include "graft/cuda/prepass.h"
 #include "graft/cuda/products.h"
+#include "graft/cuda/rotation.h"
 
 namespace graft::cuda {
 namespace {
@@ -35,25 +36,31 @@ constexpr Kind sm90{"tiled_sm90a", "_sm90a", {64, 256, 2}, {256, 384, 1}, 192, s
 /// on the way.
 class Columns {
  public:
-  explicit Columns(const Problem& problem)
-      : lines_(problem.x), data_(lines_.data()), columns_(problem.x.sizes[1]), ld_(lines_.ld()) {
+  explicit Columns(const Problem& problem) : columns_(problem.x.sizes[1]) {
     const Packed& w = problem.weight;
     if (problem.transposed || w.order.empty()) {
-      prepass(problem, lines_, nullptr);
+      rotate(problem);
+      lines_.emplace(problem.x);
+      data_ = lines_->data(), ld_ = lines_->ld();
+      prepass(problem, *lines_, nullptr);
       return;
     }
     columns_ = w.rows, ld_ = divide_up(columns_, tiles::chunk) * tiles::chunk;
     copy_.emplace(static_cast<std::size_t>(problem.m() * ld_ * size_of(problem.x.dtype)));
     data_ = copy_->data();
-    const Arranged to{static_cast<std::uint16_t*>(copy_->data()), ld_};
-    prepass(problem, lines_, &to);
+    const Arranged to{static_cast<std::uint16_t*>(copy_->data()), ld_, static_cast<const std::int32_t*>(w.places->data()),
+                      static_cast<int>(w.rows)};
+    if (rotate(problem, to)) return;
+    rotate(problem);
+    lines_.emplace(problem.x);
+    prepass(problem, *lines_, &to);
   }
   const void* data() const { return data_; }
   std::int64_t columns() const { return columns_; }
   std::int64_t ld() const { return ld_; }
 
  private:
-  Lines lines_;
+  std::optional<Lines> lines_;
   const void* data_;
   std::int64_t columns_, ld_;
   std::optional<Scratch> copy_;

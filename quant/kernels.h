@@ -101,6 +101,30 @@ struct LowRank {
     return matrix;
   }
 };
+/// What a product's x is made from before anything reads it, by a block-diagonal R: x = from · R, block by block, summed like the product and
+/// rounded to x's dtype once.
+struct Rotated {
+  View from;    // [m, in]; x has its dtype, or that of the blocks
+  View blocks;  // [in / b, b, b], or one for all blocks, [1, b, b]; of from's dtype, or f32 beside a half type
+};
+/// The columns of x [m, k] by blocks of b: [k / b, m, b].
+inline View by_blocks(const View& x, std::int64_t b) {
+  return {x.data, x.dtype, 3, {x.sizes[1] / b, x.sizes[0], b}, {x.strides[1] * b, x.strides[0], x.strides[1]}};
+}
+/// x = from · R by multiply(a, b, y), which takes matrices or batches of them as the kernel table's matmul does.
+template <class Multiply>
+void multiply_blocks(const View& from, const View& blocks, const View& x, Multiply multiply) {
+  const std::int64_t b = blocks.sizes[1], width = x.sizes[1];
+  const auto is_flat = [&](const View& view) { return view.strides[1] == 1 && (view.sizes[0] == 1 || view.strides[0] == width); };
+  if (blocks.sizes[0] == 1 && is_flat(from) && is_flat(x)) {  // every block of every row is a row
+    const auto flat = [&](const View& view) { return View{view.data, view.dtype, 2, {view.sizes[0] * (width / b), b}, {b, 1}}; };
+    return multiply(flat(from), {blocks.data, blocks.dtype, 2, {b, b}, {blocks.strides[1], blocks.strides[2]}}, flat(x));
+  }
+  View all = blocks;
+  if (all.sizes[0] == 1) all.sizes[0] = width / b, all.strides[0] = 0;
+  multiply(by_blocks(from, b), all, by_blocks(x, b));
+}
+
 /// Terms that a product has at most on a GPU's fused kernels, one for each row that is streamed: 4 KB are a kernel's whole argument.
 inline constexpr std::size_t most_terms = 32;
 
@@ -111,8 +135,9 @@ inline constexpr std::size_t most_terms = 32;
 /// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error
 /// is that of the activations' rounding, at most 1/254 of the largest in the stretch each: some 1 % of a result's size, and compute_error
 /// (quant_linear.h) says how much for a layer and its input.
+/// Where x is `rotated` from something, it is memory that may be written on the way, or not.
 void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms = {},
-             Compute compute = Compute::exact);
+             Compute compute = Compute::exact, const Rotated* rotated = nullptr);
 
 /// product [i, j] = aᵀ b with a [m, i] and b [m, j], floating types, f64 together or not at all: the gradient of a term's factor.
 struct Outer {
@@ -145,6 +170,7 @@ struct Problem {
   std::span<const LowRank> terms = {};
   Compute compute = Compute::exact;  // of a forward product
   std::span<const Outer> outer = {};
+  const Rotated* rotated = nullptr;  // forward
   std::int64_t m() const { return x.sizes[0]; }
   /// Whether terms join a rounded result. The bias is then rounded with the product.
   bool joins_rounded() const { return !terms.empty() && terms.front().join != Join::summed; }
@@ -162,12 +188,13 @@ struct Row {
   bool takes_outer = false;  // makes the outer products too, where they can be made in parts
 };
 
-/// All rows of the CPU, preferred first: forward and backward make u and run the first one whose set isa() includes and that supports the problem.
+/// All rows of the CPU, preferred first: forward and backward make x and u and run the first one whose set isa() includes and that supports
+/// the problem.
 std::span<const Row> rows();
 
 namespace cuda {
 // What a weight on a GPU is given to: defined by exactly one of cuda/quantized.cpp and cuda/absent.cpp. The problem has been checked, and its
-// terms' u are still to be made where they have their A.
+// x is still to be made where it is rotated, and its terms' u where they have their A.
 void product(const Problem& problem);
 void dequantize(const Packed& weight, std::int64_t begin, std::int64_t end, float* out);
 }  // namespace cuda

@@ -43,9 +43,9 @@ Tensor apply(const char* what, const Packed& weight, const Tensor& x, std::int64
   return y;
 }
 
-/// x W (+ bias) and the shares, or with Wᵀ, each element summed in one pass. Makes the outer products, too.
+/// x W (+ bias) and the shares, or with Wᵀ, each element summed in one pass. Makes the outer products, and x where it is rotated, too.
 Tensor multiply(const Packed& weight, bool transposed, const Tensor& x, const Tensor& bias, std::span<const LowRank> shares,
-                Compute compute, std::span<const Outer> outer = {}) {
+                Compute compute, std::span<const Outer> outer = {}, const Rotated* rotated = nullptr) {
   const char* what = transposed ? "quantized linear, transposed" : "quantized linear";
   const std::int64_t from = transposed ? weight.out : weight.in, to = transposed ? weight.in : weight.out;
   check(!bias.defined() || bias.device() == weight.device(), "{}: the bias is on {}, the weight on {}", what,
@@ -53,7 +53,7 @@ Tensor multiply(const Packed& weight, bool transposed, const Tensor& x, const Te
   const Tensor y = apply(what, weight, x, from, to, [&](const View& in, const View& out) {
     const View added = bias.defined() ? bias.view() : View();
     if (transposed) backward(weight, in, out, shares, outer);
-    else forward(weight, in, bias.defined() ? &added : nullptr, out, shares, compute);
+    else forward(weight, in, bias.defined() ? &added : nullptr, out, shares, compute, rotated);
   });
   if (!transposed || y.count() == 0) outer_products(outer, y.device());
   return y;
@@ -299,6 +299,28 @@ Tensor QuantLinear::forward(const Tensor& x, std::span<const LowRankTerm> terms)
   terms = terms.subspan(taken);
   const Tensor y = joined.empty() ? forward(x) : product(packed_, false, x, bias_, joined, {}, compute_);
   return terms.empty() ? y : low_rank_sum(y, x, terms);
+}
+
+Tensor QuantLinear::forward_rotated(const Tensor& x, const Rotation& rotation) const {
+  const auto& [blocks, dtype] = rotation;
+  if (const auto low = autocast::dtype(x.device().type); low && !grad_enabled()) {
+    // The product of blocks is lowered, and then the layer's: nothing between them is narrower.
+    const auto keeps = [&](DType type) { return type == DType::f32 || type == *low; };
+    if (!keeps(x.dtype()) || !keeps(blocks.dtype()) || !keeps(dtype)) return forward(rotate(x, rotation));
+    const Rotation lowered{autocast::lower(blocks), *low};
+    const Tensor own = autocast::lower(x);
+    const autocast::Guard off(x.device().type, std::nullopt);
+    return forward_rotated(own, lowered);
+  }
+  const DType wide = blocks.dtype();
+  if (grad_enabled() || !(x.dtype() == wide || (is_half(x.dtype()) && wide == DType::f32)) ||
+      (dtype != wide && dtype != x.dtype()))
+    return forward(rotate(x, rotation));
+  check(blocks.device() == device(), "quantized linear: the blocks of a rotation are on {}, the weight on {}", blocks.device(),
+        device());
+  const Tensor from = as_matrix(contiguous(x)), turned = Tensor::empty(x.shape(), dtype, x.device());
+  const Rotated rotated{from.view(), blocks.view()};
+  return multiply(*packed_, false, turned, bias_, {}, compute_, {}, &rotated);
 }
 
 Tensor QuantLinear::dequantize(std::int64_t begin, std::int64_t end) const {

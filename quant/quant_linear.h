@@ -60,6 +60,9 @@ class QuantLinear final : public LinearBase {
   /// sums of their own and join the rounded product in their orders of rounding. Terms of some rows are among them in up to 32 ranges where
   /// gradients are off. Otherwise they are composed of operations.
   Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const override;
+  /// forward(x R). Where gradients are off, and neither of x and R is rounded but where autocast does it, the product makes x R itself, in the
+  /// composed operations' order of rounding.
+  Tensor forward_rotated(const Tensor& x, const Rotation& rotation) const override;
 
   /// How forward treats activations; exact unless it is set. Gradients are those of the exact product either way. Not while another
   /// thread is in forward.

@@ -95,6 +95,20 @@ constexpr Row all_rows[] = {
     {"exact", Isa::scalar, is_f64, run_exact},
 };
 
+/// x, in the operations that the rotation is composed of where gradients are wanted.
+void make_x(const Problem& problem) {
+  if (!problem.rotated) return;
+  const auto& [from, blocks] = *problem.rotated;
+  const View& x = problem.x;
+  const auto in_their_type = [&](const View& view) {
+    return view.dtype == blocks.dtype ? Tensor() : Tensor::empty({view.sizes[0], view.sizes[1]}, blocks.dtype);
+  };
+  const Tensor own = in_their_type(from), turned = in_their_type(x);
+  if (own.defined()) cpu_kernels().copy(from, own.view());
+  multiply_blocks(own.defined() ? own.view() : from, blocks, turned.defined() ? turned.view() : x, cpu_kernels().matmul);
+  if (turned.defined()) cpu_kernels().copy(turned.view(), x);
+}
+
 Tensor group_sums(const View& x, std::int64_t group) {
   const Tensor sums = Tensor::empty({x.sizes[0], x.sizes[1] / group}, x.dtype == DType::f64 ? DType::f64 : DType::f32);
   cpu_kernels().reduce(ReduceOp::sum, by_groups(x, group), by_groups(sums.view(), 1));
@@ -143,6 +157,16 @@ void run(const char* what, const Problem& problem) {
       check<TypeError>(is_floating(view->dtype) && (view->dtype == DType::f64) == (x.dtype == DType::f64), "{}: {} meets {}",
                        what, x.dtype, view->dtype);
   }
+  if (problem.rotated) {
+    const auto& [from, blocks] = *problem.rotated;
+    const std::int64_t b = blocks.sizes[1];
+    check(from.rank == 2 && from.sizes[0] == x.sizes[0] && from.sizes[1] == in && blocks.rank == 3 && b == blocks.sizes[2] &&
+              b > 0 && in % b == 0 && (blocks.sizes[0] == 1 || blocks.sizes[0] == in / b),
+          "{}: blocks of {} do not turn {} to {}", what, shape_of(blocks), shape_of(from), shape_of(x));
+    check<TypeError>((blocks.dtype == from.dtype || (blocks.dtype == DType::f32 && is_half(from.dtype))) &&
+                         (x.dtype == from.dtype || x.dtype == blocks.dtype),
+                     "{}: {} turned by {} does not make {}", what, from.dtype, blocks.dtype, x.dtype);
+  }
   const Device device = problem.weight.device();
   check_operands(problem.outer);
   for (const Outer& outer : problem.outer)
@@ -152,6 +176,7 @@ void run(const char* what, const Problem& problem) {
     cuda::product(problem);
     return outer_products(problem.outer, device);
   }
+  make_x(problem);
   make_u(problem);
   for (const Row& row : rows())
     if (includes(isa(), row.isa) && row.supports(problem)) {
@@ -167,8 +192,8 @@ void run(const char* what, const Problem& problem) {
 std::span<const Row> rows() { return all_rows; }
 
 void forward(const Packed& weight, const View& x, const View* bias, const View& y, std::span<const LowRank> terms,
-             Compute compute) {
-  run("quantized product", {weight, false, x, bias, y, terms, compute});
+             Compute compute, const Rotated* rotated) {
+  run("quantized product", {weight, false, x, bias, y, terms, compute, {}, rotated});
 }
 
 void backward(const Packed& weight, const View& dy, const View& dx, std::span<const LowRank> terms,

@@ -318,24 +318,58 @@ TEST(OFT, WhatServingKeepsIsTheSameInEveryBit) {
     options.coft = coft;
     options.eps = 0.05;
     const auto layer = layer_with(options, "gptq");
+    const auto turned = [&] {
+      return to(adapter_of(*layer).input(x, {*layer->base_layer(), layer->training()}).detach(), DType::f32).to_vector<float>();
+    };
     const auto computed = [&] {  // where somebody differentiates, nothing is kept
       const GradMode on(true);
-      return layer->forward(x).detach().to_vector<float>();
+      return turned();
     };
     const NoGrad no_grad;
-    const auto serve = [&] { return layer->forward(x).to_vector<float>(); };
     const auto first = computed();
-    EXPECT_EQ(serve(), first);
-    EXPECT_EQ(serve(), first);
+    EXPECT_EQ(turned(), first);
+    EXPECT_EQ(turned(), first);
     test::randomise(*layer, "default", 17);
-    EXPECT_EQ(serve(), computed());
-    EXPECT_NE(serve(), first);
+    EXPECT_EQ(turned(), computed());
+    EXPECT_NE(turned(), first);
     const autocast::Guard guard(test::tested_device().type, DType::bf16);
-    EXPECT_EQ(to(layer->forward(x), DType::f32).to_vector<float>(), [&] {
-      const GradMode on(true);
-      return to(layer->forward(x).detach(), DType::f32).to_vector<float>();
-    }());
+    EXPECT_EQ(turned(), computed());
   }
+}
+
+// The product makes the last rotation itself where nobody differentiates, with sums in the composed operation's order on the CPU.
+TEST(OFT, ServingHasTheBitsOfTrainingOfTheCpu) {
+  const auto expect_same = [](const AdapterLayer& layer, const std::string& what) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+      for (const std::int64_t m : {1, 5, 40})
+        for (const std::optional<DType> low : {std::optional<DType>(), std::optional(DType::bf16)}) {
+          const autocast::Guard guard(Device::Type::cpu, low);
+          const Tensor input = test::random({m, 64}, 6, dtype), trained = layer.forward(input);
+          const NoGrad no_grad;
+          const Tensor served = layer.forward(input);
+          EXPECT_EQ(served.dtype(), trained.dtype()) << what;
+          EXPECT_EQ(served.to_vector<float>(), trained.detach().to_vector<float>()) << fmt::format("{} {} {}", what, m, dtype);
+        }
+  };
+  for (const std::string format : {"gptq", "awq", "eetq"})
+    for (const Casts casts : {Casts::wide, Casts::per_rotation})
+      for (const Options& options : {blocks_of_8, Options{.r = 0, .oft_block_size = 32, .block_share = true},
+                                     Options{.r = 0, .oft_block_size = 16, .coft = true, .eps = 0.05}}) {
+        AdapterLayer layer(make_base(format, 64, 32, true), "oft");
+        for (const char* name : {"a", "b"}) {
+          layer.add_adapter(name, std::make_shared<OFTAdapter>(*layer.base_layer(), options, casts));
+          test::randomise(layer, name, 4);
+        }
+        layer.add_adapter("lora",
+                          std::make_shared<lora::LoraAdapter>(*layer.base_layer(), lora::Options{.r = 4}, Rounding::per_adapter));
+        test::randomise(layer, "lora", 5);
+        for (const std::vector<std::string>& active :
+             {std::vector<std::string>{"a"}, {"a", "b"}, {"lora", "b"}, {"a", "lora", "b"}}) {
+          layer.set_adapter(active);
+          expect_same(layer,
+                      fmt::format("{} {} {}", format, casts == Casts::wide ? "wide" : "per rotation", fmt::join(active, " ")));
+        }
+      }
 }
 
 TEST(OFT, HalfPrecisionRowsOfAMixedBatchAreRoundedAsAlone) {

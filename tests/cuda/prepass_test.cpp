@@ -2,11 +2,8 @@
 // numbers, so that every sum is exact, whatever its order.
 #include <gtest/gtest.h>
 
-#include "graft/cuda/backend.h"
-#include "graft/cuda/products.h"
-#include "graft/quant/kernels.h"
 #include "graft/quant/pack.h"
-#include "graft/tests/cuda/device_tensors.h"
+#include "graft/tests/cuda/placed.h"
 #include "graft/tests/quant/random_layer.h"
 
 namespace graft::quant::test {
@@ -16,24 +13,6 @@ using graft::cuda::Product;
 using graft::test::gpu;
 using graft::test::numbers;
 using graft::test::on;
-
-constexpr float untouched = -99;
-
-/// How operands lie: by rows, by columns, or with gaps between all elements.
-enum class Lie { rows, columns, gaps };
-struct Placed {
-  Tensor memory;
-  View view;
-  Placed(const Tensor& values, Lie lie) {
-    const std::int64_t rows = values.dim(0), columns = values.dim(1);
-    const std::int64_t strides[3][2] = {{columns, 1}, {1, rows}, {2 * columns + 1, 2}};
-    memory = Tensor::full({rows * (2 * columns + 1) + 1}, untouched, values.dtype(), gpu);
-    view = memory.view();
-    view.rank = 2, view.sizes[0] = rows, view.sizes[1] = columns;
-    std::copy_n(strides[static_cast<int>(lie)], 2, view.strides);
-    runtime(gpu).kernels().copy(on(values, gpu).view(), view);
-  }
-};
 
 struct Factor {
   std::int64_t rank;
@@ -51,18 +30,6 @@ struct Run {
   DType A = DType::f32, u = DType::f32;
   std::string_view only = {};  // a row's name: others would take long to interpret
 };
-
-std::vector<Product> rows_for(const Problem& problem, std::string_view only) {
-  std::vector<Product> found;
-  const int capability = graft::cuda::properties().capability;
-  for (const Product& product : graft::cuda::products()) {
-    const bool tiles = product.name.starts_with("tiles") && (capability == 90 || product.name.ends_with("mma.sync")) &&
-                       is_half(problem.x.dtype) && problem.terms.size() <= most_terms;
-    if (!only.empty() && product.name != only) continue;
-    if (product.supports(problem) || tiles) found.push_back(product);  // which take any number of rows
-  }
-  return found;
-}
 
 /// By each row u is x Aᵀ, and nothing beside it is written; and y is what it is when u was given. How many rows.
 int check(const Run& r) {
