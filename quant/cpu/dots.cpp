@@ -91,8 +91,8 @@ class Input {
         typename Kind::Number encoded[Packed::tile_rows];
         gather(weight_, x.as<From>() + (pass.begin + m) * x.strides[0], x.strides[1], segment, values);
         Kind::encode(values, segment.end - segment.begin, factors_.get()[at], sums_.get()[at], encoded);
-        std::uint32_t* to = items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * tile_items +
-                            row / numbers * pass.count + m;
+        std::uint32_t* to =
+            items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * tile_items + row / numbers * pass.count + m;
         switch (Packed::rows_per_word(weight_.bits)) {
           case 4: interleave<4>(encoded, segment.end - segment.begin, to, pass.count); break;
           case 8: interleave<8>(encoded, segment.end - segment.begin, to, pass.count); break;
@@ -129,8 +129,9 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
 
   const auto count = static_cast<std::int64_t>(all.size()), rounds = divide_up(count, task_passes);
   const std::int64_t tile_bytes = Packed::tile_bytes(weight.bits);
-  const std::int64_t tiles = std::clamp<std::int64_t>(
-      task_weights / (weight.rows * Packed::tile_columns * divide_up(count, rounds)), 1, weight.column_tiles());
+  const std::int64_t least = task_weights / divide_up(count, rounds), weights = weight.rows * Packed::tile_columns;
+  const std::int64_t tiles =
+      unpacked ? std::clamp<std::int64_t>(least / weights, 1, weight.column_tiles()) : tiles_per_task(weight, least);
   const std::int64_t column_tasks = divide_up(weight.column_tiles(), tiles);
   parallel_for(rounds * column_tasks, [&](std::int64_t task) {
     const std::int64_t round = task / column_tasks, first_tile = task % column_tasks * tiles;
@@ -151,7 +152,8 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
           for (const Pass& pass : passes) {
             // A part of the next tile, which lies far from this one. All of it at once would wait for the last-level cache.
             const std::int64_t lines = tile_bytes / 64, begin = (pass.begin - row) * lines / rows;
-            for (std::int64_t i = begin; i < (pass.begin - row + pass.count) * lines / rows; ++i) __builtin_prefetch(tile + i * 64);
+            for (std::int64_t i = begin; i < (pass.begin - row + pass.count) * lines / rows; ++i)
+              __builtin_prefetch(tile + i * 64);
             kernels.unpacked(plain, items.get(), input.of(pass), t, column, y.get() + (pass.begin - row) * columns, columns);
           }
         }
