@@ -65,7 +65,9 @@ bool check(const Turned& t) {
     EXPECT_EQ(product(row, x.view, &rotated), product(row, wanted.view, nullptr)) << row.name;
     const auto memory = x.memory.to_vector<double>();
     written = memory == wanted.memory.to_vector<double>();
-    if (!written) EXPECT_EQ(memory, std::vector<double>(memory.size(), untouched)) << row.name;
+    if (!written) {
+      EXPECT_EQ(memory, std::vector<double>(memory.size(), untouched)) << row.name;
+    }
     ++rows;
   }
   EXPECT_GT(rows, 0);
