@@ -43,7 +43,7 @@ class Adapter {
   virtual Tensor input(const Tensor& x, const AdapterCall& call) const;
   /// What turns the input, where it is a rotation: input() applies it, or the base's product does, if no other adapter's comes after it.
   virtual std::optional<Rotation> rotation(const Tensor& /*x*/, const AdapterCall&) const { return {}; }
-  /// Whether input() does anything; else it is not called. Such adapters are merged before the others, and in the reverse of their order. A
+  /// Whether input() does anything. Such adapters are merged before the others, and in the reverse of their order. A
   /// dense layer's result then has x's dtype, under autocast too.
   virtual bool turns_input() const { return false; }
   /// A low-rank share, y += scale · x Aᵀ Bᵀ, which a base may fuse with its own product.

@@ -39,7 +39,8 @@ struct Prepass {
   Term term[quant::most_terms];
 };
 
-/// Writes u of each of the problem's terms that has its A, and x, which lies in `lines`, in the packed order where that is wanted. x is read from memory once for all of it: in bf16, f16 or f32 with f32 factors and u. Other terms' u are products of the kernel table.
+/// Writes u of each of the problem's terms that has its A, and x, which lies in `lines`, in the packed order where that is wanted. x is
+/// read from memory once for all of it: in bf16, f16 or f32 with f32 factors and u. Other terms' u are products of the kernel table.
 void prepass(const quant::Problem& problem, const Lines& lines, const Arranged* arranged);
 /// x, where it is rotated, and u alone.
 void prepass(const quant::Problem& problem);

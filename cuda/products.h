@@ -8,8 +8,8 @@
 
 namespace graft::cuda {
 
-/// Runs on the current device. Problems have been checked; a rotated x and u of terms that have their A are the row's to make (prepass.h), bias and terms are the
-/// row's to add, before the result is rounded.
+/// Runs on the current device. Problems have been checked; a rotated x and u of terms that have their A are the row's to make
+/// (prepass.h), bias and terms are the row's to add, before the result is rounded.
 struct Product {
   std::string_view name;
   bool (*supports)(const quant::Problem& problem);

@@ -34,8 +34,8 @@ struct Cut {
   std::int64_t shared_bytes;
 };
 
-/// For x [m, columns] made from elements of `size` bytes. `arranged`: the packed order is wanted, of elements of 2 bytes. It is made on the way where enough blocks have whole rows to keep half of the
-/// GPU busy, and the rows fit; else by another reading.
+/// For x [m, columns] made from elements of `size` bytes. `arranged`: the packed order is wanted, of elements of 2 bytes. It is made on
+/// the way where enough blocks have whole rows to keep half of the GPU busy, and the rows fit; else by another reading.
 constexpr Cut cut(std::int64_t m, std::int64_t columns, int size, bool arranged, int multiprocessors, std::int64_t most_shared) {
   const auto divide_up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
   Cut c{};

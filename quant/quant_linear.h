@@ -61,7 +61,7 @@ class QuantLinear final : public LinearBase {
   /// gradients are off. Otherwise they are composed of operations.
   Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const override;
   /// forward(x R). Where gradients are off, and neither of x and R is rounded but where autocast does it, the product makes x R itself, in the
-  /// composed operations' order of rounding.
+  /// composed operations' order of rounding (and not in tf32, which packed weights never meet).
   Tensor forward_rotated(const Tensor& x, const Rotation& rotation) const override;
 
   /// How forward treats activations; exact unless it is set. Gradients are those of the exact product either way. Not while another

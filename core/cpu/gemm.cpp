@@ -21,6 +21,8 @@ constexpr std::int64_t column_block = 256;
 constexpr std::int64_t line_columns = 64;
 // Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds.
 constexpr std::int64_t left_bytes = std::int64_t{8} << 20;
+// What sums may take until they are put into columns that go anywhere.
+constexpr std::int64_t scattered_bytes = std::int64_t{64} << 20;
 // Tasks worth having when the columns alone do not give them.
 constexpr std::int64_t wanted_tasks = 16;
 // Multiply-adds below which a task costs more to hand over, and its result to fetch from another core's cache, than to do.
@@ -90,7 +92,8 @@ class Round {
                             entries(stretchwise_ ? std::min(depth_block, packed_depth) : packed_depth));
     packed_ = panels.get();
     // Columns that go anywhere are put there row by row, when all of a row is known: each line of the target is written once.
-    const Scratch<Sum<T>> all(target_.columns ? m_ * n_ : 0);
+    const std::int64_t bytes = m_ * n_ * std::int64_t{sizeof(Sum<T>)};
+    const Scratch<Sum<T>> all(target_.columns && bytes <= scattered_bytes ? m_ * n_ : 0);
     scattered_ = all.get();
     if (!stretchwise_ && packed_depth > 0) {
       // Pieces of about the same work as a task; what one task multiplies is packed on its thread, in whose caches it then lies.
@@ -204,7 +207,7 @@ class Round {
   std::int64_t left_panels_, height_, depth_blocks_, columns_, column_tasks_, task_panels_;
   bool stretchwise_ = false;
   T* packed_ = nullptr;
-  Sum<T>* scattered_ = nullptr;  // [m][n], if the target has columns
+  Sum<T>* scattered_ = nullptr;  // [m][n], if the target has columns and there are not too many
 };
 
 }  // namespace
@@ -246,11 +249,11 @@ void write(const Target<T>& target, std::int64_t row, std::int64_t column, std::
         const std::int64_t n = std::min(block, columns - j);
         T shifted[block];
         To narrow[block];
-        for (std::int64_t i = 0; target.bias && i < n; ++i) shifted[i] = c[j + i] + target.bias[column + j + i];
+        for (std::int64_t k = 0; target.bias && k < n; ++k) shifted[k] = c[j + k] + target.bias[column + j + k];
         convert(dtype_of<T>, target.bias ? shifted : c + j, 1, target.dtype, narrow, 1, n);
-        for (std::int64_t i = 0; i < n; ++i) {
-          const std::int64_t to = target.columns ? target.columns[column + j + i] : column + j + i;
-          if (to >= 0) y[to * target.column_stride] = narrow[i];
+        for (std::int64_t k = 0; k < n; ++k) {
+          const std::int64_t to = target.columns ? target.columns[column + j + k] : column + j + k;
+          if (to >= 0) y[to * target.column_stride] = narrow[k];
         }
       }
     }

@@ -53,8 +53,8 @@ struct GemmKernels {
                     Sum<T>* c, std::int64_t ldc, std::int64_t rows, int columns, bool accumulate);
 
   /// panel[depth][lanes] = the elements at source + d · depth_stride + l · lane_stride, widened (of pairs: rounded); zeros for lanes
-  /// past `valid` as far as the vector of the last one goes (what is behind is not read), and for the second of a pair that an odd depth leaves alone. Whole vectors are written, but nothing past the panel's
-  /// end.
+  /// past `valid` to the end of its vector, nothing behind that, and zeros for the second of a pair that an odd depth leaves alone.
+  /// Whole vectors are written, but nothing past the panel's end.
   void (*pack)(const void* source, DType dtype, std::int64_t depth, std::int64_t depth_stride, std::int64_t lane_stride,
                int valid, int lanes, T* panel);
 

@@ -129,9 +129,7 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
 
   const auto count = static_cast<std::int64_t>(all.size()), rounds = divide_up(count, task_passes);
   const std::int64_t tile_bytes = Packed::tile_bytes(weight.bits);
-  const std::int64_t least = task_weights / divide_up(count, rounds), weights = weight.rows * Packed::tile_columns;
-  const std::int64_t tiles =
-      unpacked ? std::clamp<std::int64_t>(least / weights, 1, weight.column_tiles()) : tiles_per_task(weight, least);
+  const std::int64_t tiles = tiles_per_task(weight, task_weights / divide_up(count, rounds), all.size());
   const std::int64_t column_tasks = divide_up(weight.column_tiles(), tiles);
   parallel_for(rounds * column_tasks, [&](std::int64_t task) {
     const std::int64_t round = task / column_tasks, first_tile = task % column_tasks * tiles;

@@ -48,7 +48,8 @@ template <template <int> class D, int bits, bool unpacked, int M>
           for (auto& sum : row) sum = K::zero();
       const std::int64_t first = s.begin % tile_rows, skipped = first / L::rows_per_word * L::line_bytes + c * L::word_bytes;
       const auto* items = static_cast<const std::uint32_t*>(codes) + first / numbers * tile_columns + c;
-      const std::uint8_t *p = static_cast<const std::uint8_t*>(codes) + skipped, *ahead = next + skipped;
+      const std::uint8_t *p = nullptr, *ahead = nullptr;
+      if constexpr (!unpacked) p = static_cast<const std::uint8_t*>(codes) + skipped, ahead = next + skipped;
       const std::uint32_t* xs = x_tile + first / numbers * M;
       for (std::int32_t r = s.begin; r < s.end; r += L::rows_per_word) {
         typename K::Words words[vectors];

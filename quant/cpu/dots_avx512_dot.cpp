@@ -61,8 +61,8 @@ struct Halves : Items<bits> {
       return _mm512_permutexvar_epi16(shifted, _mm512_load_si512(table.values));
     }
   }
-  // Few rows spend more on making items of eight bits than on products. A code's lower seven bits and its highest are each exact in the
-  // mantissa of 128, as parts of two products instead of one.
+  // Few rows spend more on making items of eight bits than on products. A code's lower seven bits in the mantissa of 128, and its highest
+  // where the exponent makes 256 of that, are parts of two products instead of one: together the code and 256.
   static constexpr int most_rows_in_parts = bits == 8 ? 2 : 0, origin_of_parts = -256;
   template <int j>
   [[gnu::always_inline]] static Sum sum_parts(Sum sum, Words words, Item x) {

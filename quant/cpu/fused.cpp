@@ -43,7 +43,7 @@ void forward(const Problem& problem, const CodeKernels& kernels, const LowRankPa
 
   std::vector<float> bias;
   const cpu::Target<float> to = target<float>(problem, bias);
-  parallel_ranges(weight.column_tiles(), tiles_per_task(weight, task_weights), [&](std::int64_t begin, std::int64_t end) {
+  parallel_ranges(weight.column_tiles(), tiles_per_task(weight, task_weights, all.size()), [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t columns = (end - begin) * Packed::tile_columns, column = begin * Packed::tile_columns;
     const cpu::Scratch<float> y(fused_forward_rows * columns);
     for (const Pass& pass : all) {

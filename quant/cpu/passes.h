@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "graft/core/cpu/block.h"
-#include "graft/core/parallel.h"
 #include "graft/quant/kernels.h"
 
 namespace graft::quant {
@@ -25,13 +24,12 @@ inline std::vector<Pass> passes(std::int64_t m, int most) {
   return all;
 }
 
-/// Column tiles that a task goes through row by row, of so many weights at least. Memory is faster in longer runs, up to some pages (from a
-/// wide matrix 1.5 times as fast as tile by tile); but each thread should have several tasks.
-inline std::int64_t tiles_per_task(const Packed& weight, std::int64_t least_weights) {
-  constexpr std::int64_t longest = 16, tasks_per_thread = 8;
-  const std::int64_t share = weight.column_tiles() / (tasks_per_thread * thread_pool()->size());
-  return std::clamp<std::int64_t>(std::max(least_weights / (weight.rows * Packed::tile_columns), std::min(share, longest)), 1,
-                                  weight.column_tiles());
+/// Column tiles that a task goes through row by row, of so many weights at least. Memory is faster in longer runs, up to some pages (a wide
+/// matrix twice as fast as tile by tile); but there should be many tasks, and what several passes read again should be near.
+inline std::int64_t tiles_per_task(const Packed& weight, std::int64_t least_weights, std::size_t passes) {
+  constexpr std::int64_t longest = 16, wanted_tasks = 16;
+  const std::int64_t run = passes == 1 ? std::min(longest, weight.column_tiles() / wanted_tasks) : 1;
+  return std::clamp<std::int64_t>(std::max(least_weights / (weight.rows * Packed::tile_columns), run), 1, weight.column_tiles());
 }
 
 /// values[tile_rows]: what a row of activations has for the channels of a segment, zeros for filling.
