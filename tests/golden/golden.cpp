@@ -73,9 +73,19 @@ Tensor Tensors::copy(const std::string& name) const {
   return copy;
 }
 
-double worst_error(const Tensor& got, const Tensor& want) { return compare(got, want).error; }
-
 double worst_relative_error(const Tensor& got, const Tensor& want) { return relative(compare(got, want)); }
+
+double unit(const Tensor& want, graft::DType dtype) {
+  using graft::DType;
+  double largest = 0;
+  for (const double v : want.to_vector<double>()) largest = std::max(largest, std::abs(v));
+  const int bits = dtype == DType::bf16 ? 7 : dtype == DType::f16 ? 10 : dtype == DType::f32 ? 23 : 52;
+  return largest > 0 ? std::ldexp(1.0, std::ilogb(largest) - bits) / largest : 0;
+}
+
+double half_tolerance(const Tensor& theirs, const Tensor& truth) {
+  return 1.2 * worst_relative_error(theirs, truth) + unit(truth, theirs.dtype());
+}
 
 void expect_close(const Tensor& got, const Tensor& want, double tolerance, const std::string& what) {
   SCOPED_TRACE(what);

@@ -57,14 +57,17 @@ class Tensors {
   Json info_;
 };
 
-/// Largest |got − want|, in f64; infinite where one is NaN or infinite and the other is not equal to it. Expects equal shapes.
-double worst_error(const graft::Tensor& got, const graft::Tensor& want);
-/// worst_error over the largest |want| (over 1 where want is zero everywhere).
+/// Largest |got − want|, in f64, over the largest |want| (over 1 where want is zero everywhere); infinite where one is NaN or infinite and
+/// the other is not equal to it. Expects equal shapes.
 double worst_relative_error(const graft::Tensor& got, const graft::Tensor& want);
+/// One unit in the last place of the largest entry, relative to it.
+double unit(const graft::Tensor& want, graft::DType dtype);
+/// What may lie between a result in half precision and the truth, relative to that: 1.2 times the original's own distance and one unit.
+double half_tolerance(const graft::Tensor& theirs, const graft::Tensor& truth);
 
 /// Expects equal shapes and worst_relative_error ≤ tolerance; failures name `what` and the worst entry.
 void expect_close(const graft::Tensor& got, const graft::Tensor& want, double tolerance, const std::string& what);
-/// The same with worst_error.
+/// The same with the difference alone.
 void expect_close_absolute(const graft::Tensor& got, const graft::Tensor& want, double tolerance, const std::string& what);
 /// Expects the same dtype, shape and bits.
 void expect_same_bits(const graft::Tensor& got, const graft::Tensor& want, const std::string& what);

@@ -23,22 +23,13 @@ using graft::AdapterLayer;
 using graft::DType;
 using graft::Tensor;
 
-/// One unit in the last place of the largest entry, relative to it.
-double unit(const Tensor& want, DType dtype) {
-  double largest = 0;
-  for (const double v : want.to_vector<double>()) largest = std::max(largest, std::abs(v));
-  const int bits = dtype == DType::bf16 ? 7 : dtype == DType::f16 ? 10 : dtype == DType::f32 ? 23 : 52;
-  return largest > 0 ? std::ldexp(1.0, std::ilogb(largest) - bits) / largest : 0;
-}
-
-/// f32 tensors: within 1e-5 of the truth. Wherever half precision is involved: no further from it than 1.2 times the original's own
-/// distance plus one unit.
+/// f32 tensors: within 1e-5 of the truth. Wherever half precision is involved: half_tolerance.
 void expect_as_good(const Tensors& tensors, const std::string& name, const Tensor& got, const std::string& original, bool half) {
   ASSERT_TRUE(got.defined()) << name;
   const Tensor theirs = tensors[original + name], truth = tensors["truth." + name];
   EXPECT_EQ(got.dtype(), theirs.dtype()) << name;
   if (!half) return expect_close(got, truth, 1e-5, name);
-  const double own = 1.2 * worst_relative_error(theirs, truth) + unit(truth, theirs.dtype());
+  const double own = half_tolerance(theirs, truth);
   expect_close(got, truth, theirs.dtype() == DType::f32 ? std::max(own, 1e-5) : own, name);
 }
 
