@@ -86,17 +86,17 @@ class Input {
     for (int m = 0; m < pass.count; ++m)
       for (std::size_t s = 0; s < weight_.segments.size(); ++s) {
         const Packed::Segment& segment = weight_.segments[s];
-        const std::int64_t at = static_cast<std::int64_t>(s) * m_ + pass.begin + m, row = segment.begin % Packed::tile_rows;
+        const std::int64_t n = segment.end - segment.begin, at = static_cast<std::int64_t>(s) * m_ + pass.begin + m;
         float values[Packed::tile_rows];
         typename Kind::Number encoded[Packed::tile_rows];
         gather(weight_, x.as<From>() + (pass.begin + m) * x.strides[0], x.strides[1], segment, values);
-        Kind::encode(values, segment.end - segment.begin, factors_.get()[at], sums_.get()[at], encoded);
-        std::uint32_t* to =
-            items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * tile_items + row / numbers * pass.count + m;
+        Kind::encode(values, n, factors_.get()[at], sums_.get()[at], encoded);
+        std::uint32_t* to = items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * tile_items +
+                            segment.begin % Packed::tile_rows / numbers * pass.count + m;
         switch (Packed::rows_per_word(weight_.bits)) {
-          case 4: interleave<4>(encoded, segment.end - segment.begin, to, pass.count); break;
-          case 8: interleave<8>(encoded, segment.end - segment.begin, to, pass.count); break;
-          default: interleave<16>(encoded, segment.end - segment.begin, to, pass.count);
+          case 4: interleave<4>(encoded, n, to, pass.count); break;
+          case 8: interleave<8>(encoded, n, to, pass.count); break;
+          default: interleave<16>(encoded, n, to, pass.count);
         }
       }
   }
@@ -133,13 +133,14 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
   const std::int64_t column_tasks = divide_up(weight.column_tiles(), tiles);
   parallel_for(rounds * column_tasks, [&](std::int64_t task) {
     const std::int64_t round = task / column_tasks, first_tile = task % column_tasks * tiles;
-    const std::span<const Pass> passes(all.begin() + round * count / rounds, all.begin() + (round + 1) * count / rounds);
-    const std::int64_t row = passes.front().begin, rows = passes.back().begin + passes.back().count - row;
-    const std::int64_t run = std::min(tiles, weight.column_tiles() - first_tile), together = unpacked ? 1 : run;
+    const std::span<const Pass> own(all.begin() + round * count / rounds, all.begin() + (round + 1) * count / rounds);
+    const std::int64_t row = own.front().begin, rows = own.back().begin + own.back().count - row;
+    const std::int64_t last_tile = std::min(first_tile + tiles, weight.column_tiles());
+    const std::int64_t together = unpacked ? 1 : last_tile - first_tile;
     const std::int64_t columns = together * Packed::tile_columns;
     const cpu::Scratch<float> y(rows * columns);
     const cpu::Scratch<std::uint32_t> items(unpacked ? Packed::tile_rows / static_cast<int>(dot) * Packed::tile_columns : 0);
-    for (std::int64_t c = first_tile; c < first_tile + run; c += together) {
+    for (std::int64_t c = first_tile; c < last_tile; c += together) {
       const std::int64_t column = c * Packed::tile_columns;
       if (unpacked) {
         std::fill_n(y.get(), rows * columns, 0.0f);
@@ -147,7 +148,7 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
         for (std::int64_t t = 0; t < weight.row_tiles(); ++t) {
           kernels.unpack(tile, items.get());
           tile += weight.column_tiles() * tile_bytes;
-          for (const Pass& pass : passes) {
+          for (const Pass& pass : own) {
             // A part of the next tile, which lies far from this one. All of it at once would wait for the last-level cache.
             const std::int64_t lines = tile_bytes / 64, begin = (pass.begin - row) * lines / rows;
             for (std::int64_t i = begin; i < (pass.begin - row + pass.count) * lines / rows; ++i)
@@ -156,8 +157,7 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
           }
         }
       } else {
-        for (const Pass& pass : passes)
-          kernels.packed(plain, input.of(pass), c, together, y.get() + (pass.begin - row) * columns);
+        for (const Pass& pass : own) kernels.packed(plain, input.of(pass), c, together, y.get() + (pass.begin - row) * columns);
       }
       terms.add(row, rows, column, columns, y.get(), columns);
       cpu::write(to, row, column, rows, std::min(columns, weight.out - column), y.get(), columns);
