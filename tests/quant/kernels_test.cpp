@@ -396,6 +396,29 @@ TEST(QuantKernels, SameBitsForAnyNumberOfThreads) {
   }
 }
 
+// Tasks are runs of columns, and a term's sums may depend on how many there are in a run.
+TEST(QuantKernels, WideMatricesAreCutTheSameForAnyNumberOfThreads) {
+  const Case c{8192, 1104, 4, 128};
+  const auto packed = pack(layer(c));
+  const Term term(DType::f32, 1, 16, c.out, false);
+  const LowRank terms[] = {{term.u.view(), term.v.view()}};
+  for (Isa isa : isas()) {
+    Pinned pinned(isa);
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      Buffers b(dtype, DType::f32, 1, c.in, c.out, false);
+      std::vector<double> first;
+      for (int threads : {1, 2, 5}) {
+        set_thread_pool(make_thread_pool(threads));
+        forward(*packed, b.x.view(), nullptr, b.y.view(), terms);
+        const auto y = b.y.values();
+        if (first.empty()) first = y;
+        EXPECT_EQ(std::memcmp(first.data(), y.data(), y.size() * sizeof(double)), 0) << threads << " threads";
+      }
+      set_thread_pool(nullptr);
+    }
+  }
+}
+
 TEST(QuantKernels, EveryPinnedSetFindsARow) {
   const auto packed = pack(layer({40, 20, 4, 16}));
   for (Isa isa : isas()) {
