@@ -144,8 +144,6 @@ struct ProductRule {
   /// B's beside the input's on the CPU, where there are few rows.
   Gradients fused(const Tensor& dy) const {
     const bool on_cpu = dy.device().is_cpu();
-    // Many rows are widened once for the CPU; few of them, and a GPU's, where they are read.
-    const bool widened = on_cpu && dy.count() > few_rows * dy.dim(-1);
     Gradients all(1 + 2 * terms.size());
     std::vector<Tensor> kept, narrow;  // for as long as views show them
     kept.reserve(3 * terms.size());
@@ -156,7 +154,7 @@ struct ProductRule {
       const SavedTerm& term = terms[i];
       Tensor &dA = all[1 + 2 * i], &dB = all[2 + 2 * i];
       const DType dtype = term.A().dtype();
-      const View share = view(widened ? to(term.share(dy), dtype) : term.share(dy));
+      const View share = view(term.share(dy));
       const View saved_narrow = term.wants_B ? view(term.narrow()) : View();
       if (term.wants_A) dA = Tensor::empty(term.A().shape(), dtype, dy.device());
       if (term.wants_B) dB = Tensor::empty(term.B().shape(), dtype, dy.device());

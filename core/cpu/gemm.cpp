@@ -20,7 +20,7 @@ constexpr std::int64_t column_block = 256;
 // Four cache lines: what a task reads of every row at least.
 constexpr std::int64_t line_columns = 64;
 // Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds.
-constexpr std::int64_t left_bytes = std::int64_t{8} << 20;
+constexpr std::int64_t left_bytes = std::int64_t{9} << 20;
 // What sums may take until they are put into columns that go anywhere.
 constexpr std::int64_t scattered_bytes = std::int64_t{64} << 20;
 // Tasks worth having when the columns alone do not give them.

@@ -39,6 +39,7 @@ using Sum = typename PanelTraits<T>::Sum;
 /// rest.
 template <class T>
 struct GemmKernels {
+  int width = 0;               // elements of a vector
   int rows = 0;                // of a tile: lanes of a left panel
   int columns = 0;             // of a tile: lanes of a right panel
   bool rows_in_place = false;  // whether row_tiles is as fast over rows as over panels

@@ -37,8 +37,14 @@ struct Pairs : avx512::F32 {
 }  // namespace
 
 const GemmKernels<Pair>* gemm_avx512_dot() {
-  static constexpr GemmKernels<Pair> kernels{6,           4 * Pairs::width, false,  tiles<Pairs, 6, 4>, row_tiles<Pairs, 6, 4>,
-                                             pack<Pairs>, nullptr,          nullptr};
+  static constexpr GemmKernels<Pair> kernels{.width = Pairs::width,
+                                             .rows = 6,
+                                             .columns = 4 * Pairs::width,
+                                             .tiles = tiles<Pairs, 6, 4>,
+                                             .row_tiles = row_tiles<Pairs, 6, 4>,
+                                             .pack = pack<Pairs>,
+                                             .dot = nullptr,
+                                             .axpy = nullptr};
   return &kernels;
 }
 

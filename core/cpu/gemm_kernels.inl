@@ -263,15 +263,20 @@ void axpy_narrow(const typename V::Element* x, std::int64_t row_stride, std::int
   constexpr std::int64_t early = 48;
   constexpr int chains = Rows * Vectors >= 8 ? 1 : Rows * Vectors >= 4 ? 2 : 4;
   typename V::Reg sums[chains][Rows][Vectors];
+#pragma GCC unroll 8  // all of these, or the sums would go through memory
   for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
       sums[0][i][v] = accumulate ? V::load(y + i * ldy + v * V::width) : V::zero();
+#pragma GCC unroll 8
       for (int c = 1; c < chains; ++c) sums[c][i][v] = V::zero();
     }
   const auto step = [&](std::int64_t d, int c) __attribute__((always_inline)) {
     __builtin_prefetch(b + (d + early) * ldb);
+#pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
       const typename V::Reg w = V::load(b + d * ldb + v * V::width);
+#pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) sums[c][i][v] = V::fma(V::set(x[i * row_stride + d * depth_stride]), w, sums[c][i][v]);
     }
   };
@@ -281,9 +286,13 @@ void axpy_narrow(const typename V::Element* x, std::int64_t row_stride, std::int
     for (int c = 0; c < chains; ++c) step(d + c, c);
   }
   for (; d < depth; ++d) step(d, 0);
+#pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
+#pragma GCC unroll 8
       for (int half = chains / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
         for (int c = 0; c < half; ++c) sums[c][i][v] = V::add(sums[c][i][v], sums[c + half][i][v]);
       V::store(y + i * ldy + v * V::width, sums[0][i][v]);
     }
@@ -320,7 +329,7 @@ void axpy(const typename V::Element* x, std::int64_t row_stride, std::int64_t de
 
 template <class V, int Rows, int Vectors>
 constexpr GemmKernels<typename V::Element> gemm_kernels_of() {
-  return {Rows, Vectors * V::width, V::width > 1, tiles<V, Rows, Vectors>, row_tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
+  return {V::width, Rows, Vectors * V::width, V::width > 1, tiles<V, Rows, Vectors>, row_tiles<V, Rows, Vectors>, pack<V>, dot<V>, axpy<V>};
 }
 
 }  // namespace

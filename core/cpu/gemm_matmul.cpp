@@ -25,6 +25,11 @@ constexpr std::int64_t stretch_elements = std::int64_t{1} << 15;
 // Depth, or rows of a, up to which nothing is packed where rows of b can be read as they lie.
 constexpr std::int64_t max_shallow = 16, max_few = 16;
 
+// Columns up to which a product is narrow, from so much depth on.
+constexpr std::int64_t max_narrow = 64, least_narrow_depth = 512;
+// Of its tasks: rows of one, rows and depth that are widened at a time, elements of b that stay in the first-level cache, how many there are.
+constexpr std::int64_t narrow_rows = 64, near_rows = 16, near_depth = 256, near_elements = 4096, narrow_tasks = 8;
+
 // So many columns of so deep a right operand that they make a task.
 std::int64_t columns_of_a_task(std::int64_t depth, std::int64_t least) {
   return std::max(least, divide_up(stretch_elements, std::max<std::int64_t>(1, depth)) / 16 * 16);
@@ -102,17 +107,18 @@ struct Left {
   }
 };
 
-// y = a b for at most max_skinny rows x of a, with the columns of b read as they lie: those from `begin` to `end`.
+// y = a b for at most max_skinny rows x of a from `row` on, with the columns of b read as they lie: those from `begin` to `end`.
 template <class T>
-void dot_columns(const GemmKernels<T>& kernels, const Rows<T>& x, const Matrix& b, const Matrix& y, std::int64_t begin,
-                 std::int64_t end) {
+void dot_columns(const GemmKernels<T>& kernels, const Rows<T>& x, std::int64_t row, const Matrix& b, const Matrix& y,
+                 std::int64_t begin, std::int64_t end) {
   constexpr std::int64_t near = 64;
+  const std::int64_t rows = std::min<std::int64_t>(max_skinny, y.rows - row);
   T sums[max_skinny * near];
   for (std::int64_t j = begin; j < end; j += near) {
     const std::int64_t width = std::min(near, end - j);
-    kernels.dot(x[0], x.stride(), static_cast<int>(y.rows), b.rows, b.data + j * b.column_stride * size_of(b.dtype), b.dtype,
+    kernels.dot(x[row], x.stride(), static_cast<int>(rows), b.rows, b.data + j * b.column_stride * size_of(b.dtype), b.dtype,
                 b.column_stride, width, sums, near, false);
-    write(target<T>(y), 0, j, y.rows, width, sums, near);
+    write(target<T>(y), row, j, rows, width, sums, near);
   }
 }
 
@@ -122,8 +128,11 @@ std::int64_t dot_task(const Matrix& b) { return columns_of_a_task(b.rows * size_
 template <class T>
 void dot_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   const Rows<T> x(kernels, a);
-  parallel_ranges(b.columns, dot_task(b),
-                  [&](std::int64_t begin, std::int64_t end) { dot_columns(kernels, x, b, y, begin, end); });
+  const std::int64_t columns = dot_task(b), stretches = divide_up(b.columns, columns);
+  parallel_for(divide_up(a.rows, max_skinny) * stretches, [&](std::int64_t task) {
+    const std::int64_t begin = task % stretches * columns;
+    dot_columns(kernels, x, task / stretches * max_skinny, b, y, begin, std::min(begin + columns, b.columns));
+  });
 }
 
 // y = a b for at most max_few rows, with the rows of b read as they lie.
@@ -132,40 +141,64 @@ void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
   constexpr std::int64_t near = 256;  // columns of few rows of y and of `block` rows of b that stay in the first-level cache
   const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
   const std::int64_t block = rows <= max_skinny ? depth : 16;  // b is read again for every max_skinny rows
-  // x is a from depth `from` on.
-  const auto add_up = [&](const Left<T>& x, std::int64_t from, std::int64_t to, std::int64_t column, std::int64_t width, T* sums,
-                          std::int64_t lds) {
-    for (std::int64_t d = from; d < to; d += block)
-      kernels.axpy(x.data + (d - from) * x.depth_stride, x.row_stride, x.depth_stride, rows, std::min(block, to - d),
-                   b.data + (d * b.row_stride + column) * size_of(b.dtype), b.dtype, b.row_stride, width, sums, lds, d > from);
-  };
-  // Too few columns to share out, but much of the depth: each task takes a stretch of it, and stretches are added up in their order.
-  const std::int64_t stretches =
-      columns > 4 * near ? 1 : depth * columns / (stretch_elements * std::max<std::int64_t>(1, rows / 2));
-  if (stretches > 1) {
-    Scratch<T> sums(stretches * rows * columns);
-    parallel_for(stretches, [&](std::int64_t i) {
-      const std::int64_t from = depth * i / stretches, to = depth * (i + 1) / stretches;
-      Matrix part = a;
-      part.data += from * a.column_stride * size_of(a.dtype), part.columns = to - from;
-      const Left<T> x(kernels, part);
-      for (std::int64_t j = 0; j < columns; j += near)
-        add_up(x, from, to, j, std::min(near, columns - j), sums.get() + i * rows * columns + j, columns);
-    });
-    for (std::int64_t i = 1; i < stretches; ++i)
-      for (std::int64_t j = 0; j < rows * columns; ++j) sums.get()[j] += sums.get()[i * rows * columns + j];
-    return write(target<T>(y), 0, 0, rows, columns, sums.get(), columns);
-  }
   const Left<T> x(kernels, a);
   parallel_ranges(columns, columns_of_a_task(depth * std::max<std::int64_t>(1, rows / max_skinny), near),
                   [&](std::int64_t begin, std::int64_t end) {
                     T sums[max_few * near];
                     for (std::int64_t j = begin; j < end; j += near) {
                       const std::int64_t width = std::min(near, end - j);
-                      add_up(x, 0, depth, j, width, sums, width);
+                      for (std::int64_t d = 0; d < depth; d += block)
+                        kernels.axpy(x.data + d * x.depth_stride, x.row_stride, x.depth_stride, rows, std::min(block, depth - d),
+                                     b.data + (d * b.row_stride + j) * size_of(b.dtype), b.dtype, b.row_stride, width, sums, width,
+                                     d > 0);
                       write(target<T>(y), 0, j, rows, width, sums, width);
                     }
                   });
+}
+
+// y = a b for few columns and a long depth. A task takes a stretch of the depth for some rows, and nothing that another has written: what b
+// is not read as it lies is packed, and what a is of another type is widened, a little at a time and by the task that reads it, since lines
+// come from another core's cache at a fraction of the speed.
+template <class T>
+void narrow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
+  const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
+  const std::int64_t lanes = divide_up(columns, kernels.width) * kernels.width;
+  const bool b_lies = b.column_stride == 1 && columns == lanes, a_lies = a.dtype == dtype_of<T>;
+  const std::int64_t step = std::clamp<std::int64_t>(near_elements / lanes, 1, near_depth);  // of the depth
+  const std::int64_t blocks = divide_up(rows, narrow_rows);
+  const std::int64_t tasks = std::min(narrow_tasks, rows * depth * lanes / stretch_elements);
+  const std::int64_t stretches = std::clamp<std::int64_t>(tasks / blocks, 1, divide_up(depth, step));
+  const Scratch<T> sums(stretches * rows * lanes);
+  parallel_for(blocks * stretches, [&](std::int64_t task) {
+    const std::int64_t block = task % blocks, stretch = task / blocks;
+    const std::int64_t first = rows * block / blocks, last = rows * (block + 1) / blocks;
+    const std::int64_t begin = depth * stretch / stretches, end = depth * (stretch + 1) / stretches;
+    T* own = sums.get() + stretch * rows * lanes;
+    T packed[near_elements], widened[near_rows * near_depth];
+    for (std::int64_t d = begin; d < end; d += step) {
+      const std::int64_t count = std::min(step, end - d);
+      const char* right = b.data + d * b.row_stride * size_of(b.dtype);
+      if (!b_lies)
+        kernels.pack(right, b.dtype, count, b.row_stride, b.column_stride, static_cast<int>(columns), static_cast<int>(lanes), packed);
+      for (std::int64_t i = first; i < last; i += near_rows) {
+        const std::int64_t some = std::min(near_rows, last - i);
+        const char* left = a.data + (i * a.row_stride + d) * size_of(a.dtype);
+        for (std::int64_t r = 0; !a_lies && r < some; ++r)
+          convert(a.dtype, left + r * a.row_stride * size_of(a.dtype), 1, dtype_of<T>, widened + r * count, 1, count);
+        const T* x = a_lies ? reinterpret_cast<const T*>(left) : widened;
+        for (std::int64_t j = 0; j < lanes; j += 2 * kernels.width)
+          kernels.axpy(x, a_lies ? a.row_stride : count, 1, some, count,
+                       b_lies ? static_cast<const void*>(right + j * size_of(b.dtype)) : packed + j, b_lies ? b.dtype : dtype_of<T>,
+                       b_lies ? b.row_stride : lanes, std::min<std::int64_t>(2 * kernels.width, lanes - j), own + i * lanes + j, lanes,
+                       d > begin);
+      }
+    }
+    if (stretches == 1) write(target<T>(y), first, 0, last - first, columns, own + first * lanes, lanes);
+  });
+  if (stretches == 1) return;
+  for (std::int64_t s = 1; s < stretches; ++s)
+    for (std::int64_t i = 0; i < rows * lanes; ++i) sums.get()[i] += sums.get()[s * rows * lanes + i];
+  write(target<T>(y), 0, 0, rows, columns, sums.get(), lanes);
 }
 
 // y = a b for a short depth: y is written once, from rows of b that stay near, and a of the same type is read as it lies.
@@ -197,6 +230,13 @@ void blocked(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, co
 
 template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
+  if (b.columns <= max_narrow && a.columns >= least_narrow_depth && a.column_stride == 1 &&
+      (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)))
+    return narrow_product(kernels, a, b, y);
+  // Few rows of another type are widened by the kernel that reads them, as columns.
+  if (a.rows <= max_skinny && b.columns <= max_narrow && b.row_stride == 1 && a.column_stride == 1 && a.columns >= least_narrow_depth &&
+      a.dtype != dtype_of<T> && b.dtype == dtype_of<T>)
+    return dot_product(kernels, b.transposed(), a.transposed(), y.transposed());
   // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
   // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for. Rows
   // of a that are read where they lie need neither panels nor that.
@@ -260,8 +300,8 @@ void dot_products(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
   const Rows<T> x(kernels, a);
   const std::int64_t of_b = dot_task(b), of_c = dot_task(c), first = divide_up(b.columns, of_b);
   parallel_for(first + divide_up(c.columns, of_c), [&](std::int64_t i) {
-    if (i < first) dot_columns(kernels, x, b, y, i * of_b, std::min((i + 1) * of_b, b.columns));
-    else dot_columns(kernels, x, c, z, (i - first) * of_c, std::min((i - first + 1) * of_c, c.columns));
+    if (i < first) dot_columns(kernels, x, 0, b, y, i * of_b, std::min((i + 1) * of_b, b.columns));
+    else dot_columns(kernels, x, 0, c, z, (i - first) * of_c, std::min((i - first + 1) * of_c, c.columns));
   });
 }
 

@@ -30,6 +30,11 @@ constexpr HalfLoops half_loops = {
         },
     .widen_bf16 = widen_bf16_loop,
     .narrow_bf16 = narrow_bf16_loop,
+    .round =
+        [](float* x, std::int64_t n) {
+          for (std::int64_t i = 0; i < n; ++i) x[i] = f16(x[i]);
+        },
+    .round_bf16 = round_bf16_loop,
 };
 }  // namespace scalar
 

@@ -42,6 +42,9 @@ struct HalfLoops {
   void (*narrow)(const float* x, f16* y, std::int64_t n);
   void (*widen_bf16)(const bf16* x, float* y, std::int64_t n);
   void (*narrow_bf16)(const float* x, bf16* y, std::int64_t n);
+  // To f16 or bf16 and back, in place.
+  void (*round)(float* x, std::int64_t n);
+  void (*round_bf16)(float* x, std::int64_t n);
 };
 const HalfLoops& half_loops();
 

@@ -279,13 +279,18 @@ void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int6
 inline void widen_bf16_loop(const bf16* x, float* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = __builtin_bit_cast(float, std::uint32_t{x[i].bits} << 16);
 }
+// In the upper half of a float.
+GRAFT_INLINE std::uint32_t rounded_bf16(float x) {
+  const auto bits = __builtin_bit_cast(std::uint32_t, x);
+  const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u), quiet = bits | 0x400000u;
+  const bool nan = static_cast<std::int32_t>(bits & 0x7fffffffu) > 0x7f800000;
+  return nan ? quiet : rounded;
+}
 inline void narrow_bf16_loop(const float* x, bf16* y, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const auto bits = __builtin_bit_cast(std::uint32_t, x[i]);
-    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x40u;
-    const bool nan = static_cast<std::int32_t>(bits & 0x7fffffffu) > 0x7f800000;
-    y[i].bits = static_cast<std::uint16_t>(nan ? quiet : rounded);
-  }
+  for (std::int64_t i = 0; i < n; ++i) y[i].bits = static_cast<std::uint16_t>(rounded_bf16(x[i]) >> 16);
+}
+inline void round_bf16_loop(float* x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) x[i] = __builtin_bit_cast(float, rounded_bf16(x[i]) & 0xffff0000u);
 }
 
 // ---- tiles ----

@@ -31,6 +31,13 @@ void narrow(const float* x, f16* y, std::int64_t n) {
   for (; i < n; ++i) y[i].bits = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
 }
 
+void round(float* x, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT)));
+  for (; i < n; ++i) x[i] = _cvtsh_ss(_cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT));
+}
+
 #include "graft/core/cpu/vector.inl"
 
 }  // namespace
@@ -38,8 +45,12 @@ void narrow(const float* x, f16* y, std::int64_t n) {
 namespace avx2 {
 constexpr VectorLoops<float> float_loops = make_loops<float>();
 constexpr VectorLoops<double> double_loops = make_loops<double>();
-constexpr HalfLoops half_loops = {
-    .widen = widen, .narrow = narrow, .widen_bf16 = widen_bf16_loop, .narrow_bf16 = narrow_bf16_loop};
+constexpr HalfLoops half_loops = {.widen = widen,
+                                  .narrow = narrow,
+                                  .widen_bf16 = widen_bf16_loop,
+                                  .narrow_bf16 = narrow_bf16_loop,
+                                  .round = round,
+                                  .round_bf16 = round_bf16_loop};
 }  // namespace avx2
 
 }  // namespace graft::cpu

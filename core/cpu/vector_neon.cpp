@@ -31,6 +31,12 @@ void narrow(const float* x, f16* y, std::int64_t n) {
   for (; i < n; ++i) y[i].bits = __builtin_bit_cast(std::uint16_t, static_cast<__fp16>(x[i]));
 }
 
+void round(float* x, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 4 <= n; i += 4) vst1q_f32(x + i, vcvt_f32_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+  for (; i < n; ++i) x[i] = static_cast<float>(static_cast<__fp16>(x[i]));
+}
+
 #include "graft/core/cpu/vector.inl"
 
 }  // namespace
@@ -38,8 +44,12 @@ void narrow(const float* x, f16* y, std::int64_t n) {
 namespace neon {
 constexpr VectorLoops<float> float_loops = make_loops<float>();
 constexpr VectorLoops<double> double_loops = make_loops<double>();
-constexpr HalfLoops half_loops = {
-    .widen = widen, .narrow = narrow, .widen_bf16 = widen_bf16_loop, .narrow_bf16 = narrow_bf16_loop};
+constexpr HalfLoops half_loops = {.widen = widen,
+                                  .narrow = narrow,
+                                  .widen_bf16 = widen_bf16_loop,
+                                  .narrow_bf16 = narrow_bf16_loop,
+                                  .round = round,
+                                  .round_bf16 = round_bf16_loop};
 }  // namespace neon
 
 }  // namespace graft::cpu

@@ -2,9 +2,44 @@
 
 #include <algorithm>
 
+#include "graft/core/cpu/block.h"
 #include "graft/core/cpu/vector.h"
 
 namespace graft::quant {
+namespace {
+
+template <class T>
+bool lies(const View& u) {
+  return u.dtype == dtype_of<T> && u.strides[1] == 1;
+}
+
+template <class T>
+std::int64_t elements_to_copy(const Problem& problem) {
+  std::int64_t count = 0;
+  for (const LowRank& term : problem.terms)
+    if (!lies<T>(term.u)) count += term.u.sizes[0] * term.u.sizes[1];
+  return count;
+}
+
+}  // namespace
+
+template <class T>
+LowRankPanels<T>::LowRankPanels(const cpu::GemmKernels<T>& kernels, const Problem& problem)
+    : kernels_(kernels), problem_(problem), copies_(elements_to_copy<T>(problem)) {
+  if (problem.joins_rounded()) bias_ = bias_of<T>(problem);
+  T* copy = copies_.get();
+  for (const LowRank& term : problem.terms) {
+    const View& u = term.u;
+    if (!joins_sums()) depth_ += u.sizes[1];
+    if (lies<T>(u)) {
+      left_.push_back({u.as<T>(), u.strides[0]});
+      continue;
+    }
+    left_.push_back({copy, u.sizes[1]});
+    for (std::int64_t i = 0; i < u.sizes[0]; ++i, copy += u.sizes[1])
+      cpu::convert(u.dtype, cpu::element(u, i * u.strides[0]), u.strides[1], dtype_of<T>, copy, 1, u.sizes[1]);
+  }
+}
 
 /// Calls fill(term, begin, count, panel) for each term's part of [begin, begin + count).
 template <class T>
@@ -32,11 +67,16 @@ void LowRankPanels<T>::fill_left(std::int64_t begin, std::int64_t count, std::in
 template <class T>
 void LowRankPanels<T>::fill_right(std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const {
   each(begin, count, lanes, panel, [&](const LowRank& term, std::int64_t first, std::int64_t part, T* to) {
-    const View& v = term.v;
-    if (gathered()) return fill_gathered(v, first, part, lane, lanes, to);
-    if (lane >= v.sizes[1]) return std::fill(to, to + part * lanes, T(0));
-    cpu::StridedPanels<T>(kernels_, v.data, v.dtype, v.sizes[1], v.strides[1], v.strides[0]).fill(first, part, lane, lanes, to);
+    fill_v(term.v, first, part, lane, lanes, to);
   });
+}
+
+template <class T>
+void LowRankPanels<T>::fill_v(const View& v, std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes,
+                              T* panel) const {
+  if (gathered()) return fill_gathered(v, begin, count, lane, lanes, panel);
+  if (lane >= v.sizes[1]) return std::fill(panel, panel + count * lanes, T(0));
+  cpu::StridedPanels<T>(kernels_, v.data, v.dtype, v.sizes[1], v.strides[1], v.strides[0]).fill(begin, count, lane, lanes, panel);
 }
 
 template <class T>
@@ -58,102 +98,89 @@ void LowRankPanels<T>::fill_gathered(const View& v, std::int64_t begin, std::int
 template <class T>
 void LowRankPanels<T>::add(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y,
                            std::int64_t ldy) const {
-  if (problem_.joins_rounded()) return add_rounded(row, rows, column, columns, y, ldy);
-  std::int64_t begin = 0;
-  for (const LowRank& term : problem_.terms) {
-    if (const Rows own(term, row, rows); own.count > 0)
-      share(term, begin, own.first, own.count, column, columns, y + (term.first_row + own.first - row) * ldy, ldy, true);
-    begin += term.u.sizes[1];
+  const std::int64_t all = gathered() ? problem_.weight.rows : problem_.y.sizes[1], n = std::min(columns, all - column);
+  if (n <= 0) return;
+  if (!bias_.empty())
+    for (std::int64_t i = 0; i < rows; ++i)
+      for (std::int64_t j = 0; j < n; ++j) y[i * ldy + j] += bias_[static_cast<std::size_t>(column + j)];
+  for (std::size_t i = 0; i < problem_.terms.size(); ++i) {
+    const LowRank& term = problem_.terms[i];
+    const auto [first, count] = Rows(term, row, rows);
+    if (count <= 0) continue;
+    const auto [data, stride] = left_[i];
+    T* to = y + (term.first_row + first - row) * ldy;
+    if (as_it_lies(term, count)) add_few(term, data + first * stride, stride, static_cast<int>(count), column, n, to, ldy);
+    else add_many(term, data + first * stride, stride, count, column, n, to, ldy);
+  }
+}
+
+// Packing v would cost more than it saves.
+template <class T>
+void LowRankPanels<T>::add_few(const LowRank& term, const T* x, std::int64_t ldx, int rows, std::int64_t column,
+                               std::int64_t columns, T* y, std::int64_t ldy) const {
+  const View& v = term.v;
+  const std::int64_t r = term.u.sizes[1];
+  constexpr std::int64_t few = 256;  // columns
+  T near[cpu::max_skinny * few];
+  const bool summed = term.join == Join::summed;
+  for (std::int64_t j = 0; j < columns; j += few) {
+    const std::int64_t n = std::min(few, columns - j), ldc = summed ? ldy : n;
+    T* c = summed ? y + j : near;
+    const void* at = cpu::element(v, (column + j) * v.strides[1]);
+    if (v.strides[0] == 1) kernels_.dot(x, ldx, rows, r, at, v.dtype, v.strides[1], n, c, ldc, summed);
+    else kernels_.axpy(x, ldx, 1, rows, r, at, v.dtype, v.strides[0], n, c, ldc, summed);
+    if (!summed) join(term, near, n, rows, n, y + j, ldy);
+  }
+}
+
+template <class T>
+void LowRankPanels<T>::add_many(const LowRank& term, const T* x, std::int64_t ldx, std::int64_t rows, std::int64_t column,
+                                std::int64_t columns, T* y, std::int64_t ldy) const {
+  // So many rows, and columns, have their share at a time, which stays in the first-level cache.
+  const std::int64_t r = term.u.sizes[1], width = kernels_.columns, few = 4 * kernels_.rows, most = 256 / width * width;
+  const bool summed = term.join == Join::summed;
+  const cpu::Scratch<T> scratch((r + few) * most);
+  T *panels = scratch.get(), *near = panels + r * most;
+  for (std::int64_t first = 0; first < columns; first += most) {
+    const std::int64_t wide = std::min(most, columns - first);
+    for (std::int64_t j = 0; j < wide; j += width) fill_v(term.v, 0, r, column + first + j, kernels_.columns, panels + j * r);
+    for (std::int64_t i = 0; i < rows; i += few) {
+      const std::int64_t some = std::min(few, rows - i), ldc = summed ? ldy : wide;
+      T *to = y + i * ldy + first, *c = summed ? to : near;
+      for (std::int64_t j = 0; j < wide; j += width)
+        kernels_.row_tiles(x + i * ldx, ldx, r, 0, nullptr, kernels_.rows, panels + j * r, c + j, ldc, some,
+                           static_cast<int>(std::min(width, wide - j)), summed);
+      if (!summed) join(term, near, wide, some, wide, to, ldy);
+    }
   }
 }
 
 namespace {
 
-// n values through a narrower dtype and back.
-template <class T>
-void round_to(DType dtype, T* values, std::int64_t n) {
-  if constexpr (std::is_same_v<T, float>) {
-    constexpr std::int64_t step = 256;
-    std::uint16_t buffer[step];
-    const cpu::HalfLoops& loops = cpu::half_loops();
-    for (std::int64_t i = 0; i < n; i += step) {
-      const std::int64_t count = std::min(step, n - i);
-      if (dtype == DType::bf16) {
-        loops.narrow_bf16(values + i, reinterpret_cast<bf16*>(buffer), count);
-        loops.widen_bf16(reinterpret_cast<bf16*>(buffer), values + i, count);
-      } else if (dtype == DType::f16) {
-        loops.narrow(values + i, reinterpret_cast<f16*>(buffer), count);
-        loops.widen(reinterpret_cast<f16*>(buffer), values + i, count);
-      }
-    }
-  }
+void round_to(DType dtype, float* values, std::int64_t n) {
+  if (dtype == DType::bf16) cpu::half_loops().round_bf16(values, n);
+  else if (dtype == DType::f16) cpu::half_loops().round(values, n);
 }
+void round_to(DType, double*, std::int64_t) {}
 
 }  // namespace
 
 template <class T>
-void LowRankPanels<T>::add_rounded(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y,
-                                   std::int64_t ldy) const {
-  const std::int64_t all = gathered() ? problem_.weight.rows : problem_.y.sizes[1], n = std::min(columns, all - column);
-  constexpr std::int64_t few = 1024;
-  T near[few];
-  const cpu::Scratch<T> many(rows * columns > few ? rows * columns : 0);
-  T* const shares = rows * columns > few ? many.get() : near;
+void LowRankPanels<T>::join(const LowRank& term, T* share, std::int64_t lds, std::int64_t rows, std::int64_t n, T* y,
+                            std::int64_t ldy) const {
+  if (lds == n && ldy == n) n *= rows, rows = 1;
   const DType dtype = problem_.y.dtype;
-  if (!bias_.empty())
-    for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t j = 0; j < n; ++j) y[i * ldy + j] += bias_[static_cast<std::size_t>(column + j)];
-  std::int64_t begin = 0;
-  for (const LowRank& term : problem_.terms) {
-    const Rows own(term, row, rows);
-    if (own.count > 0) share(term, begin, own.first, own.count, column, columns, shares, columns, false);
-    for (std::int64_t i = 0; i < own.count; ++i) {
-      T *to = y + (term.first_row + own.first - row + i) * ldy, *from = shares + i * columns;
-      round_to(dtype, to, n);
-      if (term.join != Join::added) round_to(dtype, from, n);
-      if (const auto factor = static_cast<T>(term.factor()); factor != 1) {
-        for (std::int64_t j = 0; j < n; ++j) from[j] *= factor;
-        round_to(dtype, from, n);
-      }
-      for (std::int64_t j = 0; j < n; ++j) to[j] += from[j];
+  const auto factor = static_cast<T>(term.factor());
+  const cpu::VectorLoops<T>& loops = cpu::vector_loops<T>();
+  for (; rows > 0; --rows, share += lds, y += ldy) {
+    round_to(dtype, y, n);
+    if (term.join != Join::added) round_to(dtype, share, n);
+    if (factor != 1) {
+      loops.unary(UnaryOp::affine, share, share, n, factor, T(-0.0));  // keeps the signs of zeros
+      round_to(dtype, share, n);
     }
-    begin += term.u.sizes[1];
+    loops.binary(BinaryOp::add, y, share, y, n);
   }
-}
-
-template <class T>
-void LowRankPanels<T>::share(const LowRank& term, std::int64_t begin, std::int64_t row, std::int64_t rows, std::int64_t column,
-                             std::int64_t columns, T* y, std::int64_t ldy, bool accumulate) const {
-  if (as_it_lies(term, rows)) return share_as_it_lies(term, row, static_cast<int>(rows), column, columns, y, ldy, accumulate);
-  const std::int64_t depth = term.u.sizes[1], height = kernels_.rows, width = kernels_.columns;
-  const std::int64_t panels = (rows + height - 1) / height;
-  const cpu::Scratch<T> scratch(depth * (panels * height + width));
-  T* right = scratch.get() + depth * panels * height;
-  for (std::int64_t i = 0; i < panels; ++i)
-    fill_left(begin, depth, row + i * height, kernels_.rows, scratch.get() + i * depth * height);
-  for (std::int64_t j = 0; j < columns; j += width) {
-    fill_right(begin, depth, column + j, kernels_.columns, right);
-    kernels_.tiles(depth, scratch.get(), kernels_.rows, right, y + j, ldy, rows,
-                   static_cast<int>(std::min<std::int64_t>(width, columns - j)), accumulate);
-  }
-}
-
-// For few rows, where packing v would cost more than it saves.
-template <class T>
-void LowRankPanels<T>::share_as_it_lies(const LowRank& term, std::int64_t row, int rows, std::int64_t column,
-                                        std::int64_t columns, T* y, std::int64_t ldy, bool accumulate) const {
-  const View &u = term.u, &v = term.v;
-  const std::int64_t r = u.sizes[1], n = std::min(columns, v.sizes[1] - column);
-  const auto at = [](const View& view, std::int64_t i, std::int64_t j) {
-    return static_cast<const char*>(view.data) + (i * view.strides[0] + j * view.strides[1]) * size_of(view.dtype);
-  };
-  const bool lies = u.dtype == dtype_of<T> && u.strides[1] == 1;
-  const cpu::Scratch<T> copy(lies ? 0 : rows * r);
-  for (int i = 0; !lies && i < rows; ++i) kernels_.pack(at(u, row + i, 0), u.dtype, r, u.strides[1], 1, 1, 1, copy.get() + i * r);
-  const T* x = lies ? reinterpret_cast<const T*>(at(u, row, 0)) : copy.get();
-  const std::int64_t ldx = lies ? u.strides[0] : r;
-  if (v.strides[0] == 1) kernels_.dot(x, ldx, rows, r, at(v, 0, column), v.dtype, v.strides[1], n, y, ldy, accumulate);
-  else kernels_.axpy(x, ldx, 1, rows, r, at(v, 0, column), v.dtype, v.strides[0], n, y, ldy, accumulate);
 }
 
 template class LowRankPanels<float>;

@@ -10,11 +10,7 @@ namespace graft::quant {
 template <class T>
 class LowRankPanels {
  public:
-  LowRankPanels(const cpu::GemmKernels<T>& kernels, const Problem& problem) : kernels_(kernels), problem_(problem) {
-    if (problem.joins_rounded()) bias_ = bias_of<T>(problem);
-    if (!joins_sums())
-      for (const LowRank& term : problem.terms) depth_ += term.u.sizes[1];
-  }
+  LowRankPanels(const cpu::GemmKernels<T>& kernels, const Problem& problem);
   /// Whether terms join sums of the product alone, rather than being steps of its depth: they are rounded on their own, or for some rows.
   bool joins_sums() const { return problem_.joins_rounded() || !problem_.joins_all_rows(); }
   /// Of the terms that are steps of the product.
@@ -33,9 +29,6 @@ class LowRankPanels {
   bool as_it_lies(const LowRank& term, std::int64_t rows) const {
     return rows <= cpu::max_skinny && !gathered() && (term.v.strides[1] == 1 || term.v.strides[0] == 1);
   }
-  /// y = or += the share of one term, which begins at `begin` of the depth; rows are those of its u.
-  void share(const LowRank& term, std::int64_t begin, std::int64_t row, std::int64_t rows, std::int64_t column,
-             std::int64_t columns, T* y, std::int64_t ldy, bool accumulate) const;
   /// A term's rows among [row, row + rows), counted from the first row of its u.
   struct Rows {
     std::int64_t first, count;
@@ -43,9 +36,20 @@ class LowRankPanels {
         : first(std::max<std::int64_t>(row - term.first_row, 0)),
           count(std::min(row + rows - term.first_row, term.u.sizes[0]) - first) {}
   };
-  void share_as_it_lies(const LowRank& term, std::int64_t row, int rows, std::int64_t column, std::int64_t columns, T* y,
-                        std::int64_t ldy, bool accumulate) const;
-  void add_rounded(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns, T* y, std::int64_t ldy) const;
+  /// The rows of a term's u, each of which is contiguous.
+  struct Left {
+    const T* data;
+    std::int64_t stride;
+  };
+  /// The share of a term for few rows, whose v is read as it lies, joins y[rows][columns]; x are its rows of u. And for any number of rows.
+  void add_few(const LowRank& term, const T* x, std::int64_t ldx, int rows, std::int64_t column, std::int64_t columns, T* y,
+               std::int64_t ldy) const;
+  void add_many(const LowRank& term, const T* x, std::int64_t ldx, std::int64_t rows, std::int64_t column, std::int64_t columns,
+                T* y, std::int64_t ldy) const;
+  /// y[rows][n] takes a share in, in the term's order of rounding; the share's memory is used up.
+  void join(const LowRank& term, T* share, std::int64_t lds, std::int64_t rows, std::int64_t n, T* y, std::int64_t ldy) const;
+  /// v from `begin` of its depth on, as fill_right.
+  void fill_v(const View& v, std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const;
   void fill_gathered(const View& v, std::int64_t begin, std::int64_t count, std::int64_t lane, int lanes, T* panel) const;
   template <class Fill>
   void each(std::int64_t begin, std::int64_t count, int lanes, T* panel, Fill&& fill) const;
@@ -53,7 +57,9 @@ class LowRankPanels {
   const cpu::GemmKernels<T>& kernels_;
   const Problem& problem_;
   std::int64_t depth_ = 0;
-  std::vector<T> bias_;  // that is rounded with the product
+  std::vector<T> bias_;      // that is rounded with the product
+  cpu::Scratch<T> copies_;   // of every u that does not lie as `left_` has it
+  std::vector<Left> left_;   // of every term
 };
 
 /// LowRankPanels::add for the blocked driver.
