@@ -6,6 +6,7 @@
 #include "graft/core/cpu/cpu.h"
 #include "graft/core/cpu/gemm.h"
 #include "graft/core/cpu/temporary.h"
+#include "graft/core/cpu/vector.h"
 #include "graft/core/parallel.h"
 
 namespace graft::cpu {
@@ -308,20 +309,34 @@ void dot_products(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
 // y = fl(y + u bᵀ)
 template <class T>
 void join_share(const GemmKernels<T>& kernels, const View& u, const Rows<T>& b, const Matrix& y) {
-  constexpr std::int64_t near = 64, of_a_task = 1024;
+  constexpr std::int64_t near = 256, of_a_task = 1024;
+  const bool skinny = y.rows <= max_skinny;
+  const std::int64_t few = skinny ? max_skinny : 4 * kernels.rows, rows_of_a_task = 4 * few, width = kernels.columns;
   const std::int64_t r = u.sizes[1], stretches = divide_up(y.columns, of_a_task);
-  parallel_for(divide_up(y.rows, max_skinny) * stretches, [&](std::int64_t task) {
-    const std::int64_t row = task / stretches * max_skinny, rows = std::min<std::int64_t>(max_skinny, y.rows - row);
-    const std::int64_t begin = task % stretches * of_a_task, end = std::min(begin + of_a_task, y.columns);
-    T share[max_skinny * near], sum[near];
-    for (std::int64_t j = begin; j < end; j += near) {
-      const std::int64_t width = std::min(near, end - j);
-      kernels.dot(u.as<T>() + row * r, r, static_cast<int>(rows), r, b[j], dtype_of<T>, b.stride(), width, share, near, false);
-      for (std::int64_t i = 0; i < rows; ++i) {
-        void* at = y.data + ((row + i) * y.row_stride + j * y.column_stride) * size_of(y.dtype);
-        convert(y.dtype, at, y.column_stride, dtype_of<T>, sum, 1, width);
-        for (std::int64_t n = 0; n < width; ++n) sum[n] += share[i * near + n];
-        convert(dtype_of<T>, sum, 1, y.dtype, at, y.column_stride, width);
+  parallel_for(divide_up(y.rows, rows_of_a_task) * stretches, [&](std::int64_t task) {
+    const std::int64_t begin = task / stretches * rows_of_a_task, end = std::min(begin + rows_of_a_task, y.rows);
+    const std::int64_t first = task % stretches * of_a_task, last = std::min(first + of_a_task, y.columns);
+    const Scratch<T> scratch((few + 1) * near + (skinny ? 0 : r * divide_up(near, width) * width));
+    T *share = scratch.get(), *sum = share + few * near, *panels = sum + near;
+    for (std::int64_t j = first; j < last; j += near) {
+      const std::int64_t columns = std::min(near, last - j);
+      for (std::int64_t k = 0; !skinny && k < columns; k += width) {
+        const std::int64_t valid = std::min(width, columns - k);
+        kernels.pack(b[j + k], dtype_of<T>, r, 1, b.stride(), static_cast<int>(valid), kernels.columns, panels + k * r);
+      }
+      for (std::int64_t i = begin; i < end; i += few) {
+        const std::int64_t rows = std::min(few, end - i);
+        const T* x = u.as<T>() + i * r;
+        if (skinny) kernels.dot(x, r, static_cast<int>(rows), r, b[j], dtype_of<T>, b.stride(), columns, share, near, false);
+        for (std::int64_t k = 0; !skinny && k < columns; k += width)
+          kernels.row_tiles(x, r, r, 0, nullptr, kernels.rows, panels + k * r, share + k, near, rows,
+                            static_cast<int>(std::min(width, columns - k)), false);
+        for (std::int64_t k = 0; k < rows; ++k) {
+          void* at = y.data + ((i + k) * y.row_stride + j * y.column_stride) * size_of(y.dtype);
+          convert(y.dtype, at, y.column_stride, dtype_of<T>, sum, 1, columns);
+          vector_loops<T>().binary(BinaryOp::add, sum, share + k * near, sum, columns);
+          convert(dtype_of<T>, sum, 1, y.dtype, at, y.column_stride, columns);
+        }
       }
     }
   });
