@@ -30,6 +30,56 @@ Tensor added(const Tensor& result, const Tensor& term) {
   return term;
 }
 
+/// The gradients of x weightᵀ + u Bᵀ with u = scale · x Aᵀ for x, A and B, with what else is known of the forward pass.
+struct LowRankRule {
+  bool wants_x, wants_A, wants_B;
+  double scale;
+  Saved x, weight, A, B, u;
+
+  LowRankRule(const Tensor& x, const Tensor& weight, const LowRankTerm& term, const Tensor& u)
+      : wants_x(x.requires_grad()),
+        wants_A(term.A.requires_grad()),
+        wants_B(term.B.requires_grad()),
+        scale(term.scale),
+        x(saved(wants_A || wants_B ? x : Tensor())),
+        weight(saved(weight)),
+        A(saved(term.A)),
+        B(saved(term.B)),
+        u(saved(u)) {}
+
+  Gradients operator()(const Tensor& dy) const { return grad_enabled() ? recorded(dy) : fused(dy); }
+
+ private:
+  /// By operations that can be differentiated once more; u is then no constant.
+  Gradients recorded(const Tensor& dy) const {
+    const DType wide = A().dtype();
+    const Tensor share = to(dy, wide), du = scaled(matmul(share, B()), scale);
+    Gradients all(3);
+    if (wants_x) all[0] = to(to(matmul(dy, weight()), wide) + matmul(du, A()), dy.dtype());
+    if (wants_A) all[1] = matmul(du.t(), to(x(), wide));
+    if (wants_B) all[2] = matmul(share.t(), scaled(linear(to(x(), wide), A()), scale));
+    return all;
+  }
+
+  Gradients fused(const Tensor& dy) const {
+    const Kernels& kernels = runtime(dy.device()).kernels();
+    const auto like = [&](const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), dy.device()); };
+    const Tensor du = Tensor::empty({dy.dim(0), A().dim(0)}, A().dtype(), dy.device());
+    Gradients all(3);
+    if (wants_x) {
+      all[0] = Tensor::empty({dy.dim(0), weight().dim(1)}, dy.dtype(), dy.device());
+      kernels.low_rank_linear(dy.view(), transposed(weight().view()), transposed(B().view()), transposed(A().view()), scale,
+                              all[0].view(), du.view());
+    } else if (wants_A) {
+      kernels.matmul(dy.view(), B().view(), du.view());
+      kernels.unary(UnaryOp::affine, du.view(), du.view(), scale, 0);
+    }
+    if (wants_A) kernels.linear_backward(du.view(), x().view(), {}, {}, (all[1] = like(A())).view());
+    if (wants_B) kernels.linear_backward(dy.view(), u().view(), {}, {}, (all[2] = like(B())).view());
+    return all;
+  }
+};
+
 /// `rows` are undefined for all of them.
 Tensor accumulate(const Tensor& result, const Tensor& term, const Tensor& rows) {
   if (!rows.defined()) return added(result, term);
@@ -122,14 +172,15 @@ void Linear::visit(Visitor& visitor) {
 Tensor Linear::forward(const Tensor& x) const { return linear(x, weight_, bias_); }
 
 Tensor Linear::forward(const Tensor& x, std::span<const LowRankTerm> terms) const {
-  // A single share in f32 or f64, without gradients: one kernel then, which rounds as the operations do.
+  // A single share in f32 or f64 beside a weight that stays as it is: one kernel then, which rounds as the operations do.
   const auto is_fused = [&](const LowRankTerm& term) {
     const DType dtype = compute::wide(x.dtype());
     return !term.x.defined() && !term.bias.defined() && !term.pools() && term.rows.empty() && term.rounding == Rounding::once &&
            term.A.dtype() == dtype && term.B.dtype() == dtype;
   };
   const auto fused = runtime(x.device()).kernels().low_rank_linear;
-  if (!fused || grad_enabled() || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
+  const bool trained = grad_enabled() && weight_.requires_grad();
+  if (!fused || trained || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
       terms.size() != 1 || !is_fused(terms.front()))
     return low_rank_sum(forward(x), x, terms);
   const LowRankTerm& term = terms.front();
@@ -140,8 +191,10 @@ Tensor Linear::forward(const Tensor& x, std::span<const LowRankTerm> terms) cons
         weight_.shape());
   for (const Tensor* operand : {&weight_, &A, &B}) compute::require_same_device(x, *operand, "linear");
   const Tensor matrix = flat_rows(x), y = Tensor::empty({matrix.dim(0), out_features()}, x.dtype(), x.device());
-  fused(matrix.view(), weight_.view(), A.view(), B.view(), term.scale, y.view());
-  return reshape(y, compute::joined(compute::leading(x.shape(), 1), {out_features()}));
+  const Tensor u = grad_enabled() && B.requires_grad() ? Tensor::empty({y.dim(0), A.dim(0)}, A.dtype(), x.device()) : Tensor();
+  fused(matrix.view(), weight_.view(), A.view(), B.view(), term.scale, y.view(), u.defined() ? u.view() : View());
+  const Tensor recorded = record("linear", y).wrt({matrix, A, B}, LowRankRule(matrix, weight_, term, u));
+  return reshape(recorded, compute::joined(compute::leading(x.shape(), 1), {out_features()}));
 }
 
 }  // namespace graft

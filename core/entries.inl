@@ -21,7 +21,8 @@ void cross_entropy_backward(const View& logits, const View& labels, std::int64_t
                             const View& dlogits);
 
 void matmul(const View& a, const View& b, const View& y);
-void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y);
+void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y,
+                     const View& u);
 void linear_backward(const View& dy, const View& x, const View& weight, const View& dx, const View& dweight);
 void attention(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse);
 void attention_backward(const View& q, const View& k, const View& v, const AttentionShape& shape, const View& y, const View& lse,

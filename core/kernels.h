@@ -50,8 +50,11 @@ struct Kernels {
   // ---- products: [..., m, k] × [..., k, n], batch dimensions equal (stride 0 where broadcast), accumulated in Accumulator<T>;
   // y has the operands' dtype, or f32 where they are half ----
   void (*matmul)(const View& a, const View& b, const View& y);
-  // y [m, n] = fl(x weightᵀ) + scale · (x Aᵀ) Bᵀ, rounded again, for A [r, k] and B [n, r] in f32 or y's f64; fl rounds to y's dtype.
-  void (*low_rank_linear)(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y);
+  // y [m, n] = fl(x weightᵀ) + u Bᵀ, rounded again, with u [m, r] = scale · x Aᵀ, for A [r, k] and B [n, r] in f32 or y's f64; fl rounds to
+  // y's dtype. u, contiguous and of B's dtype, is not wanted if its view has no data. Its gradient for x is one of these itself, with every
+  // factor transposed.
+  void (*low_rank_linear)(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y,
+                          const View& u);
   // Of y = x weightᵀ: dx [m, k] = dy [m, n] · weight [n, k], dweight = dyᵀ · x, dtypes and strides as free as matmul's. A gradient whose view
   // has no data is not wanted, and then neither is weight, or x.
   void (*linear_backward)(const View& dy, const View& x, const View& weight, const View& dx, const View& dweight);

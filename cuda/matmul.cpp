@@ -92,12 +92,13 @@ void matmul(const View& a, const View& b, const View& y) {
   if (!in_place) copy(y_copy->view(), y);
 }
 
-void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y) {
+void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y,
+                     const View& u) {
   check_types("low_rank_linear", {&y, &x, &weight, &A, &B});
   if (y.count() == 0) return;
   const DType wide = y.dtype == DType::f64 ? DType::f64 : DType::f32;
-  const Dense u({nullptr, wide, 2, {y.sizes[0], A.sizes[0]}, {}}, wide), share(y, wide);
-  const quant::LowRank term{.u = u.view(), .v = transposed(B), .A = A, .u_scale = scale};
+  const Dense own({nullptr, wide, 2, {y.sizes[0], A.sizes[0]}, {}}, wide), share(y, wide);
+  const quant::LowRank term{.u = u.data ? u : own.view(), .v = transposed(B), .A = A, .u_scale = scale};
   matmul(x, transposed(weight), y);
   if (tf32::allowed()) {  // which the pre-pass never rounds to
     matmul(x, transposed(A), term.u);

@@ -306,13 +306,14 @@ void dot_products(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
   });
 }
 
-// y = fl(y + u bᵀ)
+// y = fl(y + u bᵀ), with b read as it lies for few rows.
 template <class T>
-void join_share(const GemmKernels<T>& kernels, const View& u, const Rows<T>& b, const Matrix& y) {
+void join_share(const GemmKernels<T>& kernels, const View& u, const Matrix& b, const Matrix& y) {
   constexpr std::int64_t near = 256, of_a_task = 1024;
-  const bool skinny = y.rows <= max_skinny;
+  const bool by_rows = b.column_stride == 1, skinny = y.rows <= max_skinny && (by_rows || b.row_stride == 1);
   const std::int64_t few = skinny ? max_skinny : 4 * kernels.rows, rows_of_a_task = 4 * few, width = kernels.columns;
   const std::int64_t r = u.sizes[1], stretches = divide_up(y.columns, of_a_task);
+  const auto b_at = [&](std::int64_t row) { return b.data + row * b.row_stride * size_of(b.dtype); };
   parallel_for(divide_up(y.rows, rows_of_a_task) * stretches, [&](std::int64_t task) {
     const std::int64_t begin = task / stretches * rows_of_a_task, end = std::min(begin + rows_of_a_task, y.rows);
     const std::int64_t first = task % stretches * of_a_task, last = std::min(first + of_a_task, y.columns);
@@ -320,14 +321,15 @@ void join_share(const GemmKernels<T>& kernels, const View& u, const Rows<T>& b, 
     T *share = scratch.get(), *sum = share + few * near, *panels = sum + near;
     for (std::int64_t j = first; j < last; j += near) {
       const std::int64_t columns = std::min(near, last - j);
-      for (std::int64_t k = 0; !skinny && k < columns; k += width) {
-        const std::int64_t valid = std::min(width, columns - k);
-        kernels.pack(b[j + k], dtype_of<T>, r, 1, b.stride(), static_cast<int>(valid), kernels.columns, panels + k * r);
-      }
+      for (std::int64_t k = 0; !skinny && k < columns; k += width)
+        kernels.pack(b_at(j + k), b.dtype, r, b.column_stride, b.row_stride, static_cast<int>(std::min(width, columns - k)),
+                     kernels.columns, panels + k * r);
       for (std::int64_t i = begin; i < end; i += few) {
         const std::int64_t rows = std::min(few, end - i);
         const T* x = u.as<T>() + i * r;
-        if (skinny) kernels.dot(x, r, static_cast<int>(rows), r, b[j], dtype_of<T>, b.stride(), columns, share, near, false);
+        if (skinny && by_rows)
+          kernels.dot(x, r, static_cast<int>(rows), r, b_at(j), b.dtype, b.row_stride, columns, share, near, false);
+        else if (skinny) kernels.axpy(x, r, 1, rows, r, b_at(j), b.dtype, b.column_stride, columns, share, near, false);
         for (std::int64_t k = 0; !skinny && k < columns; k += width)
           kernels.row_tiles(x, r, r, 0, nullptr, kernels.rows, panels + k * r, share + k, near, rows,
                             static_cast<int>(std::min(width, columns - k)), false);
@@ -343,25 +345,27 @@ void join_share(const GemmKernels<T>& kernels, const View& u, const Rows<T>& b, 
 }
 
 template <class T>
-void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y) {
+void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y,
+                     const View& narrow) {
   const GemmKernels<T>& kernels = gemm_kernels<T>(isa());
   const std::int64_t m = y.sizes[0], r = A.sizes[0];
   if (y.count() == 0) return;
-  const Temporary narrow({nullptr, dtype_of<T>, 2, {m, r}, {}}, dtype_of<T>);
-  const View &u = narrow.view(), b = transposed(weight), c = transposed(A);
+  const Temporary own({nullptr, dtype_of<T>, 2, {m, r}, {}}, dtype_of<T>);
+  const View &u = narrow.data ? narrow : own.view(), b = transposed(weight), c = transposed(A);
   if (m <= max_skinny && b.strides[0] == 1 && c.strides[0] == 1)
     dot_products(kernels, matrix(x, 0), matrix(b, 0), matrix(y, 0), matrix(c, 0), matrix(u, 0));
   else graft::cpu::matmul(x, b, y), graft::cpu::matmul(x, c, u);
   for (std::int64_t i = 0; i < m * r; ++i) u.as<T>()[i] *= static_cast<T>(scale);
-  join_share(kernels, u, Rows<T>(kernels, matrix(B, 0)), matrix(y, 0));
+  join_share(kernels, u, matrix(B, 0), matrix(y, 0));
 }
 
 }  // namespace
 
-void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y) {
+void low_rank_linear(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y,
+                     const View& u) {
   check_types("low_rank_linear", {&y, &x, &weight, &A, &B});
-  if (y.dtype == DType::f64) low_rank_linear<double>(x, weight, A, B, scale, y);
-  else low_rank_linear<float>(x, weight, A, B, scale, y);
+  if (y.dtype == DType::f64) low_rank_linear<double>(x, weight, A, B, scale, y, u);
+  else low_rank_linear<float>(x, weight, A, B, scale, y, u);
 }
 
 void linear_backward(const View& dy, const View& x, const View& weight, const View& dx, const View& dweight) {

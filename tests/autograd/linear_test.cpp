@@ -114,6 +114,20 @@ TEST_F(LowRank, IsDifferentiableInEverything) {
     }
 }
 
+TEST_F(LowRank, IsDifferentiableBesideAFrozenWeight) {  // in one rule, for whichever of its inputs want a gradient
+  const Linear frozen(random({4, 6}, DType::f64));
+  for (int wanted = 1; wanted < 8; ++wanted) {
+    std::vector<Tensor> inputs{random({2, 3, 6}, DType::f64), random({2, 6}, DType::f64), random({4, 2}, DType::f64)};
+    for (int i = 0; i < 3; ++i) inputs[static_cast<std::size_t>(i)].set_requires_grad((wanted >> i & 1) != 0);
+    const auto f = [&](std::span<const Tensor> in) {
+      const LowRankTerm t{.A = in[1], .B = in[2], .scale = 0.5, .rounding = Rounding::once};
+      return frozen.forward(in[0], {&t, 1});
+    };
+    const auto result = gradcheck(f, inputs, {.second_order = true});
+    EXPECT_TRUE(result) << wanted << ": " << result.message;
+  }
+}
+
 TEST_F(LowRank, HalvesMeetF32AsThoughWidenedBefore) {
   for (const DType half : {DType::bf16, DType::f16})
     for (const std::int64_t m : {1, 3, 12, 40})

@@ -119,11 +119,20 @@ TEST(Gemm, NarrowResultsWithoutGaps) {
       expect_products(dtype, m, n, k, {{rows, columns}, {rows, columns}, {whole}});
 }
 
-TEST(Gemm, FewColumnsOverALongDepth) {  // in several chains, or a stretch of the left side at a time
+TEST(Gemm, FewColumnsOverALongDepth) {  // in several chains, or a stretch of the depth and some rows at a time
   for (DType dtype : dtypes)
-    for (auto [m, n, k] :
-         {std::tuple{1, 16, 2048}, {3, 9, 2500}, {4, 8, 501}, {2, 16, 1023}, {16, 16, 2100}, {1, 16, 4100}, {3, 200, 999}})
-      expect_products(dtype, m, n, k, {{rows, columns}, {rows}, {rows}});
+    for (auto [m, n, k] : {std::tuple{1, 16, 2048},
+                           {3, 9, 2500},
+                           {4, 8, 501},
+                           {2, 16, 1023},
+                           {16, 16, 2100},
+                           {1, 16, 4100},
+                           {3, 200, 999},
+                           {5, 64, 700},
+                           {21, 1, 600},
+                           {67, 24, 513},
+                           {131, 8, 1100}})
+      expect_products(dtype, m, n, k, {{rows, columns}, {rows, columns}, {rows, columns}});
 }
 
 TEST(Gemm, ManyRoundsOfRows) {  // more left panels than fit in one round, and rows that need none
@@ -134,8 +143,9 @@ TEST(Gemm, FewRowsAreCutAlongTheirColumns) { expect_products(DType::f32, 8, 210,
 
 TEST(Gemm, FewRowsOfHalvesOverALongDepth) {  // which are widened in the tasks that read them
   for (DType left : {DType::bf16, DType::f16})
-    for (auto [m, n, k] : {std::tuple{1, 16, 4100}, {3, 9, 2500}, {16, 16, 2100}, {8, 256, 1500}, {5, 601, 1000}, {6, 24, 2049}})
-      expect_products(DType::f32, m, n, k, {{columns, rows, gaps}, {rows}, {rows}}, left);
+    for (auto [m, n, k] :
+         {std::tuple{1, 16, 4100}, {3, 9, 2500}, {16, 16, 2100}, {8, 256, 1500}, {5, 601, 1000}, {6, 24, 2049}, {83, 20, 530}})
+      expect_products(DType::f32, m, n, k, {{columns, rows, gaps}, {rows, columns}, {rows, columns}}, left);
 }
 
 TEST(Gemm, FewRowsOverALongDepth) {  // in stretches of it, or of the columns, a piece of which is near

@@ -10,7 +10,17 @@ struct LowRankRun {
   std::int64_t m, n, k, r;
   DType dtype;
   Layout layout = Layout::dense;
+  bool turned = false;  // factors are transposes of what lies there, as those of the gradient are, and u is wanted
 };
+
+/// Row by row, of a matrix [rows, columns] that lies as its transpose.
+std::vector<double> turned_values(const Guarded& matrix, std::int64_t rows, std::int64_t columns) {
+  const std::vector<double> from = matrix.values();
+  std::vector<double> to;
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < columns; ++j) to.push_back(from[static_cast<std::size_t>(j * rows + i)]);
+  return to;
+}
 
 /// Row i of a times row j of b, for rows of length k.
 double dot(const std::vector<double>& a, std::int64_t i, const std::vector<double>& b, std::int64_t j, std::int64_t k) {
@@ -20,19 +30,27 @@ double dot(const std::vector<double>& a, std::int64_t i, const std::vector<doubl
 }
 
 void check(const LowRankRun& run) {
-  const auto& [m, n, k, r, dtype, layout] = run;
-  SCOPED_TRACE(fmt::format("m {} n {} k {} r {} {} layout {}", m, n, k, r, name(dtype), int(layout)));
+  const auto& [m, n, k, r, dtype, layout, turned] = run;
+  SCOPED_TRACE(fmt::format("m {} n {} k {} r {} {} layout {} turned {}", m, n, k, r, name(dtype), int(layout), turned));
   const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
   constexpr double scale = 0.75;
-  const Guarded x = numbers(dtype, {m, k}, 1, layout), weight = numbers(dtype, {n, k}, 2, layout),
-                A = numbers(wide, {r, k}, 3, layout), B = numbers(wide, {n, r}, 4, layout), y = operand(dtype, {m, n}, layout);
-  tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), scale, y.view());
-  const auto x_values = x.values(), w = weight.values(), a = A.values(), b = B.values();
+  const auto factor = [&](DType type, std::int64_t rows, std::int64_t columns, int seed) {
+    return turned ? numbers(type, {columns, rows}, seed, layout) : numbers(type, {rows, columns}, seed, layout);
+  };
+  const auto view = [&](const Guarded& x) { return turned ? transposed(x.view()) : x.view(); };
+  const auto values = [&](const Guarded& x, std::int64_t rows, std::int64_t columns) {
+    return turned ? turned_values(x, rows, columns) : x.values();
+  };
+  const Guarded x = numbers(dtype, {m, k}, 1, layout), weight = factor(dtype, n, k, 2), A = factor(wide, r, k, 3),
+                B = factor(wide, n, r, 4), y = operand(dtype, {m, n}, layout), narrow = operand(wide, {m, r});
+  tested_kernels().low_rank_linear(x.view(), view(weight), view(A), view(B), scale, y.view(), turned ? narrow.view() : View());
+  const auto x_values = x.values(), w = values(weight, n, k), a = values(A, r, k), b = values(B, n, r);
   std::vector<double> u, wanted;
   for (std::int64_t i = 0; i < m; ++i)
     for (std::int64_t j = 0; j < r; ++j) u.push_back(scale * dot(x_values, i, a, j, k));
   for (std::int64_t i = 0; i < m; ++i)
     for (std::int64_t j = 0; j < n; ++j) wanted.push_back(dot(x_values, i, w, j, k) + dot(u, i, b, j, r));
+  if (turned) expect_near(narrow, u, static_cast<double>(8 + 2 * k), 4);
   // Both roundings, and in f32 or f64 the sums'.
   expect_near(y, wanted, 2.5 + unit_roundoff(wide) / unit_roundoff(dtype) * static_cast<double>(8 + 2 * k + 2 * r), 4);
 }
@@ -40,7 +58,9 @@ void check(const LowRankRun& run) {
 TEST(KernelsLowRank, ResultsOfEveryTypeAndLayout) {
   for (const DType dtype : floating)
     for (const Layout layout : layouts)
-      for (const std::int64_t m : {1, 3, 4, 5, 9}) check({.m = m, .n = 75, .k = 70, .r = 6, .dtype = dtype, .layout = layout});
+      for (const std::int64_t m : {1, 3, 4, 5, 9})
+        for (const bool turned : {false, true})
+          check({.m = m, .n = 75, .k = 70, .r = 6, .dtype = dtype, .layout = layout, .turned = turned});
 }
 
 // More columns than a task has, and ranks that are no multiple of anything.
@@ -49,6 +69,7 @@ TEST(KernelsLowRank, RanksAndColumns) {
     for (const std::int64_t r : {1, 16, 37}) {
       check({.m = 2, .n = 1100, .k = 33, .r = r, .dtype = dtype});
       check({.m = 20, .n = 1030, .k = 16, .r = r, .dtype = dtype});
+      check({.m = 103, .n = 300, .k = 16, .r = r, .dtype = dtype, .turned = true});
     }
 }
 
@@ -59,7 +80,7 @@ TEST(KernelsLowRank, NothingIsReadOrWrittenOfNoRows) {
                   y = operand(dtype, {0, 5});
     View x = weight.view();
     x.data = nullptr, x.sizes[0] = 0;
-    tested_kernels().low_rank_linear(x, weight.view(), A.view(), B.view(), 1, y.view());
+    tested_kernels().low_rank_linear(x, weight.view(), A.view(), B.view(), 1, y.view(), {});
     EXPECT_TRUE(y.intact());
   }
 }
@@ -75,7 +96,7 @@ TEST(KernelsLowRank, TheProductIsRoundedBeforeTheShareJoins) {
     const Guarded x = filled(DType::bf16, {m, 257}, 1), weight = filled(DType::bf16, {70, 257}, 1),
                   A = filled(DType::f32, {1, 257}, 0x1p-8), B = filled(DType::f32, {70, 1}, 256),
                   y = operand(DType::bf16, {m, 70});
-    tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1.0 / 257, y.view());
+    tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1.0 / 257, y.view(), {});
     EXPECT_EQ(y.values(), std::vector<double>(static_cast<std::size_t>(m * 70), 256));
   }
 }
@@ -87,7 +108,7 @@ TEST(KernelsLowRank, SumsHaveOneOrder) {
                   A = numbers(DType::f32, {9, 700}, 3), B = numbers(DType::f32, {130, 9}, 4);
     expect_same_for_any_threads([&] {
       const Guarded y = operand(DType::bf16, {m, 130});
-      tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 0.5, y.view());
+      tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 0.5, y.view(), {});
       return y.values();
     });
   }
@@ -96,7 +117,7 @@ TEST(KernelsLowRank, SumsHaveOneOrder) {
 TEST(KernelsLowRank, RefusesTypesThatDoNotMeet) {
   const Guarded x = numbers(DType::f32, {1, 4}, 1), weight = numbers(DType::f32, {3, 4}, 2), A = numbers(DType::f64, {2, 4}, 3),
                 B = numbers(DType::f64, {3, 2}, 4), y = operand(DType::f32, {1, 3});
-  expect_error<TypeError>([&] { tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1, y.view()); },
+  expect_error<TypeError>([&] { tested_kernels().low_rank_linear(x.view(), weight.view(), A.view(), B.view(), 1, y.view(), {}); },
                           "f64 meets");
 }
 
