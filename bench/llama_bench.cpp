@@ -11,6 +11,7 @@
 #include "graft/autograd/ops.h"
 #include "graft/autograd/optim.h"
 #include "graft/bench/roofline.h"
+#include "graft/core/isa.h"
 #include "graft/core/parallel.h"
 #include "graft/examples/llama/model.h"
 #include "graft/quant/kernels.h"
@@ -115,6 +116,7 @@ void generate_token(benchmark::State& state, DType dtype, int threads) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (const char* set = std::getenv("GRAFT_ISA")) graft::pin_isa(graft::isa_named(set));
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   for (const int threads : {1, 2}) {

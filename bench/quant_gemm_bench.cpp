@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <thread>
@@ -300,6 +301,7 @@ void register_rows() {
 }  // namespace graft::bench
 
 int main(int argc, char** argv) {
+  if (const char* set = std::getenv("GRAFT_ISA")) graft::pin_isa(graft::isa_named(set));
   graft::bench::register_rows();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

@@ -31,6 +31,12 @@ std::string_view name(Isa isa) {
   return names[static_cast<int>(isa)];
 }
 
+Isa isa_named(std::string_view wanted) {
+  for (const Isa isa : all_isas)
+    if (name(isa) == wanted) return isa;
+  fail("there is no instruction set '{}'", wanted);
+}
+
 Isa best_isa() {
   static const Isa best = detect();
   return best;

@@ -14,10 +14,14 @@ enum class Isa {
   neon,        // AArch64, all of them
 };
 
+inline constexpr Isa all_isas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_dot, Isa::neon};
+
 /// Whether a processor that has `isa` has `part` too: the sets of one architecture are from narrow to wide, and scalar is in all.
 constexpr bool includes(Isa isa, Isa part) { return part == Isa::scalar || part == isa || (isa != Isa::neon && part < isa); }
 
 std::string_view name(Isa isa);
+/// The set of this name; ValueError if there is none.
+Isa isa_named(std::string_view name);
 
 /// The widest set that this processor and this build offer.
 Isa best_isa();

@@ -4,6 +4,8 @@
 
 #include "graft/core/error.h"
 
+#include "../support/errors.h"
+
 namespace graft {
 namespace {
 
@@ -21,17 +23,18 @@ TEST(Isa, HasNames) {
   EXPECT_EQ(name(Isa::avx512), "avx512");
   EXPECT_EQ(name(Isa::avx512_dot), "avx512_dot");
   EXPECT_EQ(name(Isa::neon), "neon");
+  for (const Isa isa : all_isas) EXPECT_EQ(isa_named(name(isa)), isa);
+  test::expect_error<ValueError>([] { isa_named("sse"); }, "there is no instruction set 'sse'");
 }
 
 TEST(Isa, SetsOfOneArchitectureIncludeNarrowerOnes) {
-  constexpr Isa all[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_dot, Isa::neon};
   constexpr bool wanted[5][5] = {{true, false, false, false, false},  // of scalar
                                  {true, true, false, false, false},
                                  {true, true, true, false, false},
                                  {true, true, true, true, false},
                                  {true, false, false, false, true}};
   for (int i = 0; i < 5; ++i)
-    for (int j = 0; j < 5; ++j) EXPECT_EQ(includes(all[i], all[j]), wanted[i][j]) << name(all[i]) << " and " << name(all[j]);
+    for (int j = 0; j < 5; ++j) EXPECT_EQ(includes(all_isas[i], all_isas[j]), wanted[i][j]) << name(all_isas[i]) << " and " << name(all_isas[j]);
 }
 
 TEST(Isa, EveryProcessorOfAArch64HasNeon) {

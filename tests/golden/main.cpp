@@ -31,31 +31,19 @@ void write_ctest(const std::string& file, const std::string& program) {
   graft::check<graft::FileError>(out.good(), "{}: cannot be written", file);
 }
 
-using graft::Isa;
-constexpr Isa isas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_dot, Isa::neon};
-
-/// GRAFT_ISA names the instruction set to pin; --isas lists those that there are.
-void pin_named() {
-  const char* wanted = std::getenv("GRAFT_ISA");
-  if (!wanted) return;
-  const auto found = std::find_if(std::begin(isas), std::end(isas), [&](Isa isa) { return graft::name(isa) == wanted; });
-  graft::check(found != std::end(isas), "GRAFT_ISA: there is no instruction set {}", wanted);
-  graft::pin_isa(*found);
-}
-
 }  // namespace
 }  // namespace golden
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  try {
-    golden::pin_named();
+  try {  // --isas lists the instruction sets that there are, one of which GRAFT_ISA pins
+    if (const char* set = std::getenv("GRAFT_ISA")) graft::pin_isa(graft::isa_named(set));
     golden::add_all();
     const std::string option = "--write_ctest=", argument = argc > 1 ? argv[1] : "";
     if (argument.starts_with(option))
       return golden::write_ctest(argument.substr(option.size()), std::filesystem::absolute(argv[0]).string()), 0;
     if (argument == "--isas") {
-      for (const graft::Isa isa : golden::isas)
+      for (const graft::Isa isa : graft::all_isas)
         if (includes(graft::best_isa(), isa)) fmt::print("{}\n", name(isa));
       return 0;
     }
