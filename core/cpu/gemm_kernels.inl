@@ -216,12 +216,42 @@ void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, 
     for (int j = 0; j < Columns; ++j) y[i * ldy + j] = V::sum(sums[i][j]) + (accumulate ? y[i * ldy + j] : 0);
 }
 
+// The same of a short depth, where adding up lanes would take longest: a block of b is turned in registers, and lanes are columns.
+template <class V, int Rows, class From>
+void dot_short(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb,
+               std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
+  constexpr int width = V::width;
+  for (std::int64_t j = 0; j < columns; j += width, b += width * ldb, y += width) {
+    const int valid = columns - j < width ? static_cast<int>(columns - j) : width;
+    typename V::Reg sums[Rows];
+    for (int i = 0; i < Rows; ++i) sums[i] = accumulate ? V::load(y + i * ldy, valid) : V::zero();
+    for (std::int64_t d = 0; d < depth; d += width) {
+      const int steps = depth - d < width ? static_cast<int>(depth - d) : width;
+      typename V::Reg block[width];
+      for (int l = 0; l < width; ++l)
+        block[l] = l >= valid ? V::zero() : steps == width ? V::load(b + l * ldb + d) : V::load(b + l * ldb + d, steps);
+      V::transpose(block);
+      const typename V::Element* at = x + d;
+      if (steps == width) {
+#pragma GCC unroll 16
+        for (int l = 0; l < width; ++l)
+          for (int i = 0; i < Rows; ++i) sums[i] = V::fma(V::set(at[i * ldx + l]), block[l], sums[i]);
+      } else {
+        for (int l = 0; l < steps; ++l)
+          for (int i = 0; i < Rows; ++i) sums[i] = V::fma(V::set(at[i * ldx + l]), block[l], sums[i]);
+      }
+    }
+    for (int i = 0; i < Rows; ++i) V::store(y + i * ldy, sums[i], valid);
+  }
+}
+
 template <class V, int Rows = max_skinny>
 void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t depth, const void* b, DType dtype,
          std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
   if constexpr (Rows > 1)
     if (rows < Rows) return dot<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
+    if (Rows > 1 && depth <= Rows * V::width) return dot_short<V, Rows>(x, ldx, depth, from, ldb, columns, y, ldy, accumulate);
     constexpr int step = Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
     std::int64_t j = 0;
     for (; j + step <= columns; j += step) dot_of<V, Rows, step>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy, accumulate);
