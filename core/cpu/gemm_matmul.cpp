@@ -26,10 +26,10 @@ constexpr std::int64_t stretch_elements = std::int64_t{1} << 15;
 // Depth, or rows of a, up to which nothing is packed where rows of b can be read as they lie.
 constexpr std::int64_t max_shallow = 16, max_few = 16;
 
-// Columns up to which a product is narrow, from so much depth on.
-constexpr std::int64_t max_narrow = 64, least_narrow_depth = 512;
+// Columns up to which a product is narrow, or of few rows still too narrow to be shared out by columns, from so much depth on.
+constexpr std::int64_t max_narrow = 64, max_cut = 1024, least_long_depth = 1024;
 // Of its tasks: rows of one, rows and depth that are widened at a time, elements of b that stay in the first-level cache, how many there are.
-constexpr std::int64_t narrow_rows = 64, near_rows = 16, near_depth = 256, near_elements = 4096, narrow_tasks = 8;
+constexpr std::int64_t narrow_rows = 64, near_rows = 16, near_depth = 256, near_elements = 16384, narrow_tasks = 8;
 
 // So many columns of so deep a right operand that they make a task.
 std::int64_t columns_of_a_task(std::int64_t depth, std::int64_t least) {
@@ -163,10 +163,10 @@ void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
 template <class T>
 void narrow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
-  const std::int64_t lanes = divide_up(columns, kernels.width) * kernels.width;
-  const bool b_lies = b.column_stride == 1 && columns == lanes, a_lies = a.dtype == dtype_of<T>;
+  const std::int64_t lanes = divide_up(columns, kernels.width) * kernels.width, vectors = 2 * kernels.width;
+  const bool a_lies = a.dtype == dtype_of<T>, b_lies = b.column_stride == 1 && (columns == lanes || columns > max_narrow);
   const std::int64_t step = std::clamp<std::int64_t>(near_elements / lanes, 1, near_depth);  // of the depth
-  const std::int64_t blocks = divide_up(rows, narrow_rows);
+  const std::int64_t blocks = std::min(divide_up(rows, narrow_rows), 2 * narrow_tasks);
   const std::int64_t tasks = std::min(narrow_tasks, rows * depth * lanes / stretch_elements);
   const std::int64_t stretches = std::clamp<std::int64_t>(tasks / blocks, 1, divide_up(depth, step));
   const Scratch<T> sums(stretches * rows * lanes);
@@ -175,23 +175,29 @@ void narrow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
     const std::int64_t first = rows * block / blocks, last = rows * (block + 1) / blocks;
     const std::int64_t begin = depth * stretch / stretches, end = depth * (stretch + 1) / stretches;
     T* own = sums.get() + stretch * rows * lanes;
-    T packed[near_elements], widened[near_rows * near_depth];
+    const Scratch<T> widened(a_lies ? 0 : near_rows * step), packed(b_lies ? 0 : step * lanes);
     for (std::int64_t d = begin; d < end; d += step) {
       const std::int64_t count = std::min(step, end - d);
-      const char* right = b.data + d * b.row_stride * size_of(b.dtype);
-      if (!b_lies)
-        kernels.pack(right, b.dtype, count, b.row_stride, b.column_stride, static_cast<int>(columns), static_cast<int>(lanes), packed);
+      Matrix right = b, left = a;
+      right.data += d * b.row_stride * size_of(b.dtype);
+      if (!b_lies) {
+        kernels.pack(right.data, b.dtype, count, b.row_stride, b.column_stride, static_cast<int>(columns),
+                     static_cast<int>(lanes), packed.get());
+        right = {reinterpret_cast<char*>(packed.get()), dtype_of<T>, count, lanes, lanes, 1};
+      }
       for (std::int64_t i = first; i < last; i += near_rows) {
         const std::int64_t some = std::min(near_rows, last - i);
-        const char* left = a.data + (i * a.row_stride + d) * size_of(a.dtype);
-        for (std::int64_t r = 0; !a_lies && r < some; ++r)
-          convert(a.dtype, left + r * a.row_stride * size_of(a.dtype), 1, dtype_of<T>, widened + r * count, 1, count);
-        const T* x = a_lies ? reinterpret_cast<const T*>(left) : widened;
-        for (std::int64_t j = 0; j < lanes; j += 2 * kernels.width)
-          kernels.axpy(x, a_lies ? a.row_stride : count, 1, some, count,
-                       b_lies ? static_cast<const void*>(right + j * size_of(b.dtype)) : packed + j, b_lies ? b.dtype : dtype_of<T>,
-                       b_lies ? b.row_stride : lanes, std::min<std::int64_t>(2 * kernels.width, lanes - j), own + i * lanes + j, lanes,
-                       d > begin);
+        left.data = a.data + (i * a.row_stride + d * a.column_stride) * size_of(a.dtype);
+        const T* x = reinterpret_cast<const T*>(left.data);
+        if (!a_lies) {
+          for (std::int64_t r = 0; r < some; ++r)
+            convert(a.dtype, left.data + r * a.row_stride * size_of(a.dtype), a.column_stride, dtype_of<T>,
+                    widened.get() + r * count, 1, count);
+          x = widened.get(), left.row_stride = count, left.column_stride = 1;
+        }
+        for (std::int64_t j = 0; j < right.columns; j += vectors)
+          kernels.axpy(x, left.row_stride, left.column_stride, some, count, right.data + j * size_of(right.dtype), right.dtype,
+                       right.row_stride, std::min(vectors, right.columns - j), own + i * lanes + j, lanes, d > begin);
       }
     }
     if (stretches == 1) write(target<T>(y), first, 0, last - first, columns, own + first * lanes, lanes);
@@ -231,13 +237,13 @@ void blocked(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, co
 
 template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
-  if (b.columns <= max_narrow && a.columns >= least_narrow_depth && a.column_stride == 1 &&
-      (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)))
-    return narrow_product(kernels, a, b, y);
-  // Few rows of another type are widened by the kernel that reads them, as columns.
-  if (a.rows <= max_skinny && b.columns <= max_narrow && b.row_stride == 1 && a.column_stride == 1 && a.columns >= least_narrow_depth &&
-      a.dtype != dtype_of<T> && b.dtype == dtype_of<T>)
-    return dot_product(kernels, b.transposed(), a.transposed(), y.transposed());
+  const bool is_long = a.columns >= least_long_depth;
+  if (is_long && b.columns <= max_narrow && a.column_stride == 1) {
+    if (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)) return narrow_product(kernels, a, b, y);
+    // Few rows of another type are widened by the kernel that reads them, as columns.
+    if (b.row_stride == 1 && a.dtype != dtype_of<T> && b.dtype == dtype_of<T>)
+      return dot_product(kernels, b.transposed(), a.transposed(), y.transposed());
+  }
   // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
   // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for. Rows
   // of a that are read where they lie need neither panels nor that.
@@ -253,6 +259,7 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   if (a.columns <= shallow && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
     return shallow_product(kernels, a, b, y);
   if (skinny && by_columns) return dot_product(kernels, a, b, y);
+  if (few && by_rows && is_long && b.columns <= max_cut) return narrow_product(kernels, a, b, y);
   if (few && by_rows) return axpy_product(kernels, a, b, y);
   if constexpr (std::is_same_v<T, float>)
     if (const auto* pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 ? pair_kernels(isa()) : nullptr)
