@@ -1,6 +1,6 @@
 #include "graft/quant/cpu/dots.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
 #include "graft/core/cpu/simd_avx512.h"
 #include "graft/quant/cpu/dots.inl"
 
@@ -11,21 +11,20 @@ namespace {
 template <int bits>
 struct Items {
   using V = avx512::F32;
-  static constexpr int most_rows_in_parts = 0;
   using Words = __m512i;
   using Item = __m512i;
 
-  // Words of three bytes: codes 0 … 3 at the bottom of the lane's lower half, 4 … 7 at that of its upper one.
-  [[gnu::always_inline]] static Words load(const std::uint8_t* p) {
-    if constexpr (bits == 3) {
-      const __m512i packed = _mm512_maskz_loadu_epi32(0xfff, p);
-      const __m512i quarters = _mm512_setr_epi32(0, 1, 2, 0, 3, 4, 5, 0, 6, 7, 8, 0, 9, 10, 11, 0);
-      const __m512i halves = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9, 10, 10, 11));
-      const __m512i words = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(quarters, packed), halves);
-      return _mm512_srlv_epi16(words, _mm512_set1_epi32(4 << 16));
-    } else {
-      return load_items(p);
+  // Words of three bytes: those to a lane whose numbers `places` has.
+  struct Places {
+    alignas(64) std::uint8_t bytes[64] = {};
+    constexpr Places(int a, int b, int c, int d) {
+      for (int lane = 0; lane < 16; ++lane)
+        for (int i = 0; i < 4; ++i)
+          bytes[4 * lane + i] = static_cast<std::uint8_t>(3 * lane + (i == 0 ? a : i == 1 ? b : i == 2 ? c : d));
     }
+  };
+  [[gnu::always_inline]] static Words load_spread(const std::uint8_t* p, const Places& places) {
+    return _mm512_permutexvar_epi8(_mm512_load_si512(places.bytes), _mm512_maskz_loadu_epi32(0xfff, p));
   }
   [[gnu::always_inline]] static Item load_items(const void* p) { return _mm512_loadu_si512(p); }
   [[gnu::always_inline]] static void store(std::uint32_t* p, Item item) { _mm512_storeu_si512(p, item); }
@@ -40,6 +39,17 @@ struct Halves : Items<bits> {
   using Sum = __m512;
   static constexpr Dot dot = Dot::bf16;
   static constexpr int origin = 1 << (bits - 1);
+  static constexpr bool takes_digits = false;
+
+  // Of three bits, codes 0 … 3 at the bottom of the lane's lower half, 4 … 7 at that of its upper one.
+  [[gnu::always_inline]] static Words load(const std::uint8_t* p) {
+    if constexpr (bits == 3) {
+      static constexpr typename Items<bits>::Places places{0, 1, 1, 2};
+      return _mm512_srlv_epi16(Items<bits>::load_spread(p, places), _mm512_set1_epi32(4 << 16));
+    } else {
+      return Items<bits>::load_items(p);
+    }
+  }
 
   // Up to four bits: a look-up by the lowest five bits of each half, whose table repeats, so that bits above the code do not matter.
   struct Table {
@@ -60,17 +70,6 @@ struct Halves : Items<bits> {
       const Words shifted = j > 0 ? _mm512_srli_epi32(words, bits * j) : words;
       return _mm512_permutexvar_epi16(shifted, _mm512_load_si512(table.values));
     }
-  }
-  // Few rows spend more on making items of eight bits than on products. A code's lower seven bits in the mantissa of 128, and its highest
-  // where the exponent makes 256 of that, are parts of two products instead of one: together the code and 256.
-  static constexpr int most_rows_in_parts = bits == 8 ? 2 : 0, origin_of_parts = -256;
-  template <int j>
-  [[gnu::always_inline]] static Sum sum_parts(Sum sum, Words words, Item x) {
-    const Words shifted = j > 0 ? _mm512_srli_epi32(words, bits * j) : words;
-    const __m512i base = _mm512_set1_epi16(0x4300);
-    const Item low = _mm512_ternarylogic_epi32(shifted, _mm512_set1_epi16(0x7f), base, 0xea);
-    const Item high = _mm512_ternarylogic_epi32(shifted, _mm512_set1_epi16(0x80), base, 0xea);
-    return Halves::sum(Halves::sum(sum, low, x), high, x);
   }
   // Byte j put into the mantissa of a power of two whose unit is the byte's own.
   template <int j>
@@ -95,17 +94,36 @@ struct Bytes : Items<bits> {
   using Sum = std::int32_t __attribute__((vector_size(64)));  // as __m512i, g++ 12 would copy sums between registers
   static constexpr Dot dot = Dot::int8;
   static constexpr int origin = 0;
+  static constexpr bool takes_digits = true;
+
+  [[gnu::always_inline]] static Words load(const std::uint8_t* p) {
+    if constexpr (bits == 3) {
+      static constexpr typename Items<bits>::Places places{0, 1, 2, 0};
+      return Items<bits>::load_spread(p, places);
+    } else {
+      return Items<bits>::load_items(p);
+    }
+  }
 
   template <int j>
   [[gnu::always_inline]] static Item item(Words words) {
     if constexpr (bits == 8) return words;
-    const Words shifted = j > 0 ? _mm512_srli_epi32(words, bits * j) : words;
-    if constexpr (bits == 3)
-      return _mm512_and_si512(_mm512_ternarylogic_epi32(_mm512_set1_epi16(0x00ff), shifted, _mm512_slli_epi32(shifted, 2), 0xca),
-                              _mm512_set1_epi8(7));
-    else return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << bits) - 1));
+    __m512i shifted = words;
+    if constexpr (bits == 3) {  // four codes that begin anywhere in the lane
+      constexpr std::uint32_t begins = [] {
+        std::uint32_t all = 0;
+        for (int part = 0; part < 4; ++part) all |= static_cast<std::uint32_t>(bits * row_in_word(8, dot, j, part)) << (8 * part);
+        return all;
+      }();
+      constexpr std::uint64_t of_two_lanes = begins | std::uint64_t{begins + 0x20202020} << 32;
+      shifted = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(of_two_lanes)), words);
+    } else if constexpr (j > 0) {
+      shifted = _mm512_srli_epi32(words, bits * j);
+    }
+    return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << bits) - 1));
   }
   [[gnu::always_inline]] static Sum zero() { return Sum{}; }
+  [[gnu::always_inline]] static Sum start(std::uint32_t value) { return (Sum)_mm512_set1_epi32(static_cast<int>(value)); }
   [[gnu::always_inline]] static Sum sum(Sum sum, Item codes, Item x) { return (Sum)_mm512_dpbusd_epi32((__m512i)sum, codes, x); }
   [[gnu::always_inline]] static __m512 value(Sum sum) { return _mm512_cvtepi32_ps((__m512i)sum); }
 };
