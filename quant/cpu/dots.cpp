@@ -21,15 +21,18 @@ constexpr std::int64_t task_passes = 96;
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Activations of a segment, a whole number of units, as the numbers of items, with what the segment's sums need besides.
+// Activations of a segment, a whole number of units, as the numbers of items, with what the segment's sums need besides: a factor, which is
+// not a number where there are no such numbers.
 struct Halves {
   using Number = bf16;
   static constexpr Dot dot = Dot::bf16;
   static constexpr int digits = 1;
-  static void encode(const float* x, std::int64_t n, float&, float& total, bf16 (*numbers)[Packed::tile_rows]) {
+  // The factor says no more than whether the sum is finite.
+  static void encode(const float* x, std::int64_t n, float& factor, float& total, bf16 (*numbers)[Packed::tile_rows]) {
     for (std::int64_t i = 0; i < n; ++i)  // exactly: they were bf16 before they were read
       numbers[0][i].bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x[i]) >> 16);
     total = sum(x, n);
+    factor = std::isfinite(total) ? 1 : std::numeric_limits<float>::quiet_NaN();
   }
 };
 
@@ -37,7 +40,7 @@ struct Bytes {
   using Number = std::int8_t;
   static constexpr Dot dot = Dot::int8;
   static constexpr int digits = 1;
-  // The largest becomes ±127. A segment that is not finite has a factor that is not a number, and makes such results.
+  // The largest becomes ±127. What is not finite makes results that are not numbers.
   static void encode(const float* x, std::int64_t n, float& factor, float& sum, std::int8_t (*numbers)[Packed::tile_rows]) {
     float largest = 0;
     bool finite = true;
@@ -67,8 +70,8 @@ struct Digits {
   using Number = std::int8_t;
   static constexpr Dot dot = Dot::int8;
   static constexpr int digits = count;
-  // The factor is the highest digit's. It is not a number where there are no such integers: an element is not finite, or all are so small
-  // that the unit would be subnormal.
+  // The factor is the highest digit's. There are no such integers for what is not finite, and where all is so small that the unit would be
+  // subnormal.
   static void encode(const float* x, std::int64_t n, float& factor, float& sum, std::int8_t (*numbers)[Packed::tile_rows]) {
     constexpr int least = -90, highest = 8 * count - 3;
     const auto power = [](int exponent) { return std::bit_cast<float>((127 + exponent) << 23); };
@@ -94,8 +97,8 @@ struct Digits {
     }
     for (int d = 0; d < count; ++d)
       for (std::int64_t i = 0; i < n; ++i) numbers[d][i] = static_cast<std::int8_t>(bytes[i] >> (8 * (count - 1 - d)));
-    factor = power(exponent - highest + 8 * (count - 1));
     sum = static_cast<float>(static_cast<double>(total) / units);
+    factor = std::isfinite(sum) ? power(exponent - highest + 8 * (count - 1)) : std::numeric_limits<float>::quiet_NaN();
   }
 };
 
@@ -247,7 +250,9 @@ void run_dots(const Problem& problem, Dot dot, Isa isa, bool unpacked) {
   const LowRankPanels<float> terms(cpu::gemm_kernels<float>(isa), problem);
   const std::vector<Pass> all = passes(problem.m(), dot_rows);
   const auto run_as = [&]<class Kind>(Kind) {
-    run<Kind>(problem, kernels, unpacked ? nullptr : kernels.packed, all, Input<Kind>(problem, all), terms);
+    const Input<Kind> input(problem, all);
+    if (dot == Dot::bf16 && !input.has_factors()) return run_panels(problem, isa);
+    run<Kind>(problem, kernels, unpacked ? nullptr : kernels.packed, all, input, terms);
   };
   if (dot == Dot::bf16) run_as(Halves{});
   else run_as(Bytes{});

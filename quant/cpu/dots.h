@@ -68,12 +68,13 @@ const DotUnit* bf16_dots_avx512_dot();
 /// Null if the build or the set has none of the kind.
 const DotKernels* dot_kernels(Dot dot, Isa isa, int bits);
 
-/// Few rows straight from packed codes, or many through tiles unpacked once for all of them (dots.cpp).
+/// Few rows straight from packed codes, or many through tiles unpacked once for all of them (dots.cpp). Where sums of activations in bf16 or
+/// of digits are not finite, all of it is left to panels: beside a sum, an offset would make NaN of an infinite result.
 void run_dots(const Problem& problem, Dot dot, Isa isa, bool unpacked);
 
 /// What multiplies the problem's few rows as digits; null if nothing does, or not faster than by other products.
 PackedProduct digits_kernel(const Problem& problem, Isa isa);
-/// By that; but activations that are no digits (infinite ones) meet dense weights.
+/// By that.
 void run_digits(const Problem& problem, Isa isa);
 
 }  // namespace graft::quant

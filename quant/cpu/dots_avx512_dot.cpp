@@ -31,14 +31,15 @@ struct Items {
   [[gnu::always_inline]] static Item set(std::uint32_t item) { return _mm512_set1_epi32(static_cast<int>(item)); }
 };
 
-// Two bf16 to a lane: codes less the middle of their range, which keeps sums small.
+// Two bf16 to a lane: codes less the middle of their range, which keeps sums small, but for those of eight bits, which it would cost
+// another instruction.
 template <int bits>
 struct Halves : Items<bits> {
   using typename Items<bits>::Words;
   using typename Items<bits>::Item;
   using Sum = __m512;
   static constexpr Dot dot = Dot::bf16;
-  static constexpr int origin = 1 << (bits - 1);
+  static constexpr int origin = bits == 8 ? 0 : 1 << (bits - 1);
   static constexpr bool takes_digits = false;
 
   // Of three bits, codes 0 … 3 at the bottom of the lane's lower half, 4 … 7 at that of its upper one.
@@ -63,21 +64,32 @@ struct Halves : Items<bits> {
   template <int j>
   [[gnu::always_inline]] static Item item(Words words) {
     if constexpr (bits == 8) {
-      // Codes j and j + 2 as f32, whose lower halves are zero for integers of eight bits: one is moved down, and both fit in a lane.
-      return _mm512_or_si512(_mm512_srli_epi32(as_f32<j>(words), 16), as_f32<j>(_mm512_srli_epi32(words, 16)));
+      // The upper halves of codes j and j + 2 as f32, whose lower ones are zero for integers of eight bits.
+      static constexpr UpperHalves places;
+      return _mm512_permutex2var_epi16(as_f32<j>(words), _mm512_load_si512(places.numbers), as_f32<j + 2>(words));
     } else {
       static constexpr Table table;
       const Words shifted = j > 0 ? _mm512_srli_epi32(words, bits * j) : words;
       return _mm512_permutexvar_epi16(shifted, _mm512_load_si512(table.values));
     }
   }
-  // Byte j put into the mantissa of a power of two whose unit is the byte's own.
+  // Of one register, each followed by that of another.
+  struct UpperHalves {
+    alignas(64) std::uint16_t numbers[32] = {};
+    constexpr UpperHalves() {
+      for (int lane = 0; lane < 16; ++lane)
+        for (int from = 0; from < 2; ++from) numbers[2 * lane + from] = static_cast<std::uint16_t>(32 * from + 2 * lane + 1);
+    }
+  };
   template <int j>
   [[gnu::always_inline]] static __m512i as_f32(Words words) {
-    constexpr float base = static_cast<float>(1 << (23 - 8 * j));
-    const __m512i merged =
-        _mm512_ternarylogic_epi32(words, _mm512_set1_epi32(0xff << (8 * j)), _mm512_castps_si512(_mm512_set1_ps(base)), 0xea);
-    return _mm512_castps_si512(_mm512_sub_ps(_mm512_castsi512_ps(merged), _mm512_set1_ps(base + origin)));
+    __m512i code;
+    if constexpr (j == 0) code = _mm512_and_si512(words, _mm512_set1_epi32(0xff));
+    else if constexpr (j == 3) code = _mm512_srli_epi32(words, 24);
+    else
+      code = _mm512_shuffle_epi8(
+          words, _mm512_broadcast_i32x4(_mm_setr_epi8(j, -1, -1, -1, j + 4, -1, -1, -1, j + 8, -1, -1, -1, j + 12, -1, -1, -1)));
+    return _mm512_castps_si512(_mm512_cvtepi32_ps(code));
   }
   [[gnu::always_inline]] static Sum zero() { return _mm512_setzero_ps(); }
   [[gnu::always_inline]] static Sum sum(Sum sum, Item codes, Item x) {
@@ -96,31 +108,20 @@ struct Bytes : Items<bits> {
   static constexpr int origin = 0;
   static constexpr bool takes_digits = true;
 
+  // Of three bits, a pair of codes at the bottom of each byte.
   [[gnu::always_inline]] static Words load(const std::uint8_t* p) {
     if constexpr (bits == 3) {
       static constexpr typename Items<bits>::Places places{0, 1, 2, 0};
-      return Items<bits>::load_spread(p, places);
+      const __m512i begins = _mm512_set1_epi64(0x32'2c'26'20'12'0c'06'00);
+      return _mm512_multishift_epi64_epi8(begins, Items<bits>::load_spread(p, places));
     } else {
       return Items<bits>::load_items(p);
     }
   }
-
   template <int j>
   [[gnu::always_inline]] static Item item(Words words) {
     if constexpr (bits == 8) return words;
-    __m512i shifted = words;
-    if constexpr (bits == 3) {  // four codes that begin anywhere in the lane
-      constexpr std::uint32_t begins = [] {
-        std::uint32_t all = 0;
-        for (int part = 0; part < 4; ++part) all |= static_cast<std::uint32_t>(bits * row_in_word(8, dot, j, part)) << (8 * part);
-        return all;
-      }();
-      constexpr std::uint64_t of_two_lanes = begins | std::uint64_t{begins + 0x20202020} << 32;
-      shifted = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<long long>(of_two_lanes)), words);
-    } else if constexpr (j > 0) {
-      shifted = _mm512_srli_epi32(words, bits * j);
-    }
-    return _mm512_and_si512(shifted, _mm512_set1_epi8((1 << bits) - 1));
+    return _mm512_and_si512(j > 0 ? _mm512_srli_epi32(words, bits * j) : words, _mm512_set1_epi8((1 << bits) - 1));
   }
   [[gnu::always_inline]] static Sum zero() { return Sum{}; }
   [[gnu::always_inline]] static Sum start(std::uint32_t value) { return (Sum)_mm512_set1_epi32(static_cast<int>(value)); }
