@@ -38,7 +38,7 @@ struct DotInput {
 inline constexpr int bf16_digits = 3, f32_digits = 4;
 constexpr int digits_origin(int bits) { return 1 << (bits - 1); }
 /// Rows of activations up to which digits take less time than other products.
-constexpr int most_rows_of_digits(int bits, int digits) { return digits == f32_digits ? 1 : bits == 8 ? 2 : 0; }
+constexpr int most_rows_of_digits(int bits, int digits) { return digits == f32_digits || bits == 3 ? 1 : bits == 8 ? 2 : 0; }
 
 using PackedProduct = void (*)(const Weights& w, const DotInput& x, std::int64_t tile, std::int64_t tiles, float* y);
 
