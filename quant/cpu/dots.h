@@ -4,7 +4,7 @@
 // Such a group of neighbours along the depth is an item. Codes are cut into items as is cheapest for their words (row_in_word), and
 // activations follow that order.
 //
-// Few rows of other activations are made of bytes too: of the digits of integers (digits.cpp).
+// Few rows of other activations are made of bytes too: of the digits of integers (Digits in dots.cpp).
 #pragma once
 
 #include "graft/quant/cpu/units.h"
