@@ -53,7 +53,7 @@ function(graft_room room)
       elseif(source MATCHES "_avx512\\.cpp$")
         set(instructions -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
       elseif(source MATCHES "_avx512_dot\\.cpp$")
-        set(instructions -mavx512bf16 -mavx512vnni -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
+        set(instructions -mavx512bf16 -mavx512vnni -mavx512vbmi -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c)
       elseif(source MATCHES "/(gemm|dots)_scalar\\.cpp$")  # where there is no AVX2: half as fast, and less than half of the time to compile
         set(instructions $<$<CONFIG:Release>:-O2>)
       endif()

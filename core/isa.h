@@ -10,7 +10,7 @@ enum class Isa {
   scalar,      // what every processor of the architecture has
   avx2,        // x86-64, with FMA and F16C
   avx512,      // x86-64, with F, BW, DQ, VL
-  avx512_dot,  // and BF16 and VNNI: the dot products of halves and of bytes
+  avx512_dot,  // and BF16, VNNI and VBMI: the dot products of halves and of bytes, and bytes from anywhere
   neon,        // AArch64, all of them
 };
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "graft/core/parallel.h"
 #include "graft/quant/cpu/low_rank.h"
@@ -20,20 +21,27 @@ constexpr std::int64_t task_passes = 96;
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-// Activations of a segment, a whole number of units, as the numbers of items, with what the segment's sums need besides.
+// Activations of a segment, a whole number of units, as the numbers of items, with what the segment's sums need besides: a factor, which is
+// not a number where there are no such numbers.
 struct Halves {
   using Number = bf16;
-  static void encode(const float* x, std::int64_t n, float&, float& total, bf16* numbers) {
+  static constexpr Dot dot = Dot::bf16;
+  static constexpr int digits = 1;
+  // The factor says no more than whether the sum is finite.
+  static void encode(const float* x, std::int64_t n, float& factor, float& total, bf16 (*numbers)[Packed::tile_rows]) {
     for (std::int64_t i = 0; i < n; ++i)  // exactly: they were bf16 before they were read
-      numbers[i].bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x[i]) >> 16);
+      numbers[0][i].bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x[i]) >> 16);
     total = sum(x, n);
+    factor = std::isfinite(total) ? 1 : std::numeric_limits<float>::quiet_NaN();
   }
 };
 
 struct Bytes {
   using Number = std::int8_t;
-  // The largest becomes ±127. A segment that is not finite has a factor that is not a number, and makes such results.
-  static void encode(const float* x, std::int64_t n, float& factor, float& sum, std::int8_t* numbers) {
+  static constexpr Dot dot = Dot::int8;
+  static constexpr int digits = 1;
+  // The largest becomes ±127. What is not finite makes results that are not numbers.
+  static void encode(const float* x, std::int64_t n, float& factor, float& sum, std::int8_t (*numbers)[Packed::tile_rows]) {
     float largest = 0;
     bool finite = true;
     for (std::int64_t i = 0; i < n; ++i) {
@@ -46,7 +54,7 @@ struct Bytes {
     int total = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       const int number = zero ? 0 : static_cast<int>(std::clamp(x[i] / factor, -127.0f, 127.0f) + rounds - rounds);
-      numbers[i] = static_cast<std::int8_t>(number);
+      numbers[0][i] = static_cast<std::int8_t>(number);
       total += number;
     }
     if (!finite) factor = std::numeric_limits<float>::quiet_NaN();
@@ -54,15 +62,56 @@ struct Bytes {
   }
 };
 
+// Integers of so many bytes. The unit is a power of two for which the largest leaves two bits free: what is exact with it stays so, and
+// others lose half a unit, 2^-22 (three bytes) or 2^-30 of the largest. A byte is a digit from −128 to 127, the first the highest.
+// Products with codes are then sums of integers.
+template <int count>
+struct Digits {
+  using Number = std::int8_t;
+  static constexpr Dot dot = Dot::int8;
+  static constexpr int digits = count;
+  // The factor is the highest digit's. There are no such integers for what is not finite, and where all is so small that the unit would be
+  // subnormal.
+  static void encode(const float* x, std::int64_t n, float& factor, float& sum, std::int8_t (*numbers)[Packed::tile_rows]) {
+    constexpr int least = -90, highest = 8 * count - 3;
+    const auto power = [](int exponent) { return std::bit_cast<float>((127 + exponent) << 23); };
+    std::int32_t largest = 0;  // of positive floats, as their bits are ordered
+    for (std::int64_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(x[i]) & 0x7fffffff);
+    const int exponent = largest == 0 ? 0 : (largest >> 23) - 127;
+    if (exponent > 127 || exponent < least) {
+      factor = std::numeric_limits<float>::quiet_NaN();
+      return;
+    }
+    const float units = power(highest - exponent);
+    constexpr auto middle = static_cast<std::int32_t>(0x80808080u >> (8 * (5 - count)));  // 128 for each digit but the highest
+    std::int64_t total = 0;
+    std::int32_t bytes[Packed::tile_rows];
+    for (std::int64_t i = 0; i < n; ++i) {
+      // To nearest even: added to a number that is small enough, these leave an integer at the end of the mantissa.
+      std::int32_t number;
+      if constexpr (highest < 22)
+        number = std::bit_cast<std::int32_t>(x[i] * units + 0x1.8p23f) - std::bit_cast<std::int32_t>(0x1.8p23f);
+      else number = static_cast<std::int32_t>(std::bit_cast<std::int64_t>(static_cast<double>(x[i] * units) + 0x1.8p52));
+      total += number;
+      bytes[i] = (number + middle) ^ middle;
+    }
+    for (int d = 0; d < count; ++d)
+      for (std::int64_t i = 0; i < n; ++i) numbers[d][i] = static_cast<std::int8_t>(bytes[i] >> (8 * (count - 1 - d)));
+    sum = static_cast<float>(static_cast<double>(total) / units);
+    factor = std::isfinite(sum) ? power(exponent - highest + 8 * (count - 1)) : std::numeric_limits<float>::quiet_NaN();
+  }
+};
+
 // Everything that passes read, of all of them: items by tile, so that the passes over one read on where the last one stopped, and what
 // belongs to segments by segment.
-template <class Kind, Dot dot>
+template <class Kind>
 class Input {
  public:
   Input(const Problem& problem, const std::vector<Pass>& passes)
       : weight_(problem.weight),
         m_(problem.m()),
-        items_(m_ * weight_.row_tiles() * tile_items),
+        items_(m_ * digits * weight_.row_tiles() * tile_items),
+        starts_(digits > 1 ? m_ * digits * static_cast<std::int64_t>(weight_.segments.size()) : 0),
         factors_(m_ * static_cast<std::int64_t>(weight_.segments.size())),
         sums_(m_ * static_cast<std::int64_t>(weight_.segments.size())) {
     const std::int64_t grain = std::max<std::int64_t>(1, (std::int64_t{1} << 15) / (dot_rows * weight_.rows));
@@ -74,11 +123,22 @@ class Input {
   }
 
   DotInput of(const Pass& pass) const {
-    return {items_.get() + pass.begin * tile_items, factors_.get() + pass.begin, sums_.get() + pass.begin, m_, pass.count};
+    return {items_.get() + pass.begin * digits * tile_items,
+            factors_.get() + pass.begin,
+            sums_.get() + pass.begin,
+            starts_.get() + pass.begin * digits,
+            m_,
+            pass.count};
+  }
+
+  /// Whether all factors are numbers.
+  bool has_factors() const {
+    return std::none_of(factors_.get(), factors_.get() + m_ * static_cast<std::int64_t>(weight_.segments.size()),
+                        [](float factor) { return std::isnan(factor); });
   }
 
  private:
-  static constexpr int numbers = static_cast<int>(dot);
+  static constexpr int numbers = static_cast<int>(Kind::dot), digits = Kind::digits;
   static constexpr std::int64_t tile_items = Packed::tile_rows / numbers;
 
   template <class From>
@@ -88,15 +148,20 @@ class Input {
         const Packed::Segment& segment = weight_.segments[s];
         const std::int64_t n = segment.end - segment.begin, at = static_cast<std::int64_t>(s) * m_ + pass.begin + m;
         float values[Packed::tile_rows];
-        typename Kind::Number encoded[Packed::tile_rows];
+        typename Kind::Number encoded[digits][Packed::tile_rows];
         gather(weight_, x.as<From>() + (pass.begin + m) * x.strides[0], x.strides[1], segment, values);
         Kind::encode(values, n, factors_.get()[at], sums_.get()[at], encoded);
-        std::uint32_t* to = items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * tile_items +
-                            segment.begin % Packed::tile_rows / numbers * pass.count + m;
-        switch (Packed::rows_per_word(weight_.bits)) {
-          case 4: interleave<4>(encoded, n, to, pass.count); break;
-          case 8: interleave<8>(encoded, n, to, pass.count); break;
-          default: interleave<16>(encoded, n, to, pass.count);
+        std::uint32_t* to = items_.get() + (segment.begin / Packed::tile_rows * m_ + pass.begin) * digits * tile_items +
+                            (segment.begin % Packed::tile_rows / numbers * pass.count + m) * digits;
+        for (int d = 0; d < digits; ++d, ++to) {
+          switch (Packed::rows_per_word(weight_.bits)) {
+            case 4: interleave<4>(encoded[d], n, to, pass.count * digits); break;
+            case 8: interleave<8>(encoded[d], n, to, pass.count * digits); break;
+            default: interleave<16>(encoded[d], n, to, pass.count * digits);
+          }
+          if constexpr (digits > 1)
+            starts_.get()[at * digits + d] =
+                static_cast<std::uint32_t>(-digits_origin(weight_.bits) * std::accumulate(encoded[d], encoded[d] + n, 0));
         }
       }
   }
@@ -107,23 +172,24 @@ class Input {
     for (std::int64_t i = 0; i < n; i += per_word)
       for (int item = 0; item < per_word / numbers; ++item, to += stride) {
         typename Kind::Number parts[numbers];
-        for (int part = 0; part < numbers; ++part) parts[part] = from[i + row_in_word(per_word, dot, item, part)];
+        for (int part = 0; part < numbers; ++part) parts[part] = from[i + row_in_word(per_word, Kind::dot, item, part)];
         std::memcpy(to, parts, sizeof parts);
       }
   }
 
   const Packed& weight_;
   std::int64_t m_;
-  cpu::Scratch<std::uint32_t> items_;
+  cpu::Scratch<std::uint32_t> items_, starts_;
   cpu::Scratch<float> factors_, sums_;
 };
 
-template <class Kind, Dot dot>
-void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<float>& terms, bool unpacked) {
+// By the kernels for unpacked tiles, or by `packed`.
+template <class Kind>
+void run(const Problem& problem, const DotKernels& kernels, PackedProduct packed, const std::vector<Pass>& all,
+         const Input<Kind>& input, const LowRankPanels<float>& terms) {
   const Packed& weight = problem.weight;
   const Weights plain = weights(weight);
-  const std::vector<Pass> all = passes(problem.m(), dot_rows);
-  const Input<Kind, dot> input(problem, all);
+  const bool unpacked = packed == nullptr;
   std::vector<float> bias;
   const cpu::Target<float> to = target<float>(problem, bias);
 
@@ -139,7 +205,8 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
     const std::int64_t together = unpacked ? 1 : last_tile - first_tile;
     const std::int64_t columns = together * Packed::tile_columns;
     const cpu::Scratch<float> y(rows * columns);
-    const cpu::Scratch<std::uint32_t> items(unpacked ? Packed::tile_rows / static_cast<int>(dot) * Packed::tile_columns : 0);
+    const cpu::Scratch<std::uint32_t> items(unpacked ? Packed::tile_rows / static_cast<int>(Kind::dot) * Packed::tile_columns
+                                                     : 0);
     for (std::int64_t c = first_tile; c < last_tile; c += together) {
       const std::int64_t column = c * Packed::tile_columns;
       if (unpacked) {
@@ -157,7 +224,7 @@ void run(const Problem& problem, const DotKernels& kernels, const LowRankPanels<
           }
         }
       } else {
-        for (const Pass& pass : own) kernels.packed(plain, input.of(pass), c, together, y.get() + (pass.begin - row) * columns);
+        for (const Pass& pass : own) packed(plain, input.of(pass), c, together, y.get() + (pass.begin - row) * columns);
       }
       terms.add(row, rows, column, columns, y.get(), columns);
       cpu::write(to, row, column, rows, std::min(columns, weight.out - column), y.get(), columns);
@@ -181,8 +248,34 @@ const DotKernels* dot_kernels(Dot dot, Isa isa, int bits) {
 void run_dots(const Problem& problem, Dot dot, Isa isa, bool unpacked) {
   const DotKernels& kernels = *dot_kernels(dot, isa, problem.weight.bits);
   const LowRankPanels<float> terms(cpu::gemm_kernels<float>(isa), problem);
-  if (dot == Dot::bf16) run<Halves, Dot::bf16>(problem, kernels, terms, unpacked);
-  else run<Bytes, Dot::int8>(problem, kernels, terms, unpacked);
+  const std::vector<Pass> all = passes(problem.m(), dot_rows);
+  const auto run_as = [&]<class Kind>(Kind) {
+    const Input<Kind> input(problem, all);
+    if (dot == Dot::bf16 && !input.has_factors()) return run_panels(problem, isa);
+    run<Kind>(problem, kernels, unpacked ? nullptr : kernels.packed, all, input, terms);
+  };
+  if (dot == Dot::bf16) run_as(Halves{});
+  else run_as(Bytes{});
+}
+
+PackedProduct digits_kernel(const Problem& problem, Isa isa) {
+  const int bits = problem.weight.bits, digits = problem.x.dtype == DType::bf16 ? bf16_digits : f32_digits;
+  const DotKernels* kernels = dot_kernels(Dot::int8, isa, bits);
+  if (!kernels || problem.m() > most_rows_of_digits(bits, digits)) return nullptr;
+  return digits == bf16_digits ? kernels->bf16_digits_packed : kernels->f32_digits_packed;
+}
+
+void run_digits(const Problem& problem, Isa isa) {
+  const DotKernels& kernels = *dot_kernels(Dot::int8, isa, problem.weight.bits);
+  const std::vector<Pass> all{{0, static_cast<int>(problem.m())}};
+  const auto run_as = [&]<class Kind>(Kind) {
+    const Input<Kind> input(problem, all);
+    if (!input.has_factors()) return run_panels(problem, isa);
+    run<Kind>(problem, kernels, digits_kernel(problem, isa), all, input,
+              LowRankPanels<float>(cpu::gemm_kernels<float>(isa), problem));
+  };
+  if (problem.x.dtype == DType::bf16) run_as(Digits<bf16_digits>{});
+  else run_as(Digits<f32_digits>{});
 }
 
 }  // namespace graft::quant

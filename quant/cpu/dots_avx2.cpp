@@ -15,7 +15,8 @@ struct Bytes {
   using Item = __m256i;
   using Sum = std::int32_t __attribute__((vector_size(32)));  // as __m256i, g++ 12 would copy sums between registers
   static constexpr Dot dot = Dot::int8;
-  static constexpr int origin = 0, most_rows_in_parts = 0;
+  static constexpr int origin = 0;
+  static constexpr bool takes_digits = false;
 
   // Words of three bytes: codes 0 … 3 at the bottom of the lane's lower half, 4 … 7 at that of its upper one.
   [[gnu::always_inline]] static Words load(const std::uint8_t* p) {

@@ -11,7 +11,8 @@ struct Bytes {
   using Item = std::uint32_t;
   using Sum = std::int32_t;
   static constexpr Dot dot = Dot::int8;
-  static constexpr int origin = 0, most_rows_in_parts = 0;
+  static constexpr int origin = 0;
+  static constexpr bool takes_digits = false;
 
   static Words load(const std::uint8_t* p) { return scalar::Codes<bits>::load(p); }
   template <int j>

@@ -1,5 +1,6 @@
 // Products for few rows: codes are unpacked in registers, and again for every few rows of activations.
 #include <algorithm>
+#include <cmath>
 
 #include "graft/core/cpu/block.h"
 #include "graft/core/parallel.h"
@@ -32,7 +33,8 @@ void pack(const Problem& problem, const Pass& pass, float* x, float* sums) {
   });
 }
 
-void forward(const Problem& problem, const CodeKernels& kernels, const LowRankPanels<float>& terms) {
+// False, and nothing done, if a sum of activations is not finite: its offset would make NaN of an infinite result.
+bool forward(const Problem& problem, const CodeKernels& kernels, const LowRankPanels<float>& terms) {
   const Packed& weight = problem.weight;
   const Weights plain = weights(weight);
   const auto segments = static_cast<std::int64_t>(weight.segments.size());
@@ -40,6 +42,7 @@ void forward(const Problem& problem, const CodeKernels& kernels, const LowRankPa
   const cpu::Scratch<float> x(m * weight.rows), sums(m * segments);
   const std::vector<Pass> all = passes(m, fused_forward_rows);
   for (const Pass& pass : all) pack(problem, pass, x.get() + pass.begin * weight.rows, sums.get() + pass.begin * segments);
+  if (!std::all_of(sums.get(), sums.get() + m * segments, [](float sum) { return std::isfinite(sum); })) return false;
 
   std::vector<float> bias;
   const cpu::Target<float> to = target<float>(problem, bias);
@@ -53,6 +56,7 @@ void forward(const Problem& problem, const CodeKernels& kernels, const LowRankPa
       cpu::write(to, pass.begin, column, pass.count, std::min(columns, weight.out - column), y.get(), columns);
     }
   });
+  return true;
 }
 
 void backward(const Problem& problem, const CodeKernels& kernels, const LowRankPanels<float>& terms) {
@@ -95,7 +99,7 @@ void run_fused(const Problem& problem, Isa isa) {
   const CodeKernels& kernels = *code_kernels(isa, problem.weight.bits);
   const LowRankPanels<float> terms(cpu::gemm_kernels<float>(isa), problem);
   if (problem.transposed) backward(problem, kernels, terms);
-  else forward(problem, kernels, terms);
+  else if (!forward(problem, kernels, terms)) run_panels(problem, isa);
 }
 
 }  // namespace graft::quant

@@ -65,6 +65,15 @@ constexpr Row dots_row(std::string_view name) {
 }
 
 template <Isa isa>
+bool supports_digits(const Problem& problem) {
+  return is_f32(problem) && !problem.transposed && digits_kernel(problem, isa) != nullptr;
+}
+template <Isa isa>
+void digits(const Problem& problem) {
+  run_digits(problem, isa);
+}
+
+template <Isa isa>
 bool supports_rounded(const Problem& problem) {
   return problem.transposed && problem.x.dtype == DType::bf16 && (problem.terms.empty() || problem.joins_rounded()) &&
          cpu::pair_kernels(isa) != nullptr && code_kernels(isa, problem.weight.bits) != nullptr;
@@ -81,6 +90,7 @@ constexpr Row all_rows[] = {
     dots_row<Dot::int8, Isa::avx2, true>("int8-panels-avx2"),
     dots_row<Dot::int8, Isa::scalar, true>("int8-panels-scalar"),
     dots_row<Dot::int8, Isa::scalar, false>("int8-fused-scalar"),
+    {"digits-avx512_dot", Isa::avx512_dot, supports_digits<Isa::avx512_dot>, digits<Isa::avx512_dot>},
     dots_row<Dot::bf16, Isa::avx512_dot, false>("bf16-fused-avx512_dot"),
     dots_row<Dot::bf16, Isa::avx512_dot, true>("bf16-panels-avx512_dot"),
     fused_row<Isa::avx512>("fused-avx512"),

@@ -4,6 +4,7 @@
 #undef __AVX512F__
 #undef __AVX512BF16__
 #undef __AVX512VNNI__
+#undef __AVX512VBMI__
 
 #include_next <immintrin.h>
 

@@ -349,6 +349,64 @@ TEST(QuantKernels, Int8ActivationsAtTheirLimits) {
   }
 }
 
+// As with dense weights: infinite where the weight is not zero, NaN where it is, and other rows as ever.
+TEST(QuantKernels, InfiniteActivationsMeetDenseWeights) {
+  for (int bits : {2, 3, 4, 8}) {
+    const Decoded d = layer({160, 70, bits, 64});
+    const auto packed = pack(d);
+    const std::vector<double> w = dense(d);
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16})
+      for (std::int64_t m : {1, 2, 4, 20}) {
+        Tensor x = ones({m, 160}, DType::f32);
+        x.data<float>()[(m - 1) * 160 + 77] = -INFINITY;
+        const Tensor from = to(x, dtype), y = zeros({m, 70}, DType::f32);
+        for (const Row& row : rows()) {
+          const Problem problem{*packed, false, from.view(), nullptr, y.view()};
+          if (!includes(best_isa(), row.isa) || !row.supports(problem)) continue;
+          row.run(problem);
+          const float* last = y.data<float>() + (m - 1) * 70;
+          for (std::size_t n = 0; n < 70; ++n) {
+            const double weight = w[n * 160 + 77];
+            EXPECT_EQ(weight == 0, std::isnan(last[n])) << row.name << " " << bits << " bits, m " << m << ", " << name(dtype);
+            if (weight != 0) EXPECT_EQ(last[n], weight > 0 ? -INFINITY : INFINITY) << row.name << " " << bits << " bits, m " << m;
+            if (m > 1) EXPECT_TRUE(std::isfinite(y.data<float>()[n])) << row.name;
+          }
+        }
+      }
+  }
+}
+
+// Near the ends of f32's range, where digits have no unit or sums no room; and an element beside which the others are small in its unit.
+TEST(QuantKernels, ActivationsOfEverySize) {
+  for (int bits : {3, 4, 8}) {
+    const Decoded d = layer({160, 70, bits, 64});
+    const auto packed = pack(d);
+    const std::vector<double> w = dense(d);
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (std::int64_t m : {1, 2})
+        for (float size : {0x1p112f, 0x1p90f, 0x1p-80f, 0x1p-89f, 0x1p-91f, 0x1p-100f, 0.0f})
+          for (float largest : {1.0f, 0x1p6f}) {
+            std::vector<float> values;
+            for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(m) * 160; ++i)
+              values.push_back((to_uniform(word(5, i)) * 2 - 1) * size * (i % 160 == 77 ? largest : 1));
+            const Tensor from = Tensor::from(values, {m, 160}).to(dtype), to = zeros({m, 70}, DType::f32);
+            const auto x = from.to_vector<double>();
+            for (const Row& row : rows()) {
+              const Problem problem{*packed, false, from.view(), nullptr, to.view()};
+              if (!includes(best_isa(), row.isa) || !row.supports(problem)) continue;
+              row.run(problem);
+              const auto y = to.to_vector<double>();
+              for (std::size_t i = 0; i < y.size(); ++i) {
+                double sum = 0;
+                for (std::size_t k = 0; k < 160; ++k) sum += x[i / 70 * 160 + k] * w[i % 70 * 160 + k];
+                EXPECT_LE(std::abs(y[i] - sum), tolerance(DType::f32, 160) * largest * size)
+                    << row.name << " " << bits << " bits, m " << m << ", " << name(dtype) << " " << size << " " << largest;
+              }
+            }
+          }
+  }
+}
+
 TEST(QuantKernels, ManyTiles) {
   expect_rows({600, 300, 4, 128}, DType::f32, 3);
   expect_rows({600, 300, 4, 128}, DType::f32, 130);
