@@ -108,8 +108,7 @@ constexpr Row all_rows[] = {
 /// x, in the operations that the rotation is composed of where gradients are wanted.
 void make_x(const Problem& problem) {
   if (!problem.rotated) return;
-  const auto& [from, blocks] = *problem.rotated;
-  const View& x = problem.x;
+  const View &from = problem.rotated->from, &blocks = problem.rotated->blocks, &x = problem.x;
   const auto in_their_type = [&](const View& view) {
     return view.dtype == blocks.dtype ? Tensor() : Tensor::empty({view.sizes[0], view.sizes[1]}, blocks.dtype);
   };

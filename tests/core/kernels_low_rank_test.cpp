@@ -30,7 +30,10 @@ double dot(const std::vector<double>& a, std::int64_t i, const std::vector<doubl
 }
 
 void check(const LowRankRun& run) {
-  const auto& [m, n, k, r, dtype, layout, turned] = run;
+  const std::int64_t m = run.m, n = run.n, k = run.k, r = run.r;
+  const DType dtype = run.dtype;
+  const Layout layout = run.layout;
+  const bool turned = run.turned;
   SCOPED_TRACE(fmt::format("m {} n {} k {} r {} {} layout {} turned {}", m, n, k, r, name(dtype), int(layout), turned));
   const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
   constexpr double scale = 0.75;

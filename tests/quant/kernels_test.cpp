@@ -368,8 +368,12 @@ TEST(QuantKernels, InfiniteActivationsMeetDenseWeights) {
           for (std::size_t n = 0; n < 70; ++n) {
             const double weight = w[n * 160 + 77];
             EXPECT_EQ(weight == 0, std::isnan(last[n])) << row.name << " " << bits << " bits, m " << m << ", " << name(dtype);
-            if (weight != 0) EXPECT_EQ(last[n], weight > 0 ? -INFINITY : INFINITY) << row.name << " " << bits << " bits, m " << m;
-            if (m > 1) EXPECT_TRUE(std::isfinite(y.data<float>()[n])) << row.name;
+            if (weight != 0) {
+              EXPECT_EQ(last[n], weight > 0 ? -INFINITY : INFINITY) << row.name << " " << bits << " bits, m " << m;
+            }
+            if (m > 1) {
+              EXPECT_TRUE(std::isfinite(y.data<float>()[n])) << row.name;
+            }
           }
         }
       }
