@@ -19,6 +19,14 @@ void for_each_block(const Loop<N>& loop, F&& f) {
   });
 }
 
+/// Whether all elements of a run are neighbours in bf16.
+template <int N>
+bool in_one_pass(const Loop<N>& loop, const std::array<const View*, N>& views) {
+  for (int v = 0; v < N; ++v)
+    if (views[v]->dtype != DType::bf16 || loop.stride(v) != 1) return false;
+  return true;
+}
+
 }  // namespace
 
 void unary(UnaryOp op, const View& x, const View& y, double p0, double p1) {
@@ -27,6 +35,10 @@ void unary(UnaryOp op, const View& x, const View& y, double p0, double p1) {
     const A a0 = parameter<A>(p0, op, x.dtype), a1 = parameter<A>(p1, op, x.dtype);
     const auto& loops = vector_loops<A>();
     const Loop<2> loop({&y, &x});
+    if (in_one_pass(loop, {&y, &x}))
+      return loop.run([&](const auto& at, std::int64_t n) {
+        bf16_loops().unary(op, x.as<bf16>() + at[1], y.as<bf16>() + at[0], n, static_cast<float>(a0), static_cast<float>(a1));
+      });
     for_each_block(loop, [&](const auto& at, std::int64_t n) {
       A from[block], to[block];
       A* result = target(y, at[0], loop.stride(0), n, to);
@@ -42,6 +54,10 @@ void binary(BinaryOp op, const View& a, const View& b, const View& y) {
   with_accumulator(a.dtype, [&]<class A>() {
     const auto& loops = vector_loops<A>();
     const Loop<3> loop({&y, &a, &b});
+    if (in_one_pass(loop, {&y, &a, &b}))
+      return loop.run([&](const auto& at, std::int64_t n) {
+        bf16_loops().binary(op, a.as<bf16>() + at[1], b.as<bf16>() + at[2], y.as<bf16>() + at[0], n);
+      });
     for_each_block(loop, [&](const auto& at, std::int64_t n) {
       A left_buffer[block], right_buffer[block];
       const A* left = load(a, at[1], loop.stride(1), n, left_buffer);

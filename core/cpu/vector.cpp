@@ -31,6 +31,7 @@ constexpr HalfLoops half_loops = {
     .widen_bf16 = widen_bf16_loop,
     .narrow_bf16 = narrow_bf16_loop,
 };
+constexpr Bf16Loops bf16_loops = make_bf16_loops();
 }  // namespace scalar
 
 #if defined(__x86_64__)
@@ -59,5 +60,11 @@ const VectorLoops<std::int64_t>& vector_loops() {
   return scalar::integer_loops;
 }
 const HalfLoops& half_loops() { return includes(isa(), wide_isa) ? wide::half_loops : scalar::half_loops; }
+const Bf16Loops& bf16_loops() {
+#if defined(__x86_64__)
+  if (includes(isa(), Isa::avx512)) return avx512::bf16_loops;
+#endif
+  return includes(isa(), wide_isa) ? wide::bf16_loops : scalar::bf16_loops;
+}
 
 }  // namespace graft::cpu

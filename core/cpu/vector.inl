@@ -24,13 +24,19 @@ GRAFT_INLINE void store_as(const V& value, void* to) {
 
 // ---- functions of one float that the compiler can vectorise: no branches, no calls ----
 
+/// condition ? a : b, in bits: where one is a constant, the compiler would make a branch of it, and compute all that follows for each.
+GRAFT_INLINE float chosen(bool condition, float a, float b) {
+  const int mask = -static_cast<int>(condition);
+  return __builtin_bit_cast(float, (__builtin_bit_cast(int, a) & mask) | (__builtin_bit_cast(int, b) & ~mask));
+}
+
 GRAFT_INLINE float power_of_two(int n) { return __builtin_bit_cast(float, (n + 127) << 23); }
 
 /// eˣ = 2ⁿ eʳ with |r| ≤ ln 2 / 2 and a minimax polynomial (relative error 3e-9) for eʳ. Within 1 ulp; subnormal results,
 /// overflow to ∞ and NaN come out as they should.
 GRAFT_INLINE float vector_exp(float x) {
-  x = x < -104.0f ? -104.0f : x;
-  x = x > 89.0f ? 89.0f : x;
+  x = chosen(x < -104.0f, -104.0f, x);
+  x = chosen(x > 89.0f, 89.0f, x);
   constexpr float round = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   const float shifted = x * 1.44269504f + round;
   const float n = shifted - round;
@@ -276,16 +282,44 @@ void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int6
 
 // ---- bf16: integer arithmetic of dtype.h's conversions, without a branch ----
 
+GRAFT_INLINE float widened(bf16 x) { return __builtin_bit_cast(float, std::uint32_t{x.bits} << 16); }
+GRAFT_INLINE bf16 narrowed(float x) {
+  const auto bits = __builtin_bit_cast(std::uint32_t, x);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x40u;
+  const bool nan = static_cast<std::int32_t>(bits & 0x7fffffffu) > 0x7f800000;
+  bf16 y;
+  y.bits = static_cast<std::uint16_t>(nan ? quiet : rounded);
+  return y;
+}
+
+// Operands are apart or the same, as those of the loops above.
 inline void widen_bf16_loop(const bf16* x, float* y, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) y[i] = __builtin_bit_cast(float, std::uint32_t{x[i].bits} << 16);
+  for (std::int64_t i = 0; i < n; ++i) y[i] = widened(x[i]);
 }
 inline void narrow_bf16_loop(const float* x, bf16* y, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const auto bits = __builtin_bit_cast(std::uint32_t, x[i]);
-    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, quiet = (bits >> 16) | 0x40u;
-    const bool nan = static_cast<std::int32_t>(bits & 0x7fffffffu) > 0x7f800000;
-    y[i].bits = static_cast<std::uint16_t>(nan ? quiet : rounded);
-  }
+  for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(x[i]);
+}
+inline void unary_bf16_loop(UnaryOp op, const bf16* x, bf16* y, std::int64_t n, float p0, float p1) {
+  with_unary(op, [=]<class Op>() {
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(x[i]), p0, p1));
+  });
+}
+inline void binary_bf16_loop(BinaryOp op, const bf16* a, const bf16* b, bf16* y, std::int64_t n) {
+  with_binary(op, [=]<class Op>() {
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(a[i]), widened(b[i])));
+  });
+}
+inline void rotate_bf16_loop(const bf16* x, std::int64_t ldx, const float* cos, const float* sin, float sign, bf16* y,
+                             std::int64_t ldy, std::int64_t rows, std::int64_t half) {
+  for (; rows > 0; --rows, x += ldx, y += ldy)
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float a = widened(x[i]), b = widened(x[i + half]), c = cos[i], s = sin[i] * sign;
+      y[i] = narrowed(a * c - b * s);
+      y[i + half] = narrowed(b * c + a * s);
+    }
 }
 
 // ---- tiles ----
@@ -359,5 +393,7 @@ constexpr VectorLoops<T> make_loops() {
   }
   return loops;
 }
+
+constexpr Bf16Loops make_bf16_loops() { return {unary_bf16_loop, binary_bf16_loop, rotate_bf16_loop}; }
 
 #undef GRAFT_INLINE
