@@ -3,6 +3,7 @@
 // The including source defines `register_bytes`, `multiply_add(c, a, b)` for registers and `tile_rows`.
 
 #define GRAFT_INLINE inline __attribute__((always_inline))
+#define GRAFT_FLAT __attribute__((flatten))  // all that it calls is inlined, or it would not be vectorised
 
 template <class T>
 struct RegisterOf {
@@ -118,7 +119,7 @@ constexpr bool applies = !__is_same(T, std::int64_t) || takes_integers<Op>;
 
 template <class T>
 void unary_loop(UnaryOp op, const T* x, T* y, std::int64_t n, T p0, T p1) {
-  with_unary(op, [=]<class Op>() {
+  with_unary(op, [=]<class Op>() GRAFT_FLAT {
     if constexpr (applies<T, Op>)
       for (std::int64_t i = 0; i < n; ++i) y[i] = Op::template apply<Math>(x[i], p0, p1);
   });
@@ -126,7 +127,7 @@ void unary_loop(UnaryOp op, const T* x, T* y, std::int64_t n, T p0, T p1) {
 
 template <class T>
 void binary_loop(BinaryOp op, const T* a, const T* b, T* y, std::int64_t n) {
-  with_binary(op, [=]<class Op>() {
+  with_binary(op, [=]<class Op>() GRAFT_FLAT {
     if constexpr (applies<T, Op>)
       for (std::int64_t i = 0; i < n; ++i) y[i] = Op::template apply<Math>(a[i], b[i]);
   });
@@ -300,13 +301,13 @@ inline void narrow_bf16_loop(const float* x, bf16* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(x[i]);
 }
 inline void unary_bf16_loop(UnaryOp op, const bf16* x, bf16* y, std::int64_t n, float p0, float p1) {
-  with_unary(op, [=]<class Op>() {
+  with_unary(op, [=]<class Op>() GRAFT_FLAT {
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(x[i]), p0, p1));
   });
 }
 inline void binary_bf16_loop(BinaryOp op, const bf16* a, const bf16* b, bf16* y, std::int64_t n) {
-  with_binary(op, [=]<class Op>() {
+  with_binary(op, [=]<class Op>() GRAFT_FLAT {
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(a[i]), widened(b[i])));
   });
@@ -397,3 +398,4 @@ constexpr VectorLoops<T> make_loops() {
 constexpr Bf16Loops make_bf16_loops() { return {unary_bf16_loop, binary_bf16_loop, rotate_bf16_loop}; }
 
 #undef GRAFT_INLINE
+#undef GRAFT_FLAT
