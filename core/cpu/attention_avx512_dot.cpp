@@ -48,7 +48,7 @@ float fold(const float* scores, const float* bias, float scale, std::int64_t n, 
   for (std::int64_t j = 0; j < n; j += 16) {
     const __mmask16 lanes = first_lanes(n - j);
     const V::Reg x = score(scores, bias, factor, j, lanes);
-    nan |= _mm512_mask_cmp_ps_mask(lanes, x, x, _CMP_UNORD_Q);
+    nan |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     most = _mm512_mask_max_ps(most, lanes, most, x);
   }
   const float found = nan ? __builtin_nanf("") : _mm512_reduce_max_ps(most);
