@@ -33,7 +33,7 @@ struct AttentionDots {
                          std::int64_t ldy);
 };
 
-/// Null for sets that do not multiply pairs, or that this build lacks.
+/// Null where the build lacks the set.
 const AttentionDots* attention_avx512_dot();
 
 }  // namespace graft::cpu

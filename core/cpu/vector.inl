@@ -306,13 +306,11 @@ inline void narrow_bf16_loop(const float* x, bf16* y, std::int64_t n) {
 }
 inline void unary_bf16_loop(UnaryOp op, const bf16* x, bf16* y, std::int64_t n, float p0, float p1) {
   with_unary(op, [=]<class Op>() GRAFT_FLAT {
-#pragma GCC ivdep
     for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(x[i]), p0, p1));
   });
 }
 inline void binary_bf16_loop(BinaryOp op, const bf16* a, const bf16* b, bf16* y, std::int64_t n) {
   with_binary(op, [=]<class Op>() GRAFT_FLAT {
-#pragma GCC ivdep
     for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(a[i]), widened(b[i])));
   });
 }
@@ -333,7 +331,6 @@ inline void silu_mul_bf16_loop(const bf16* gate, const bf16* x, bf16* y, std::in
   }
 }
 inline void silu_mul_backward_bf16_loop(const bf16* gate, const bf16* x, const bf16* dy, bf16* dgate, bf16* dx, std::int64_t n) {
-#pragma GCC ivdep
   for (std::int64_t i = 0; i < n; ++i) {
     const float g = widened(gate[i]), d = widened(dy[i]), s = short_sigmoid(g), silu = g * s;
     dgate[i] = narrowed(d * widened(x[i]) * (s + silu * (1.0f - s)));
@@ -343,7 +340,6 @@ inline void silu_mul_backward_bf16_loop(const bf16* gate, const bf16* x, const b
 inline void rotate_bf16_loop(const bf16* x, std::int64_t ldx, const float* cos, const float* sin, float sign, bf16* y,
                              std::int64_t ldy, std::int64_t rows, std::int64_t half) {
   for (; rows > 0; --rows, x += ldx, y += ldy)
-#pragma GCC ivdep
     for (std::int64_t i = 0; i < half; ++i) {
       const float a = widened(x[i]), b = widened(x[i + half]), c = cos[i], s = sin[i] * sign;
       y[i] = narrowed(a * c - b * s);
