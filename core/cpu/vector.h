@@ -66,8 +66,9 @@ extern const Bf16Loops bf16_loops;
 }  // namespace avx2
 
 namespace avx512 {
+extern const HalfLoops half_loops;
 extern const Bf16Loops bf16_loops;
-}
+}  // namespace avx512
 
 namespace neon {
 extern const VectorLoops<float> float_loops;

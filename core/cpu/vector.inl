@@ -286,6 +286,23 @@ void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int6
   for (; i < half; ++i) rotate_at<T>(x, cos, sin, sign, y, half, i);
 }
 
+// ---- f16, where the set converts it; other units bring their own ----
+
+#if defined(GRAFT_F16C)
+void widen(const f16* x, float* y, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+  for (; i < n; ++i) y[i] = _cvtsh_ss(x[i].bits);
+}
+
+void narrow(const float* x, f16* y, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  for (; i < n; ++i) y[i].bits = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
+}
+#endif
+
 // ---- bf16: integer arithmetic of dtype.h's conversions, without a branch ----
 
 GRAFT_INLINE float widened(bf16 x) { return __builtin_bit_cast(float, std::uint32_t{x.bits} << 16); }
@@ -418,6 +435,8 @@ constexpr VectorLoops<T> make_loops() {
   }
   return loops;
 }
+
+constexpr HalfLoops make_half_loops() { return {widen, narrow, widen_bf16_loop, narrow_bf16_loop}; }
 
 constexpr Bf16Loops make_bf16_loops() { 
   return {unary_bf16_loop, binary_bf16_loop, silu_mul_bf16_loop, silu_mul_backward_bf16_loop, rotate_bf16_loop};

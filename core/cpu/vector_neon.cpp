@@ -38,8 +38,7 @@ void narrow(const float* x, f16* y, std::int64_t n) {
 namespace neon {
 constexpr VectorLoops<float> float_loops = make_loops<float>();
 constexpr VectorLoops<double> double_loops = make_loops<double>();
-constexpr HalfLoops half_loops = {
-    .widen = widen, .narrow = narrow, .widen_bf16 = widen_bf16_loop, .narrow_bf16 = narrow_bf16_loop};
+constexpr HalfLoops half_loops = make_half_loops();
 constexpr Bf16Loops bf16_loops = make_bf16_loops();
 }  // namespace neon
 
