@@ -2,7 +2,6 @@
 
 #include "graft/autograd/compute.h"
 #include "graft/autograd/ops.h"
-#include "graft/core/parallel.h"
 
 namespace graft {
 
@@ -207,23 +206,6 @@ constexpr Activation gelu_activation{"gelu", UnaryOp::gelu, BinaryOp::gelu_grad,
 constexpr Activation gelu_tanh_activation{"gelu_tanh", UnaryOp::gelu_tanh, BinaryOp::gelu_tanh_grad, gelu_tanh_second};
 constexpr Activation relu_activation{"relu", UnaryOp::relu, BinaryOp::relu_grad, zero_second};
 
-// Elements begin … end-1 of a contiguous tensor, as one row.
-View piece(const Tensor& x, std::int64_t begin, std::int64_t end) {
-  View view = x.view();
-  view.data = static_cast<char*>(view.data) + begin * size_of(view.dtype);
-  view.rank = 1;
-  view.sizes[0] = end - begin, view.strides[0] = 1;
-  return view;
-}
-
-// Runs f(begin, end) over [0, n): on the CPU in pieces whose results are still near when f reads them again, each on one thread.
-template <class F>
-void in_pieces(std::int64_t n, Device device, F&& f) {
-  constexpr std::int64_t elements = 16384;
-  if (device.is_cpu()) parallel_ranges(n, elements, f);
-  else f(0, n);
-}
-
 }  // namespace
 
 Tensor silu(const Tensor& x) { return apply(silu_activation, x); }
@@ -233,26 +215,19 @@ Tensor silu_mul(const Tensor& gate, const Tensor& x) {
   if (gate.shape() != x.shape() || gate.dtype() != x.dtype() || gate.device() != x.device() || !gate.is_contiguous() ||
       !x.is_contiguous())
     return mul(silu(gate), x);
-  const auto unary = kernel(x.device(), &Kernels::unary, "silu_mul");
-  const auto binary = kernel(x.device(), &Kernels::binary, "silu_mul");
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  in_pieces(y.count(), y.device(), [&](std::int64_t begin, std::int64_t end) {
-    const View to = piece(y, begin, end);
-    unary(UnaryOp::silu, piece(gate, begin, end), to, 0, 0);
-    binary(BinaryOp::mul, to, piece(x, begin, end), to);
-  });
-  return record("silu_mul", y).wrt({gate, x}, [=, gate = saved(gate), x = saved(x)](const Tensor& dy) {
-    if (grad_enabled()) return Gradients{gradient(silu_activation, gate(), mul(dy, x())), mul(dy, silu(gate()))};
-    const Tensor straight = dy.is_contiguous() ? dy : dy.clone();
+  const Kernels& kernels = runtime(x.device()).kernels();
+  if (kernels.silu_mul) {
+    kernels.silu_mul(gate.view(), x.view(), y.view());
+  } else {
+    kernel(x.device(), &Kernels::unary, "silu_mul")(UnaryOp::silu, gate.view(), y.view(), 0, 0);
+    kernel(x.device(), &Kernels::binary, "silu_mul")(BinaryOp::mul, y.view(), x.view(), y.view());
+  }
+  return record("silu_mul", y).wrt({gate, x}, [&kernels, gate = saved(gate), x = saved(x)](const Tensor& dy) {
+    if (grad_enabled() || !kernels.silu_mul_backward)
+      return Gradients{gradient(silu_activation, gate(), mul(dy, x())), mul(dy, silu(gate()))};
     Tensor dgate = Tensor::empty(dy.shape(), dy.dtype(), dy.device()), dx = Tensor::empty(dy.shape(), dy.dtype(), dy.device());
-    in_pieces(dy.count(), dy.device(), [&](std::int64_t begin, std::int64_t end) {
-      const View from = piece(gate(), begin, end), grad = piece(straight, begin, end);
-      const View to_gate = piece(dgate, begin, end), to_x = piece(dx, begin, end);
-      unary(UnaryOp::silu, from, to_x, 0, 0);
-      binary(BinaryOp::mul, to_x, grad, to_x);
-      binary(BinaryOp::mul, grad, piece(x(), begin, end), to_gate);
-      binary(BinaryOp::silu_grad, from, to_gate, to_gate);
-    });
+    kernels.silu_mul_backward(gate().view(), x().view(), dy.view(), dgate.view(), dx.view());
     return Gradients{dgate, dx};
   });
 }

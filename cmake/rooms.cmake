@@ -81,6 +81,7 @@ foreach(room ${GRAFT_ROOMS})
 endforeach()
 # Loops that select are vectorised only when their comparisons may be evaluated ahead; no value changes by it.
 set_property(SOURCE ${PROJECT_SOURCE_DIR}/core/cpu/vector.cpp ${PROJECT_SOURCE_DIR}/core/cpu/vector_avx2.cpp
+                    ${PROJECT_SOURCE_DIR}/core/cpu/vector_avx512.cpp
              APPEND PROPERTY COMPILE_OPTIONS -fno-trapping-math)
 # CUDA is chosen at link time: exactly one of runtime.cpp and absent.cpp.
 include(cmake/cuda.cmake)

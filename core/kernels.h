@@ -28,6 +28,9 @@ struct Kernels {
   void (*unary)(UnaryOp op, const View& x, const View& y, double p0, double p1);
   void (*binary)(BinaryOp op, const View& a, const View& b, const View& y);  // comparisons write bool
   void (*select)(const View& condition, const View& a, const View& b, const View& y);
+  // y = silu(gate) · x and its two gradients; null where one operation after the other is as good.
+  void (*silu_mul)(const View& gate, const View& x, const View& y);
+  void (*silu_mul_backward)(const View& gate, const View& x, const View& dy, const View& dgate, const View& dx);
 
   // ---- reductions: y has x's rank and extent 1 where x is reduced; sums are kept in Accumulator<T> ----
   void (*reduce)(ReduceOp op, const View& x, const View& y);

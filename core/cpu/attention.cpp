@@ -114,7 +114,8 @@ void attention(const View& q, const View& k, const View& v, const AttentionShape
     const AttentionProblem problem(q, k, v, shape);
     if (problem.batch * problem.heads * problem.queries == 0) return;
     constexpr std::int64_t few_queries = 4;
-    problem.queries <= few_queries ? attend_rows<A>(problem, q, k, v, y, lse) : attend_blocks<A>(problem, q, k, v, y, lse);
+    if (problem.queries <= few_queries) attend_rows<A>(problem, q, k, v, y, lse);
+    else if (!attention_by_dots(problem, q, k, v, y, lse)) attend_blocks<A>(problem, q, k, v, y, lse);
   });
 }
 

@@ -159,4 +159,40 @@ void load_rows(const View& view, std::int64_t b, std::int64_t h, std::int64_t be
   }
 }
 
+/// What a chunk adds to the gradients of its keys and values, in an order of the elements that its maker chooses.
+template <class A>
+struct KeyGradients {
+  std::vector<A> dk, dv;
+};
+
+/// backward.run(b, kv_head, first unit, last unit) for every chunk, and backward.store(b, kv_head, sum of what those of the head returned).
+/// Spans of one head keep their own dk and dv, which are added in order: few, because each is as large as the keys.
+template <class A, class Backward>
+void sum_key_gradients(const AttentionProblem& problem, const Backward& backward) {
+  const std::int64_t spans = problem.spans(16), pairs = problem.batch * problem.kv_heads;
+  std::vector<KeyGradients<A>> parts(spans > 1 ? pairs * spans : 0);
+  problem.for_each_chunk(spans, [&](std::int64_t b, std::int64_t h, std::int64_t span, std::int64_t first, std::int64_t last) {
+    KeyGradients<A> sums = backward.run(b, h, first, last);
+    if (spans == 1) backward.store(b, h, sums);
+    else parts[(b * problem.kv_heads + h) * spans + span] = std::move(sums);
+  });
+  if (spans == 1) return;
+  parallel_for(pairs, [&](std::int64_t pair) {
+    const auto& loops = vector_loops<A>();
+    KeyGradients<A>& total = parts[pair * spans];
+    for (std::int64_t span = 1; span < spans; ++span) {
+      const KeyGradients<A>& part = parts[pair * spans + span];
+      loops.binary(BinaryOp::add, total.dk.data(), part.dk.data(), total.dk.data(), std::ssize(total.dk));
+      loops.binary(BinaryOp::add, total.dv.data(), part.dv.data(), total.dv.data(), std::ssize(total.dv));
+    }
+    backward.store(pair / problem.kv_heads, pair % problem.kv_heads, total);
+  });
+}
+
+/// The same in bf16 by dot products of pairs; false where the set has none or a view is of another type (attention_dots.cpp).
+bool attention_by_dots(const AttentionProblem& problem, const View& q, const View& k, const View& v, const View& y,
+                       const View& lse);
+bool attention_backward_by_dots(const AttentionProblem& problem, const View& q, const View& k, const View& v, const View& y,
+                                const View& lse, const View& dy, const View& dq, const View& dk, const View& dv);
+
 }  // namespace graft::cpu

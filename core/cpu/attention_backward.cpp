@@ -9,15 +9,10 @@ namespace graft::cpu {
 namespace {
 
 template <class A>
-struct KeyGradients {
-  std::vector<A> dk, dv;  // [keys][padded width]
-};
-
-template <class A>
 class Backward {
  public:
   Backward(const AttentionProblem& problem, const View& q, const View& k, const View& v, const View& y, const View& lse,
-           const View& dy, const View& dq)
+           const View& dy, const View& dq, const View& dk, const View& dv)
       : problem_(problem),
         q_(q),
         k_(k),
@@ -26,11 +21,13 @@ class Backward {
         lse_(lse),
         dy_(dy),
         dq_(dq),
+        dk_(dk),
+        dv_(dv),
         width_(padded(problem.width)),
         value_width_(padded(problem.value_width)),
         scale_(static_cast<A>(problem.shape.scale)) {}
 
-  /// Writes dq of the units first … last-1 and returns their share of dk and dv.
+  /// Writes dq of the units first … last-1 and returns their share of dk and dv: [keys][padded width].
   KeyGradients<A> run(std::int64_t b, std::int64_t kv_head, std::int64_t first, std::int64_t last) const {
     const std::vector<A> bias = problem_.key_bias<A>(b);
     const Arrays<A, 8> arrays({packed_rows(k_), packed_columns(k_), packed_columns(v_), query_block * width_,
@@ -77,6 +74,13 @@ class Backward {
     return sums;
   }
 
+  void store(std::int64_t b, std::int64_t h, const KeyGradients<A>& sums) const {
+    for (std::int64_t j = 0; j < problem_.keys; ++j) {
+      store_row(&sums.dk[j * width_], dk_, b, h, j);
+      store_row(&sums.dv[j * value_width_], dv_, b, h, j);
+    }
+  }
+
  private:
   void load_row_sums(std::int64_t b, const QueryBlock& block, const A* grads, A* shifts, A* deltas) const {
     std::vector<A> buffer(problem_.value_width);
@@ -92,7 +96,7 @@ class Backward {
   }
 
   const AttentionProblem& problem_;
-  const View &q_, &k_, &v_, &y_, &lse_, &dy_, &dq_;
+  const View &q_, &k_, &v_, &y_, &lse_, &dy_, &dq_, &dk_, &dv_;
   const std::int64_t width_, value_width_;
   const A scale_;
   const VectorLoops<A>& loops_ = vector_loops<A>();
@@ -108,35 +112,8 @@ void attention_backward(const View& q, const View& k, const View& v, const Atten
       for (const View* view : {&dq, &dk, &dv}) fill(*view, 0);
       return;
     }
-    // Spans of one head keep their own dk and dv, which are added in order: few, because each is as large as the keys.
-    const std::int64_t spans = problem.spans(16), pairs = problem.batch * problem.kv_heads;
-    std::vector<KeyGradients<A>> parts(spans > 1 ? pairs * spans : 0);
-    const Backward<A> backward(problem, q, k, v, y, lse, dy, dq);
-    const auto store_sums = [&](std::int64_t b, std::int64_t h, const KeyGradients<A>& sums) {
-      for (std::int64_t j = 0; j < problem.keys; ++j) {
-        store_row(&sums.dk[j * padded(problem.width)], dk, b, h, j);
-        store_row(&sums.dv[j * padded(problem.value_width)], dv, b, h, j);
-      }
-    };
-    problem.for_each_chunk(spans, [&](std::int64_t b, std::int64_t h, std::int64_t span, std::int64_t first, std::int64_t last) {
-      KeyGradients<A> sums = backward.run(b, h, first, last);
-      if (spans == 1) {
-        store_sums(b, h, sums);
-      } else {
-        parts[(b * problem.kv_heads + h) * spans + span] = std::move(sums);
-      }
-    });
-    if (spans == 1) return;
-    parallel_for(pairs, [&](std::int64_t pair) {
-      const auto& loops = vector_loops<A>();
-      KeyGradients<A>& total = parts[pair * spans];
-      for (std::int64_t span = 1; span < spans; ++span) {
-        const KeyGradients<A>& part = parts[pair * spans + span];
-        loops.binary(BinaryOp::add, total.dk.data(), part.dk.data(), total.dk.data(), std::ssize(total.dk));
-        loops.binary(BinaryOp::add, total.dv.data(), part.dv.data(), total.dv.data(), std::ssize(total.dv));
-      }
-      store_sums(pair / problem.kv_heads, pair % problem.kv_heads, total);
-    });
+    if (!attention_backward_by_dots(problem, q, k, v, y, lse, dy, dq, dk, dv))
+      sum_key_gradients<A>(problem, Backward<A>(problem, q, k, v, y, lse, dy, dq, dk, dv));
   });
 }
 

@@ -12,16 +12,10 @@ namespace {
 template <class From, class To>
 void convert_run(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride, std::int64_t n) {
   if (from_stride == 1 && to_stride == 1) {
-    if constexpr (std::is_same_v<From, To>) {
-      std::copy_n(from, n, to);
-    } else if constexpr (std::is_same_v<From, f16> && std::is_same_v<To, float>) {
+    if constexpr (std::is_same_v<From, f16> && std::is_same_v<To, float>) {
       half_loops().widen(from, to, n);
     } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, f16>) {
       half_loops().narrow(from, to, n);
-    } else if constexpr (std::is_same_v<From, bf16> && std::is_same_v<To, float>) {
-      half_loops().widen_bf16(from, to, n);
-    } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, bf16>) {
-      half_loops().narrow_bf16(from, to, n);
     } else {
       for (std::int64_t i = 0; i < n; ++i) to[i] = convert_one<To>(from[i]);
     }
@@ -32,14 +26,27 @@ void convert_run(const From* from, std::int64_t from_stride, To* to, std::int64_
   }
 }
 
-}  // namespace
-
-void convert(DType from_dtype, const void* from, std::int64_t from_stride, DType to_dtype, void* to, std::int64_t to_stride,
-             std::int64_t n) {
+void convert_any(DType from_dtype, const void* from, std::int64_t from_stride, DType to_dtype, void* to, std::int64_t to_stride,
+                 std::int64_t n) {
   dispatch(from_dtype, AllTypes{}, "convert", [&]<class From>() {
     dispatch(to_dtype, AllTypes{}, "convert",
              [&]<class To>() { convert_run(static_cast<const From*>(from), from_stride, static_cast<To*>(to), to_stride, n); });
   });
+}
+
+}  // namespace
+
+void convert(DType from_dtype, const void* from, std::int64_t from_stride, DType to_dtype, void* to, std::int64_t to_stride,
+             std::int64_t n) {
+  // Rows are often short, and what all types take costs more than a few dozen elements do.
+  if (from_stride == 1 && to_stride == 1) {
+    if (from_dtype == to_dtype) return static_cast<void>(std::copy_n(static_cast<const char*>(from), n * size_of(to_dtype), static_cast<char*>(to)));
+    if (from_dtype == DType::bf16 && to_dtype == DType::f32)
+      return half_loops().widen_bf16(static_cast<const bf16*>(from), static_cast<float*>(to), n);
+    if (from_dtype == DType::f32 && to_dtype == DType::bf16)
+      return half_loops().narrow_bf16(static_cast<const float*>(from), static_cast<bf16*>(to), n);
+  }
+  convert_any(from_dtype, from, from_stride, to_dtype, to, to_stride, n);
 }
 
 namespace {

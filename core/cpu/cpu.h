@@ -5,4 +5,7 @@
 
 namespace graft::cpu {
 #include "graft/core/entries.inl"
+
+void silu_mul(const View& gate, const View& x, const View& y);
+void silu_mul_backward(const View& gate, const View& x, const View& dy, const View& dgate, const View& dx);
 }  // namespace graft::cpu

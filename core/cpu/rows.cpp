@@ -123,6 +123,17 @@ void rotary(const View& x, const View& cos, const View& sin, const View& y, bool
     parallel_ranges(x.sizes[0] * outer, steps_per_chunk(inner * width), [&](std::int64_t begin, std::int64_t end) {
       std::vector<A> memory(3 * width);
       A *x_buffer = memory.data(), *y_buffer = x_buffer + width, *cos_buffer = y_buffer + width, *sin_buffer = cos_buffer + half;
+      if constexpr (std::is_same_v<A, float>)
+        if (heads_inside && x.dtype == DType::bf16 && y.dtype == DType::bf16 && x.strides[3] == 1 && y.strides[3] == 1) {
+          for (std::int64_t at = begin; at < end; ++at) {
+            const std::int64_t b = at / length, t = at % length, table = cos.sizes[0] == 1 ? 0 : b;
+            bf16_loops().rotate(x.as<bf16>() + b * x.strides[0] + t * x.strides[2], x.strides[1],
+                                load(cos, table * cos.strides[0] + t * cos.strides[1], cos.strides[2], half, cos_buffer),
+                                load(sin, table * sin.strides[0] + t * sin.strides[1], sin.strides[2], half, sin_buffer),
+                                inverse ? -1 : 1, y.as<bf16>() + b * y.strides[0] + t * y.strides[2], y.strides[1], heads, half);
+          }
+          return;
+        }
       for (std::int64_t at = begin * inner; at < end * inner; ++at) {
         const std::int64_t b = at / inner / outer, o = at / inner % outer, i = at % inner;
         const std::int64_t h = heads_inside ? i : o, t = heads_inside ? o : i, table = cos.sizes[0] == 1 ? 0 : b;

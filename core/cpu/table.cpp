@@ -9,6 +9,8 @@ const Kernels& cpu_kernels() {
       .unary = cpu::unary,
       .binary = cpu::binary,
       .select = cpu::select,
+      .silu_mul = cpu::silu_mul,
+      .silu_mul_backward = cpu::silu_mul_backward,
       .reduce = cpu::reduce,
       .argmax = cpu::argmax,
       .softmax = cpu::softmax,

@@ -13,29 +13,24 @@ inline __attribute__((always_inline)) void multiply_add(V& c, const V& a, const 
   c += a * b;
 }
 
+void widen(const f16* x, float* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i];
+}
+void narrow(const float* x, f16* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = f16(x[i]);
+}
+void round(float* x, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) x[i] = f16(x[i]);
+}
+
 #include "graft/core/cpu/vector.inl"
 
 namespace scalar {
 constexpr VectorLoops<float> float_loops = make_loops<float>();
 constexpr VectorLoops<double> double_loops = make_loops<double>();
 constexpr VectorLoops<std::int64_t> integer_loops = make_loops<std::int64_t>();
-constexpr HalfLoops half_loops = {
-    .widen =
-        [](const f16* x, float* y, std::int64_t n) {
-          for (std::int64_t i = 0; i < n; ++i) y[i] = x[i];
-        },
-    .narrow =
-        [](const float* x, f16* y, std::int64_t n) {
-          for (std::int64_t i = 0; i < n; ++i) y[i] = f16(x[i]);
-        },
-    .widen_bf16 = widen_bf16_loop,
-    .narrow_bf16 = narrow_bf16_loop,
-    .round =
-        [](float* x, std::int64_t n) {
-          for (std::int64_t i = 0; i < n; ++i) x[i] = f16(x[i]);
-        },
-    .round_bf16 = round_bf16_loop,
-};
+constexpr HalfLoops half_loops = make_half_loops();
+constexpr Bf16Loops bf16_loops = make_bf16_loops();
 }  // namespace scalar
 
 #if defined(__x86_64__)
@@ -63,6 +58,17 @@ template <>
 const VectorLoops<std::int64_t>& vector_loops() {
   return scalar::integer_loops;
 }
-const HalfLoops& half_loops() { return includes(isa(), wide_isa) ? wide::half_loops : scalar::half_loops; }
+const HalfLoops& half_loops() {
+#if defined(__x86_64__)
+  if (includes(isa(), Isa::avx512)) return avx512::half_loops;
+#endif
+  return includes(isa(), wide_isa) ? wide::half_loops : scalar::half_loops;
+}
+const Bf16Loops& bf16_loops() {
+#if defined(__x86_64__)
+  if (includes(isa(), Isa::avx512)) return avx512::bf16_loops;
+#endif
+  return includes(isa(), wide_isa) ? wide::bf16_loops : scalar::bf16_loops;
+}
 
 }  // namespace graft::cpu

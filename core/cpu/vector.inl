@@ -3,6 +3,7 @@
 // The including source defines `register_bytes`, `multiply_add(c, a, b)` for registers and `tile_rows`.
 
 #define GRAFT_INLINE inline __attribute__((always_inline))
+#define GRAFT_FLAT __attribute__((flatten))  // all that it calls is inlined, or it would not be vectorised
 
 template <class T>
 struct RegisterOf {
@@ -24,25 +25,36 @@ GRAFT_INLINE void store_as(const V& value, void* to) {
 
 // ---- functions of one float that the compiler can vectorise: no branches, no calls ----
 
+/// condition ? a : b, in bits: where one is a constant, the compiler would make a branch of it, and compute all that follows for each.
+GRAFT_INLINE float chosen(bool condition, float a, float b) {
+  const int mask = -static_cast<int>(condition);
+  return __builtin_bit_cast(float, (__builtin_bit_cast(int, a) & mask) | (__builtin_bit_cast(int, b) & ~mask));
+}
+
 GRAFT_INLINE float power_of_two(int n) { return __builtin_bit_cast(float, (n + 127) << 23); }
 
-/// eˣ = 2ⁿ eʳ with |r| ≤ ln 2 / 2 and a minimax polynomial (relative error 3e-9) for eʳ. Within 1 ulp; subnormal results,
+/// eʳ for |r| ≤ ln 2 / 2: a minimax polynomial with a relative error of 3e-9.
+GRAFT_INLINE float exp_near_zero(float r) {
+  float p = 1.381401010e-3f;
+  p = p * r + 8.369000817e-3f;
+  p = p * r + 4.166841569e-2f;
+  p = p * r + 1.666651828e-1f;
+  p = p * r + 4.999999329e-1f;
+  return (p * (r * r) + r) + 1.0f;
+}
+
+/// eˣ = 2ⁿ eʳ. Within 1 ulp; subnormal results,
 /// overflow to ∞ and NaN come out as they should.
 GRAFT_INLINE float vector_exp(float x) {
-  x = x < -104.0f ? -104.0f : x;
-  x = x > 89.0f ? 89.0f : x;
+  x = chosen(x < -104.0f, -104.0f, x);
+  x = chosen(x > 89.0f, 89.0f, x);
   constexpr float round = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   const float shifted = x * 1.44269504f + round;
   const float n = shifted - round;
   const int integer = __builtin_bit_cast(int, shifted) - __builtin_bit_cast(int, round);
   // ln 2 in two parts, the first short enough that its product with n is exact.
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.381401010e-3f;
-  p = p * r + 8.369000817e-3f;
-  p = p * r + 4.166841569e-2f;
-  p = p * r + 1.666651828e-1f;
-  p = p * r + 4.999999329e-1f;
-  p = (p * (r * r) + r) + 1.0f;
+  const float p = exp_near_zero(r);
   // In two steps, because 2ⁿ itself may not be a float.
   const int half = integer >> 1;
   return p * power_of_two(half) * power_of_two(integer - half);
@@ -112,7 +124,7 @@ constexpr bool applies = !__is_same(T, std::int64_t) || takes_integers<Op>;
 
 template <class T>
 void unary_loop(UnaryOp op, const T* x, T* y, std::int64_t n, T p0, T p1) {
-  with_unary(op, [=]<class Op>() {
+  with_unary(op, [=]<class Op>() GRAFT_FLAT {
     if constexpr (applies<T, Op>)
       for (std::int64_t i = 0; i < n; ++i) y[i] = Op::template apply<Math>(x[i], p0, p1);
   });
@@ -120,7 +132,7 @@ void unary_loop(UnaryOp op, const T* x, T* y, std::int64_t n, T p0, T p1) {
 
 template <class T>
 void binary_loop(BinaryOp op, const T* a, const T* b, T* y, std::int64_t n) {
-  with_binary(op, [=]<class Op>() {
+  with_binary(op, [=]<class Op>() GRAFT_FLAT {
     if constexpr (applies<T, Op>)
       for (std::int64_t i = 0; i < n; ++i) y[i] = Op::template apply<Math>(a[i], b[i]);
   });
@@ -274,23 +286,92 @@ void rotate_loop(const T* x, const T* cos, const T* sin, T sign, T* y, std::int6
   for (; i < half; ++i) rotate_at<T>(x, cos, sin, sign, y, half, i);
 }
 
+// ---- f16, where the set converts it; other units bring their own ----
+
+#if defined(GRAFT_F16C)
+void widen(const f16* x, float* y, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+  for (; i < n; ++i) y[i] = _cvtsh_ss(x[i].bits);
+}
+
+void narrow(const float* x, f16* y, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  for (; i < n; ++i) y[i].bits = _cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT);
+}
+
+void round(float* x, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT)));
+  for (; i < n; ++i) x[i] = _cvtsh_ss(_cvtss_sh(x[i], _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+
 // ---- bf16: integer arithmetic of dtype.h's conversions, without a branch ----
 
-inline void widen_bf16_loop(const bf16* x, float* y, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) y[i] = __builtin_bit_cast(float, std::uint32_t{x[i].bits} << 16);
-}
-// In the upper half of a float.
-GRAFT_INLINE std::uint32_t rounded_bf16(float x) {
+GRAFT_INLINE float widened(bf16 x) { return __builtin_bit_cast(float, std::uint32_t{x.bits} << 16); }
+GRAFT_INLINE bf16 narrowed(float x) {
   const auto bits = __builtin_bit_cast(std::uint32_t, x);
   const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u), quiet = bits | 0x400000u;
-  const bool nan = static_cast<std::int32_t>(bits & 0x7fffffffu) > 0x7f800000;
-  return nan ? quiet : rounded;
+  bf16 y;
+  y.bits = static_cast<std::uint16_t>((x != x ? quiet : rounded) >> 16);
+  return y;
+}
+
+// Operands are apart or the same, as those of the loops above.
+inline void widen_bf16_loop(const bf16* x, float* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = widened(x[i]);
 }
 inline void narrow_bf16_loop(const float* x, bf16* y, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) y[i].bits = static_cast<std::uint16_t>(rounded_bf16(x[i]) >> 16);
+  for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(x[i]);
 }
 inline void round_bf16_loop(float* x, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) x[i] = __builtin_bit_cast(float, rounded_bf16(x[i]) & 0xffff0000u);
+  for (std::int64_t i = 0; i < n; ++i) x[i] = widened(narrowed(x[i]));
+}
+inline void unary_bf16_loop(UnaryOp op, const bf16* x, bf16* y, std::int64_t n, float p0, float p1) {
+  with_unary(op, [=]<class Op>() GRAFT_FLAT {
+    for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(x[i]), p0, p1));
+  });
+}
+inline void binary_bf16_loop(BinaryOp op, const bf16* a, const bf16* b, bf16* y, std::int64_t n) {
+  with_binary(op, [=]<class Op>() GRAFT_FLAT {
+    for (std::int64_t i = 0; i < n; ++i) y[i] = narrowed(Op::template apply<Math>(widened(a[i]), widened(b[i])));
+  });
+}
+/// 1 / (1 + e⁻ˣ) for what is rounded to bf16: relative error 5e-6, and 0 where it is below 1e-38.
+GRAFT_INLINE float short_sigmoid(float x) {
+  x = chosen(x > 87.0f, 87.0f, x);
+  x = chosen(x < -89.0f, -89.0f, x);
+  constexpr float round = 0x1.8p23f;
+  const float shifted = x * -1.44269504f + round;
+  const int n = __builtin_bit_cast(int, shifted) - __builtin_bit_cast(int, round);
+  const float r = (shifted - round) * -0.693147182f - x;
+  return 1.0f / (1.0f + exp_near_zero(r) * power_of_two(n));
+}
+inline void silu_mul_bf16_loop(const bf16* gate, const bf16* x, bf16* y, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = widened(gate[i]);
+    y[i] = narrowed(g * short_sigmoid(g) * widened(x[i]));
+  }
+}
+inline void silu_mul_backward_bf16_loop(const bf16* gate, const bf16* x, const bf16* dy, bf16* dgate, bf16* dx, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = widened(gate[i]), d = widened(dy[i]), s = short_sigmoid(g), silu = g * s;
+    dgate[i] = narrowed(d * widened(x[i]) * (s + silu * (1.0f - s)));
+    dx[i] = narrowed(d * silu);
+  }
+}
+inline void rotate_bf16_loop(const bf16* x, std::int64_t ldx, const float* cos, const float* sin, float sign, bf16* y,
+                             std::int64_t ldy, std::int64_t rows, std::int64_t half) {
+  for (; rows > 0; --rows, x += ldx, y += ldy)
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float a = widened(x[i]), b = widened(x[i + half]), c = cos[i], s = sin[i] * sign;
+      y[i] = narrowed(a * c - b * s);
+      y[i + half] = narrowed(b * c + a * s);
+    }
 }
 
 // ---- tiles ----
@@ -365,4 +446,11 @@ constexpr VectorLoops<T> make_loops() {
   return loops;
 }
 
+constexpr HalfLoops make_half_loops() { return {widen, narrow, widen_bf16_loop, narrow_bf16_loop, round, round_bf16_loop}; }
+
+constexpr Bf16Loops make_bf16_loops() {
+  return {unary_bf16_loop, binary_bf16_loop, silu_mul_bf16_loop, silu_mul_backward_bf16_loop, rotate_bf16_loop};
+ }
+
 #undef GRAFT_INLINE
+#undef GRAFT_FLAT

@@ -44,12 +44,8 @@ void round(float* x, std::int64_t n) {
 namespace neon {
 constexpr VectorLoops<float> float_loops = make_loops<float>();
 constexpr VectorLoops<double> double_loops = make_loops<double>();
-constexpr HalfLoops half_loops = {.widen = widen,
-                                  .narrow = narrow,
-                                  .widen_bf16 = widen_bf16_loop,
-                                  .narrow_bf16 = narrow_bf16_loop,
-                                  .round = round,
-                                  .round_bf16 = round_bf16_loop};
+constexpr HalfLoops half_loops = make_half_loops();
+constexpr Bf16Loops bf16_loops = make_bf16_loops();
 }  // namespace neon
 
 }  // namespace graft::cpu

@@ -172,6 +172,72 @@ TEST(KernelsElementwise, IntegersRefuseWhatNeedsFractions) {
                            "affine: 0.5 is not an integer, and the elements are i32");
 }
 
+// Side by side, bf16 is computed in one pass.
+TEST(KernelsElementwise, Bf16HasTheBitsOfF32BetweenConversions) {
+  constexpr std::int64_t n = 1003;
+  for (Isa isa : isas()) {
+    const Pinned pinned(isa);
+    const Tensor x[] = {Tensor::empty({n}, DType::bf16), Tensor::empty({n}, DType::bf16)}, got = Tensor::empty({n}, DType::bf16);
+    const Tensor wide[] = {Tensor::empty({n}), Tensor::empty({n})}, result = Tensor::empty({n}),
+                 wanted = Tensor::empty({n}, DType::bf16);
+    for (int i = 0; i < 2; ++i) {
+      tested_kernels().draw(Draw::normal, 1, i, x[i].view(), 0, 2);
+      const float special[] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 1e-40f, 3e38f, 100, -100};
+      for (std::size_t j = 0; j < std::size(special); ++j) x[i].data<bf16>()[j * (i + 1)] = bf16(special[j]);
+      tested_kernels().copy(x[i].view(), wide[i].view());
+    }
+    const auto compare = [&](const char* op) {
+      tested_kernels().copy(result.view(), wanted.view());
+      const auto left = got.to_vector<float>(), right = wanted.to_vector<float>();
+      for (std::int64_t j = 0; j < n; ++j)
+        ASSERT_TRUE(left[j] == right[j] || (std::isnan(left[j]) && std::isnan(right[j])))
+            << op << " " << name(isa) << " element " << j << ": " << left[j] << " instead of " << right[j];
+    };
+    for (const Unary& test : unary_cases) {
+      tested_kernels().unary(test.op, x[0].view(), got.view(), test.p0, test.p1);
+      tested_kernels().unary(test.op, wide[0].view(), result.view(), test.p0, test.p1);
+      compare(name(test.op));
+    }
+    for (BinaryOp op : arithmetic) {
+      tested_kernels().binary(op, x[0].view(), x[1].view(), got.view());
+      tested_kernels().binary(op, wide[0].view(), wide[1].view(), result.view());
+      compare(name(op));
+      tested_kernels().copy(x[1].view(), got.view());  // in place
+      tested_kernels().binary(op, x[0].view(), got.view(), got.view());
+      compare(name(op));
+    }
+  }
+}
+
+TEST(KernelsElementwise, GatedSiluAndItsGradients) {
+  if (!tested_kernels().silu_mul) GTEST_SKIP() << "composed of operations on this device";
+  for (Isa isa : isas()) {
+    const Pinned pinned(isa);
+    for (DType dtype : floating)
+      for (Layout layout : layouts)
+        for (double size : {4, 120}) {
+          SCOPED_TRACE(fmt::format("{} layout {} {} up to {}", dtype, static_cast<int>(layout), name(isa), size));
+          const Sizes sizes{3, 37, 31};
+          const Guarded gate = numbers(dtype, sizes, 1, layout, size), x = numbers(dtype, sizes, 2),
+                        dy = numbers(dtype, sizes, 3, layout);
+          const Guarded y = operand(dtype, sizes, layout), dgate = operand(dtype, sizes), dx = operand(dtype, sizes, layout);
+          tested_kernels().silu_mul(gate.view(), x.view(), y.view());
+          tested_kernels().silu_mul_backward(gate.view(), x.view(), dy.view(), dgate.view(), dx.view());
+          const auto gv = gate.values(), xv = x.values(), dyv = dy.values();
+          std::vector<double> wanted(gv.size()), wanted_dgate(gv.size()), wanted_dx(gv.size());
+          for (std::size_t i = 0; i < gv.size(); ++i) {
+            const double s = 1 / (1 + std::exp(-gv[i]));
+            wanted[i] = gv[i] * s * xv[i];
+            wanted_dx[i] = gv[i] * s * dyv[i];
+            wanted_dgate[i] = dyv[i] * xv[i] * s * (1 + gv[i] * (1 - s));
+          }
+          expect_near(y, wanted, 4);
+          expect_near(dx, wanted_dx, 4);
+          expect_near(dgate, wanted_dgate, is_half(dtype) ? 4 : 16);  // 1 + g (1 − s) cancels
+        }
+  }
+}
+
 TEST(KernelsElementwise, Selects) {
   for (DType dtype : all_dtypes) {
     const Tensor a = Tensor::full({2, 3}, 1, dtype), b = Tensor::full({3, 2}, 0, dtype), y = Tensor::empty({2, 3}, dtype);

@@ -162,6 +162,33 @@ TEST(KernelsRows, Rotary) {
         }
 }
 
+// Heads that lie beside each other, as projections make them: those of a position share its angles.
+TEST(KernelsRows, RotaryOfHeadsInRows) {
+  const std::int64_t b = 2, t = 5, h = 3, width = 36;
+  for (Isa isa : isas()) {
+    const Pinned pinned(isa);
+    const Guarded cos = numbers(DType::f32, {1, t, width / 2}, 2), sin = numbers(DType::f32, {1, t, width / 2}, 3);
+    for (DType dtype : floating) {
+      const Guarded x = numbers(dtype, {b, t, h, width}, 1), y = operand(dtype, {b, t, h, width});
+      const auto heads_first = [](View view) {
+        std::swap(view.sizes[1], view.sizes[2]);
+        std::swap(view.strides[1], view.strides[2]);
+        return view;
+      };
+      const Tensor dense = Tensor::empty({b, h, t, width}, dtype), wanted = Tensor::empty({b, h, t, width}, dtype);
+      tested_kernels().copy(heads_first(x.view()), dense.view());
+      for (bool inverse : {false, true}) {
+        tested_kernels().rotary(heads_first(x.view()), cos.view(), sin.view(), heads_first(y.view()), inverse);
+        tested_kernels().rotary(dense.view(), cos.view(), sin.view(), wanted.view(), inverse);
+        const Tensor got = Tensor::empty({b, h, t, width}, dtype);
+        tested_kernels().copy(heads_first(y.view()), got.view());
+        EXPECT_EQ(got.to_vector<double>(), wanted.to_vector<double>()) << name(dtype) << " " << name(isa);
+        EXPECT_TRUE(y.intact());
+      }
+    }
+  }
+}
+
 TEST(KernelsRows, CrossEntropy) {
   for (std::int64_t n : {1, 10, 2500})
     for (DType dtype : floating)

@@ -42,6 +42,18 @@ Element sum(Reg reg) {
   return all[0];
 }
 
+inline float first(__m512 x) {
+  float value;
+  std::memcpy(&value, &x, sizeof value);
+  return value;
+}
+inline float largest(__m512 x) {
+  float all[16], most = -INFINITY;
+  std::memcpy(all, &x, sizeof all);
+  for (float each : all) most = each > most ? each : most;
+  return most;
+}
+
 // Two registers of half the width in one, and the halves of one.
 template <class Wide, class Half>
 Wide joined(Half low, Half high) {
@@ -110,13 +122,18 @@ inline __m512i cvtne2ps_pbh(__m512 high, __m512 low) {
 }  // namespace graft::emulated
 
 #define _mm256_maskz_loadu_epi16(mask, p) (graft::emulated::load_masked<std::uint16_t, __m256i>(mask, p))
+#define _mm512_maskz_loadu_epi16(mask, p) (graft::emulated::load_masked<std::uint16_t, __m512i>(mask, p))
 #define _mm512_maskz_loadu_epi32(mask, p) (graft::emulated::load_masked<std::uint32_t, __m512i>(mask, p))
 #define _mm512_maskz_loadu_ps(mask, p) (graft::emulated::load_masked<float, __m512>(mask, p))
 #define _mm512_maskz_loadu_pd(mask, p) (graft::emulated::load_masked<double, __m512d>(mask, p))
+#define _mm256_mask_storeu_epi16(p, mask, x) graft::emulated::store_masked<std::uint16_t>(p, mask, x)
+#define _mm512_mask_storeu_epi16(p, mask, x) graft::emulated::store_masked<std::uint16_t>(p, mask, x)
 #define _mm512_mask_storeu_ps(p, mask, x) graft::emulated::store_masked<float>(p, mask, x)
 #define _mm512_mask_storeu_pd(p, mask, x) graft::emulated::store_masked<double>(p, mask, x)
 #define _mm512_reduce_add_ps(x) graft::emulated::sum<float>(x)
 #define _mm512_reduce_add_pd(x) graft::emulated::sum<double>(x)
+#define _mm512_reduce_max_ps(x) graft::emulated::largest(x)
+#define _mm512_cvtss_f32(x) graft::emulated::first(x)
 #define _mm512_cvtepi32_ps(x) graft::emulated::cvtepi32_ps(x)
 #define _mm512_cvtepu16_epi32(x) graft::emulated::cvtepu16_epi32(x)
 #define _mm512_cvtph_ps(x) graft::emulated::cvtph_ps(x)
