@@ -331,7 +331,7 @@ TEST(Routing, RowsOfOneAdapterAreOneTermBesideOneProduct) {
     const auto base = std::make_shared<Watched>(test::make_base(format, 64, 32));
     AdapterLayer layer(base, "test");
     for (const char* name : {"a", "b"})
-      layer.add_adapter(name, std::make_shared<lora::LoraAdapter>(*base, lora::Options{.r = 2}, Rounding::before_scale));
+      layer.add_adapter(name, std::make_shared<lora::LoraAdapter>(*base->layer, lora::Options{.r = 2}, Rounding::before_scale));
     layer.set_training(false);
     const NoGrad no_grad;
     const RoutingGuard guard({{"a", "b", "a", base_name, "b", "a"}, true});

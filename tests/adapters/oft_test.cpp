@@ -432,7 +432,7 @@ TEST(OFT, APackedBaseIsCalledOnce) {
     for (const Casts casts : {Casts::wide, Casts::per_rotation}) {
       const auto base = std::make_shared<Counted>(make_base("gptq", 64, 32));
       AdapterLayer layer(base, "oft");
-      for (const char* name : {"a", "b"}) layer.add_adapter(name, std::make_shared<OFTAdapter>(*base, blocks_of_8, casts));
+      for (const char* name : {"a", "b"}) layer.add_adapter(name, std::make_shared<OFTAdapter>(*base->layer, blocks_of_8, casts));
       const auto products = [&] {
         base->products = 0;
         layer.forward(to(x, dtype));
