@@ -357,10 +357,22 @@ C read_config(const Json& object) {
       config.qalora_scale = static_cast<QALoraScale>(scale - std::begin(qalora_scales));
     }
   }
-  if constexpr (std::is_same_v<C, AdaLoraConfig>)
+  if constexpr (std::is_same_v<C, AdaLoraConfig>) {
     check(object.value("use_dora", Json(false)) != Json(true),
           "adapter_config.json: use_dora is true, and AdaLoRA does not support DoRA");
+    // PEFT refuses this scheme alone, and takes any other for true.
+    if (const auto* scheme = std::get_if<std::string>(&config.init_lora_weights); scheme && lower_case(*scheme) != "loftq") {
+      adapters::warn("adapter_config.json: init_lora_weights = \"{}\" has no effect on AdaLoRA", *scheme);
+      config.init_lora_weights = !scheme->empty();
+    }
+  }
   if constexpr (std::is_same_v<C, OFTConfig>) {
+    if (config.target_modules.is_pattern() && !config.layers_to_transform.empty()) {
+      adapters::warn(
+          "adapter_config.json: layers_to_transform has no effect on OFT where target_modules is a regular expression");
+      config.layers_to_transform.clear();
+      config.layers_pattern.clear();
+    }
     check(
         object.contains("oft_block_size"),
         "adapter_config.json: no oft_block_size: this is OFT as it was before PEFT 0.14, with other tensors and another meaning");

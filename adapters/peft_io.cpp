@@ -157,7 +157,7 @@ LoadReport load_pretrained(Module& model, const std::filesystem::path& folder, c
   for_each_base_parameter(model, [&](const std::string& path, Tensor& tensor) { base.emplace(plain_path(path), tensor); });
   for (const auto& [name, entry] : file.entries()) {
     check(!name.ends_with(".oft_r") && !name.ends_with(".oft_s"),
-          "{}: a tensor of OFT as it was before PEFT 0.14, which is not read", name);
+          "{}: a tensor of OFT as it was before PEFT 0.16, which is not read", name);
     const std::string plain = plain_path(name);
     if (const auto place = wanted.find(plain); place != wanted.end() && filled.insert(plain).second) {
       const Tensor tensor = file.tensor(name);

@@ -304,5 +304,42 @@ TEST(Routing, MethodsAndRanksMixInOneBatch) {
   }
 }
 
+/// A packed layer that notes what it is asked for.
+struct Watched final : LinearBase {
+  std::shared_ptr<LinearBase> layer;
+  mutable int products = 0;
+  mutable std::vector<std::int64_t> rows;  // of each term
+  explicit Watched(std::shared_ptr<LinearBase> layer) : layer(std::move(layer)) {}
+  std::string type_name() const override { return layer->type_name(); }
+  void visit(Visitor& visitor) override { layer->visit(visitor); }
+  std::int64_t in_features() const override { return layer->in_features(); }
+  std::int64_t out_features() const override { return layer->out_features(); }
+  Tensor bias() const override { return layer->bias(); }
+  Tensor forward(const Tensor& x) const override { return ++products, layer->forward(x); }
+  Tensor forward(const Tensor& x, std::span<const LowRankTerm> terms) const override {
+    ++products;
+    for (const LowRankTerm& term : terms) {
+      rows.push_back(0);
+      for (const RowRange& range : term.rows) rows.back() += range.end - range.begin;
+    }
+    return layer->forward(x, terms);
+  }
+};
+
+TEST(Routing, RowsOfOneAdapterAreOneTermBesideOneProduct) {
+  for (const auto& format : test::formats) {
+    const auto base = std::make_shared<Watched>(test::make_base(format, 64, 32));
+    AdapterLayer layer(base, "test");
+    for (const char* name : {"a", "b"})
+      layer.add_adapter(name, std::make_shared<lora::LoraAdapter>(*base->layer, lora::Options{.r = 2}, Rounding::before_scale));
+    layer.set_training(false);
+    const NoGrad no_grad;
+    const RoutingGuard guard({{"a", "b", "a", base_name, "b", "a"}, true});
+    layer.forward(test::random({6, 2, 64}, 6));
+    EXPECT_EQ(base->products, 1) << format;
+    EXPECT_EQ(base->rows, (std::vector<std::int64_t>{3 * 2, 2 * 2})) << format;
+  }
+}
+
 }  // namespace
 }  // namespace graft::adapters::model_test

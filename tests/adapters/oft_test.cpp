@@ -412,6 +412,42 @@ TEST(OFT, QuantizedBasesComputeInTheAdaptersDtypeOrInTheInputs) {
   }
 }
 
+/// A packed layer that counts the products it is asked for.
+struct Counted final : LinearBase {
+  std::shared_ptr<LinearBase> layer;
+  mutable int products = 0;
+  explicit Counted(std::shared_ptr<LinearBase> layer) : layer(std::move(layer)) {}
+  std::string type_name() const override { return layer->type_name(); }
+  void visit(Visitor& visitor) override { layer->visit(visitor); }
+  std::int64_t in_features() const override { return layer->in_features(); }
+  std::int64_t out_features() const override { return layer->out_features(); }
+  Tensor bias() const override { return layer->bias(); }
+  using LinearBase::forward;
+  Tensor forward(const Tensor& x) const override { return ++products, layer->forward(x); }
+};
+
+// PEFT 0.18 calls it twice, and three times where adapters are switched off.
+TEST(OFT, APackedBaseIsCalledOnce) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const Casts casts : {Casts::wide, Casts::per_rotation}) {
+      const auto base = std::make_shared<Counted>(make_base("gptq", 64, 32));
+      AdapterLayer layer(base, "oft");
+      for (const char* name : {"a", "b"}) layer.add_adapter(name, std::make_shared<OFTAdapter>(*base->layer, blocks_of_8, casts));
+      const auto products = [&] {
+        base->products = 0;
+        layer.forward(to(x, dtype));
+        return base->products;
+      };
+      for (const std::vector<std::string>& active : {std::vector<std::string>{}, {"a"}, {"a", "b"}, {"nobody"}}) {
+        layer.set_adapter(active);
+        EXPECT_EQ(products(), 1) << fmt::format("{}", fmt::join(active, " "));
+      }
+      layer.enable_adapters(false);
+      EXPECT_EQ(products(), 1);
+    }
+  }
+}
+
 TEST(OFT, TodaysOrderOfCastsIsARuleOfInjectionAndLoading) {
   const Tensor half = to(x, DType::bf16);
   const test::TemporaryFolder folder;

@@ -178,6 +178,46 @@ TEST(QALoraMergeModel, ASecondMergeIsRefusedAndChangesNothing) {
   EXPECT_EQ(distance(model.forward(input), y), 0);
 }
 
+/// One number per output and group of neighbours as a change of every weight.
+Tensor per_weight(const Tensor& shift, std::int64_t in) {
+  const std::int64_t out = shift.dim(0), groups = shift.dim(1);
+  return reshape(expand(unsqueeze(shift, 2), {out, groups, in / groups}), {out, in});
+}
+
+TEST(ZeroShift, GroupsNeedNotNest) {
+  // Groups of 32 beside pooling groups of 48, 24 and 1, which share their limits every 16, 8 and 1 channels.
+  for (const char* format : {"gptq", "awq", "eetq"}) {
+    const auto layer = std::dynamic_pointer_cast<quant::QuantLinear>(test::make_base(format, 96, 32, true));
+    for (const std::int64_t groups : {2, 4, 96}) {
+      SCOPED_TRACE(fmt::format("{}, {} pooling groups", format, groups));
+      const Tensor shift = test::random({32, groups}, 3), input = test::random({5, 96}, 5);
+      const auto merged = with_shifted_zeros(layer, shift);
+      const Tensor change = per_weight(shift, 96), wanted = layer->dequantize(0, 32) + to(change, Device::cpu());
+      EXPECT_LT(distance(merged->dequantize(0, 32), wanted), 1e-6 * largest(wanted));
+      const Tensor y = layer->forward(input) + matmul(input, change.t());
+      EXPECT_LT(distance(merged->forward(input), y), 1e-5 * largest(y));
+    }
+  }
+}
+
+TEST(ZeroShift, AScaleOfZeroDoesNoHarm) {
+  for (const char* format : {"gptq", "awq", "eetq"}) {
+    SCOPED_TRACE(format);
+    const auto made = quantized(Box(base_of(format)));
+    quant::Stored stored{.module = format, .description = made->format(), .in = 64, .out = 32, .tensors = {}};
+    for (const auto& [name, tensor] : made->original()) {
+      stored.tensors[name] = tensor.clone();
+      if (name.ends_with("scales")) slice(stored.tensors[name], -1, 0, 8).fill_(0);
+    }
+    const auto layer = quant::make_layer(stored);
+    EXPECT_EQ(largest(layer->dequantize(0, 8)), 0);
+    const Tensor shift = to(test::random({32, 4}, 3), Device::cpu()), change = per_weight(shift, 64);
+    const Tensor got = with_shifted_zeros(layer, shift)->dequantize(0, 32), wanted = layer->dequantize(0, 32) + change;
+    EXPECT_LT(distance(got, wanted), 1e-6 * largest(wanted));
+    EXPECT_EQ(distance(slice(got, 0, 0, 8), slice(change, 0, 0, 8)), 0);
+  }
+}
+
 TEST(ZeroShift, AFileIsForTheBaseThatItWasSavedOver) {
   const test::TemporaryFolder folder;
   const std::string file = folder.path() + "/shifts.safetensors";

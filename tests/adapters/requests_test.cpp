@@ -1,6 +1,8 @@
 // Requests that PEFT passes over in silence or fails on late: an error, or at least a warning. docs/errors.md lists them.
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "graft/adapters/inject.h"
 #include "graft/adapters/model.h"
 #include "graft/adapters/oft.h"
@@ -69,6 +71,33 @@ TEST(Requests, WhatPeftsAdaLoraIgnoresInAFileIsWarnedAbout) {
     ASSERT_EQ(warnings.size(), 1u) << entry;
     EXPECT_NE(warnings[0].find("has no effect on AdaLoRA"), std::string::npos) << warnings[0];
   }
+}
+
+TEST(Requests, WhatPeftPassedOverWhenItTrainedIsNoReasonToRefuseTheFile) {
+  AdaLoraConfig adalora;
+  EXPECT_EQ(warnings_of([&] {
+              adalora = std::get<AdaLoraConfig>(
+                  config_from_json(R"({"peft_type": "ADALORA", "total_step": 10, "init_lora_weights": "gaussian"})"));
+            }),
+            std::vector<std::string>{"adapter_config.json: init_lora_weights = \"gaussian\" has no effect on AdaLoRA"});
+  EXPECT_EQ(adalora.init_lora_weights, InitWeights(true));
+  expect_error<ValueError>(
+      [] { config_from_json(R"({"peft_type": "ADALORA", "total_step": 10, "init_lora_weights": "loftq"})"); },
+      "AdaLoRA's init_lora_weights is true or false");
+
+  OFTConfig turned{.oft_block_size = 16, .target_modules = ".*q_proj"};
+  Model model;
+  inject(model, turned);
+  const test::TemporaryFolder folder;
+  save_pretrained(model, folder.path());
+  turned.layers_to_transform = {1};
+  turned.layers_pattern = {"layers"};
+  std::ofstream(folder.path() + "/adapter_config.json") << to_json(turned);
+  Model loaded;
+  const auto report = load_pretrained(loaded, folder.path());
+  EXPECT_EQ(report.injection.targets.size(), 2u) << "the layers do not choose";
+  EXPECT_EQ(report.warnings, std::vector<std::string>{"adapter_config.json: layers_to_transform has no effect on OFT where "
+                                                      "target_modules is a regular expression"});
 }
 
 TEST(Requests, AnExclusionThatExcludesNothingIsWarnedAbout) {

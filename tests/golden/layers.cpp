@@ -81,7 +81,7 @@ void check_merging(const Tensors& tensors, const std::string& which, bool safe) 
     if (tensors.has(which + ".bias")) expect_close(layer->bias(), tensors[which + ".bias"], 1e-6, which + ".bias");
   }
   layer->unmerge();
-  if (!safe && !reversed) expect_close(weight, tensors["unmerged.weight"], tolerance, "unmerged.weight");
+  if (!reversed) expect_close(weight, tensors["un" + which + ".weight"], tolerance, "un" + which + ".weight");
   expect_close(weight, before, half ? 2 * unit(before, weight.dtype()) : 1e-5, "weight after merging and unmerging");
 }
 
