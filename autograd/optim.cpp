@@ -61,8 +61,11 @@ Tensor state_for(const Tensor& p) { return Tensor::zeros(p.shape(), compute::wid
 // Copies the entries of `given` into `own`, after checking that they are the same set of names, shapes and dtypes.
 void restore(const std::vector<NamedTensor>& own, const std::vector<NamedTensor>& given, const char* what) {
   std::vector<const Tensor*> sources;
+  const auto find = [](const std::vector<NamedTensor>& all, const std::string& name) {
+    return std::find_if(all.begin(), all.end(), [&](const NamedTensor& entry) { return entry.name == name; });
+  };
   for (const auto& [name, tensor] : own) {
-    const auto found = std::find_if(given.begin(), given.end(), [&](const NamedTensor& entry) { return entry.name == name; });
+    const auto found = find(given, name);
     check(found != given.end(), "{}: the state has no entry {}", what, name);
     check(found->tensor.shape() == tensor.shape() && found->tensor.dtype() == tensor.dtype(),
           "{}: state entry {} is {}{}, wanted {}{}", what, name, found->tensor.dtype(), found->tensor.shape(), tensor.dtype(),
@@ -70,8 +73,7 @@ void restore(const std::vector<NamedTensor>& own, const std::vector<NamedTensor>
     sources.push_back(&found->tensor);
   }
   for (const auto& [name, tensor] : given)
-    check(std::any_of(own.begin(), own.end(), [&](const NamedTensor& entry) { return entry.name == name; }),
-          "{}: the state has an entry {} that belongs to no parameter", what, name);
+    check(find(own, name) != own.end(), "{}: the state has an entry {} that belongs to no parameter", what, name);
   check(given.size() == own.size(), "{}: the state names an entry twice", what);
   for (std::size_t i = 0; i < own.size(); ++i) own[i].tensor.copy_(*sources[i]);
 }

@@ -41,6 +41,8 @@ const Kernels& cuda_kernels() {
       .unary = There<unary>::run,
       .binary = There<binary>::run,
       .select = There<select>::run,
+      .silu_mul = nullptr,
+      .silu_mul_backward = nullptr,
       .reduce = There<reduce>::run,
       .argmax = There<argmax>::run,
       .softmax = There<softmax>::run,

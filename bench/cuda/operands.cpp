@@ -118,7 +118,7 @@ void Operands::run(const cuda::Product& product, const Weights& weights, std::si
   std::optional<quant::LowRank> term;
   const auto gradients = runtime(gpu).kernels().linear_backward;
   if (cell_.rank > 0) {
-    term.emplace(u_.view(), (cell_.backward ? A_ : B_.t()).view(), join_of(cell_));
+    term = quant::LowRank{u_.view(), (cell_.backward ? A_ : B_.t()).view(), join_of(cell_)};
     if (cell_.backward) gradients(x_.view(), narrow_.view(), B_.view(), u_.view(), dB_.view());
     else term->A = A_.view();
     problem.terms = {&*term, 1};
@@ -153,7 +153,7 @@ double Operands::error(const Weights& weights) const {
     const auto here = [](const Tensor& t) { return to(t, Device::cpu()); };
     u = matmul(x, here(cell_.backward ? B_ : A_.t()));
     v = here(cell_.backward ? A_ : B_.t());
-    term.emplace(u.view(), v.view());
+    term = quant::LowRank{u.view(), v.view()};
   }
   const std::span<const quant::LowRank> terms = term ? std::span(&*term, 1) : std::span<const quant::LowRank>();
   if (cell_.backward) quant::backward(*weights.here, x.view(), wanted.view(), terms);

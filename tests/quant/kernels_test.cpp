@@ -295,7 +295,7 @@ TEST(QuantKernels, LowRankTermsWhoseNarrowFactorIsMade) {
         part.data = static_cast<char*>(part.data) + first * 5 * size_of(wide), part.sizes[0] = rows;
         const Join join = is_half(dtype) ? Join::added : Join::summed;
         LowRank term{.u = part, .v = v.view(), .join = join, .first_row = first, .A = A.view(), .u_scale = 0.75};
-        const auto product = [&] {
+        const auto product = [&, dtype = dtype] {
           const Tensor y = zeros({m, out}, dtype);
           if (transposed) backward(*packed, x.view(), y.view(), {&term, 1});
           else forward(*packed, x.view(), nullptr, y.view(), {&term, 1});
