@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -32,8 +33,8 @@ void spin_until(Condition&& condition) {
 
 class Pool final : public ThreadPool {
  public:
-  explicit Pool(int threads) {
-    workers_.reserve(threads - 1);
+  explicit Pool(int threads) : shares_(static_cast<std::size_t>(threads)), offers_(static_cast<std::size_t>(threads - 1)) {
+    workers_.reserve(offers_.size());
     try {
       for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(static_cast<std::size_t>(i)); });
     } catch (...) {
@@ -43,7 +44,7 @@ class Pool final : public ThreadPool {
   }
   ~Pool() override { stop(); }
 
-  int size() const override { return static_cast<int>(workers_.size()) + 1; }
+  int size() const override { return static_cast<int>(shares_.size()); }
 
   void run(std::int64_t chunks, const std::function<void(std::int64_t)>& f) override {
     // One job at a time: whoever arrives meanwhile, from another host thread or from inside a chunk, does its work alone,
@@ -53,23 +54,21 @@ class Pool final : public ThreadPool {
       for (std::int64_t i = 0; i < chunks; ++i) f(i);
       return;
     }
-    Job job(f, chunks, size());
-    {
-      std::lock_guard lock(mutex_);
-      job_ = &job;
-      generation_.fetch_add(1, std::memory_order_release);
+    for (int i = 0; i < size(); ++i) {
+      Share& share = shares_[static_cast<std::size_t>(i)];
+      share.next.store(chunks * i / size(), std::memory_order_relaxed);
+      share.end = chunks * (i + 1) / size();
     }
-    if (sleepers_.load() > 0) wake_.notify_all();
-    job.run(0);
-    // No worker enters after job_ is cleared; those inside are waited for.
-    std::unique_lock lock(mutex_);
-    job_ = nullptr;
-    if (inside_.load() > 0) {
-      lock.unlock();
-      spin_until([&] { return inside_.load(std::memory_order_relaxed) == 0; });
-      lock.lock();
-      done_.wait(lock, [&] { return inside_.load() == 0; });
+    Job job{f};
+    const auto offered = reinterpret_cast<std::uintptr_t>(&job);
+    for (Offer& offer : offers_) offer.job.store(offered);
+    if (sleepers_.load() > 0) {
+      const std::lock_guard lock(mutex_);  // none is between its last look and its sleep
+      wake_.notify_all();
     }
+    take_part(job, 0);
+    for (Offer& offer : offers_)  // taken back, or waited for
+      if (std::uintptr_t untaken = offered; !offer.job.compare_exchange_strong(untaken, none)) wait_for(offer);
     if (job.error) std::rethrow_exception(job.error);
   }
 
@@ -85,78 +84,89 @@ class Pool final : public ThreadPool {
 
   // Each thread has a share of the chunks, the same one whenever there are as many, and helps the others when it is done: what it wrote
   // in one job it finds in its own caches in the next. Memory that another core wrote last takes longer to write.
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
   struct Job {
-    struct alignas(64) Share {
-      std::atomic<std::int64_t> next;
-      std::int64_t end;
-    };
     const std::function<void(std::int64_t)>& f;
-    std::vector<Share> shares;
     std::mutex error_mutex{};
     std::exception_ptr error{};
+  };
+  // To one worker: the job it may take, that it has taken one, or nothing. A line of its own, and all that both sides write for a job,
+  // since a lock that one holds when the other comes costs more than many a job.
+  struct alignas(64) Offer {
+    std::atomic<std::uintptr_t> job{none};
+  };
+  static constexpr std::uintptr_t none = 0, taken = 1;
 
-    Job(const std::function<void(std::int64_t)>& f, std::int64_t chunks, int threads)
-        : f(f), shares(static_cast<std::size_t>(threads)) {
-      for (int i = 0; i < threads; ++i) {
-        shares[static_cast<std::size_t>(i)].next = chunks * i / threads;
-        shares[static_cast<std::size_t>(i)].end = chunks * (i + 1) / threads;
-      }
-    }
-    void run(std::size_t thread) {
-      for (std::size_t i = 0; i < shares.size(); ++i) {
-        Share& share = shares[(thread + i) % shares.size()];
-        for (std::int64_t chunk; (chunk = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
-          try {
-            f(chunk);
-          } catch (...) {
-            for (Share& other : shares) other.next.store(other.end, std::memory_order_relaxed);
-            std::lock_guard lock(error_mutex);
-            if (!error) error = std::current_exception();
-          }
+  void take_part(Job& job, std::size_t thread) {
+    for (std::size_t i = 0; i < shares_.size(); ++i) {
+      Share& share = shares_[(thread + i) % shares_.size()];
+      for (std::int64_t chunk; (chunk = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+        try {
+          job.f(chunk);
+        } catch (...) {
+          for (Share& other : shares_) other.next.store(other.end, std::memory_order_relaxed);
+          std::lock_guard lock(job.error_mutex);
+          if (!job.error) job.error = std::current_exception();
         }
       }
     }
-  };
+  }
+
+  void wait_for(const Offer& offer) {
+    const auto is_done = [&] { return offer.job.load() == none; };
+    spin_until(is_done);
+    if (is_done()) return;
+    std::unique_lock lock(mutex_);
+    waits_.store(true);
+    done_.wait(lock, is_done);
+    waits_.store(false);
+  }
 
   void work(std::size_t thread) {
-    std::uint64_t seen = 0;
+    Offer& offer = offers_[thread - 1];
+    const auto is_offered = [&] { return offer.job.load() > taken; };
     for (;;) {
-      spin_until([&] { return generation_.load(std::memory_order_relaxed) != seen; });
-      std::unique_lock lock(mutex_);
-      if (generation_.load() == seen) {
+      spin_until(is_offered);
+      if (!is_offered()) {
+        std::unique_lock lock(mutex_);
         sleepers_.fetch_add(1);
-        wake_.wait(lock, [&] { return generation_.load() != seen; });
+        wake_.wait(lock, [&] { return stopping_ || is_offered(); });
         sleepers_.fetch_sub(1);
+        if (stopping_) return;
       }
-      if (stopping_) return;
-      seen = generation_.load();
-      Job* job = job_;
-      if (!job) continue;  // it was finished before this thread arrived
-      inside_.fetch_add(1);
-      lock.unlock();
-      job->run(thread);
-      lock.lock();
-      if (inside_.fetch_sub(1) == 1) done_.notify_all();
+      std::uintptr_t job = offer.job.load();
+      if (job <= taken || !offer.job.compare_exchange_strong(job, taken)) continue;  // it was taken back
+      take_part(*reinterpret_cast<Job*>(job), thread);
+      offer.job.store(none);
+      if (waits_.load()) {
+        const std::lock_guard lock(mutex_);
+        done_.notify_all();
+      }
     }
   }
 
   void stop() {
     {
-      std::lock_guard lock(mutex_);
+      const std::lock_guard lock(mutex_);
       stopping_ = true;
-      generation_.fetch_add(1);
     }
     wake_.notify_all();
     for (auto& worker : workers_) worker.join();
   }
 
-  std::atomic<bool> busy_{false};
-  std::mutex mutex_;  // guards job_, stopping_ and every change of the counters below
+  // Whoever is about to sleep says so before its last look, and whoever changes what it looks at does so before asking: all of these are
+  // sequentially consistent, so that one of both sees the other.
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::atomic<bool> waits_{false};
+  std::mutex mutex_;  // of stopping_ and of both sleeps
   std::condition_variable wake_, done_;
-  Job* job_ = nullptr;
   bool stopping_ = false;
-  std::atomic<std::uint64_t> generation_{0};  // counts jobs, so that a worker enters each at most once
-  std::atomic<int> sleepers_{0}, inside_{0};
+  alignas(64) std::atomic<bool> busy_{false};
+  std::vector<Share> shares_;
+  std::vector<Offer> offers_;
   std::vector<std::thread> workers_;
 };
 
