@@ -212,9 +212,7 @@ Tensor silu(const Tensor& x) { return apply(silu_activation, x); }
 
 Tensor silu_mul(const Tensor& gate, const Tensor& x) {
   require_floating(gate, "silu_mul");
-  if (gate.shape() != x.shape() || gate.dtype() != x.dtype() || gate.device() != x.device() || !gate.is_contiguous() ||
-      !x.is_contiguous())
-    return mul(silu(gate), x);
+  if (gate.shape() != x.shape() || gate.dtype() != x.dtype() || gate.device() != x.device()) return mul(silu(gate), x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   const Kernels& kernels = runtime(x.device()).kernels();
   if (kernels.silu_mul) {

@@ -41,7 +41,7 @@ struct LowRankRule {
         wants_A(term.A.requires_grad()),
         wants_B(term.B.requires_grad()),
         scale(term.scale),
-        x(saved(wants_A || wants_B ? x : Tensor())),
+        x(saved(wants_A ? x : Tensor())),
         weight(saved(weight)),
         A(saved(term.A)),
         B(saved(term.B)),
@@ -64,7 +64,7 @@ struct LowRankRule {
   Gradients fused(const Tensor& dy) const {
     const Kernels& kernels = runtime(dy.device()).kernels();
     const auto like = [&](const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), dy.device()); };
-    const Tensor du = Tensor::empty({dy.dim(0), A().dim(0)}, A().dtype(), dy.device());
+    const Tensor du = Tensor::empty({dy.dim(0), B().dim(1)}, B().dtype(), dy.device());
     Gradients all(3);
     if (wants_x) {
       all[0] = Tensor::empty({dy.dim(0), weight().dim(1)}, dy.dtype(), dy.device());
@@ -179,8 +179,11 @@ Tensor Linear::forward(const Tensor& x, std::span<const LowRankTerm> terms) cons
            term.A.dtype() == dtype && term.B.dtype() == dtype;
   };
   const auto fused = runtime(x.device()).kernels().low_rank_linear;
-  const bool trained = grad_enabled() && weight_.requires_grad();
-  if (!fused || trained || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
+  // Where B alone is trained, operations keep u and not x.
+  const bool composed =
+      grad_enabled() &&
+      (weight_.requires_grad() || (!terms.empty() && terms.front().B.requires_grad() && !terms.front().A.requires_grad()));
+  if (!fused || composed || bias_.defined() || x.dtype() != weight_.dtype() || autocast::dtype(x.device().type) ||
       terms.size() != 1 || !is_fused(terms.front()))
     return low_rank_sum(forward(x), x, terms);
   const LowRankTerm& term = terms.front();

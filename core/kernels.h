@@ -28,7 +28,7 @@ struct Kernels {
   void (*unary)(UnaryOp op, const View& x, const View& y, double p0, double p1);
   void (*binary)(BinaryOp op, const View& a, const View& b, const View& y);  // comparisons write bool
   void (*select)(const View& condition, const View& a, const View& b, const View& y);
-  // y = silu(gate) · x and its two gradients; null where one operation after the other is as good.
+  // y = silu(gate) · x and its two gradients, all apart; null where one operation after the other is as good.
   void (*silu_mul)(const View& gate, const View& x, const View& y);
   void (*silu_mul_backward)(const View& gate, const View& x, const View& dy, const View& dgate, const View& dx);
 
@@ -54,7 +54,7 @@ struct Kernels {
   // y has the operands' dtype, or f32 where they are half ----
   void (*matmul)(const View& a, const View& b, const View& y);
   // y [m, n] = fl(x weightᵀ) + u Bᵀ, rounded again, with u [m, r] = scale · x Aᵀ, for A [r, k] and B [n, r] in f32 or y's f64; fl rounds to
-  // y's dtype. u, contiguous and of B's dtype, is not wanted if its view has no data. Its gradient for x is one of these itself, with every
+  // y's dtype. u, contiguous and of B's dtype, is not wanted if its view has no data, and not made for an empty y. Its gradient for x is one of these itself, with every
   // factor transposed.
   void (*low_rank_linear)(const View& x, const View& weight, const View& A, const View& B, double scale, const View& y,
                           const View& u);

@@ -130,7 +130,7 @@ inline constexpr std::size_t most_terms = 32;
 
 /// y [m, out] = x [m, in] · W (+ bias [out], unless null) (+ terms). Any strides; f64, f32, f16 or bf16, x and y f64 together or not at
 /// all. Half types are widened, summed in f32 and rounded once; f64 is summed in f64 over exact weights. Where the set multiplies bytes, one
-/// row (two of bf16) may be integers in units of 2^-29 or less (bf16: 2^-21) of the largest of 128, summed exactly. ValueError for shapes that
+/// row (or two of bf16, by codes of eight bits) may be integers in units of 2^-29 or less (bf16: 2^-21) of the largest of 128, summed exactly. ValueError for shapes that
 /// do not fit, TypeError for other dtypes. Everything lies on the weight's device; on a GPU the weight is rounded once more, to half types
 /// that are multiplied as such, unless these are up to 32 rows of a forward product.
 /// Compute::int8_activations takes f32, f16 and bf16 and sums integers exactly within a stretch, stretches and terms in f32. Its error

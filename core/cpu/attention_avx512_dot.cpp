@@ -6,7 +6,7 @@
 namespace graft::cpu {
 namespace {
 
-using V = avx512::F32;
+using V = graft::avx512::F32;
 constexpr float infinity = __builtin_inff();
 
 [[gnu::always_inline]] inline __mmask16 first_lanes(std::int64_t n) {

@@ -21,11 +21,10 @@ const bf16* row_at(const View& view, std::int64_t b, std::int64_t h, std::int64_
   return view.as<bf16>() + b * view.strides[0] + h * view.strides[1] + i * view.strides[2];
 }
 
-// Scratch for halves.
-class Halves {
+class HalfScratch {
  public:
-  explicit Halves(std::int64_t count) : memory_(pairs(count)) {}
-  bf16* get() const { return &memory_.get()->first; }
+  explicit HalfScratch(std::int64_t count) : memory_(pairs(count)) {}
+  bf16* get() const { return reinterpret_cast<bf16*>(memory_.get()); }
 
  private:
   Scratch<Pair> memory_;
@@ -97,7 +96,7 @@ class Forward : Dots {
     const std::vector<float> bias = problem_.key_bias<float>(b);
     const Scratch<Pair> keys(by_keys_size(k)), values(by_width_size(v));
     const Scratch<float> scores(query_block * key_block), result(query_block * ldr);
-    const Halves queries(query_block * 2 * pairs(width)), weights(query_block * key_block), row(value_width);
+    const HalfScratch queries(query_block * 2 * pairs(width)), weights(query_block * key_block), row(value_width);
     pack_by_keys(k, b, kv_head, keys.get());
     pack_by_width(v, b, kv_head, values.get());
     for (std::int64_t unit = first; unit < last; ++unit) {
@@ -145,11 +144,11 @@ class Backward : Dots {
     const std::int64_t width = problem_.width, value_width = problem_.value_width, ldr = whole(width, 16);
     const std::vector<float> bias = problem_.key_bias<float>(b);
     const Scratch<Pair> keys(by_keys_size(k_)), values(by_keys_size(v_)), key_rows(by_width_size(k_));
-    const Halves queries(query_block * 2 * pairs(width)), grads(query_block * 2 * pairs(value_width));
+    const HalfScratch queries(query_block * 2 * pairs(width)), grads(query_block * 2 * pairs(value_width));
     const Scratch<Pair> query_columns(columns_size(width)), grad_columns(columns_size(value_width));
     const Scratch<float> scores(query_block * key_block), dweights(query_block * key_block), dqueries(query_block * ldr);
     const Scratch<Pair> weight_pairs(query_block / 2 * key_block), dscore_pairs(query_block / 2 * key_block);
-    const Halves dscores(query_block * key_block), row(std::max(width, value_width));
+    const HalfScratch dscores(query_block * key_block), row(std::max(width, value_width));
     pack_by_keys(k_, b, kv_head, keys.get());
     pack_by_keys(v_, b, kv_head, values.get());
     pack_by_width(k_, b, kv_head, key_rows.get());
@@ -231,7 +230,7 @@ class Backward : Dots {
   void store_columns(const std::vector<float>& sums, float scale, const View& to, std::int64_t b, std::int64_t h) const {
     const std::int64_t width = to.sizes[3], keys = to.sizes[2];
     const bool in_place = to.strides[3] == 1;
-    const Halves rows(in_place ? 0 : keys * width);
+    const HalfScratch rows(in_place ? 0 : keys * width);
     dots_.narrow_columns(sums.data(), keys_apart(), scale, width, keys,
                          in_place ? const_cast<bf16*>(row_at(to, b, h, 0)) : rows.get(), in_place ? to.strides[2] : width);
     if (!in_place)

@@ -19,7 +19,8 @@ constexpr std::int64_t row_block = 64;
 constexpr std::int64_t column_block = 256;
 // Four cache lines: what a task reads of every row at least.
 constexpr std::int64_t line_columns = 64;
-// Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds.
+// Packed left panels are shared by all tasks; more rows than fit in this many bytes are done in several rounds. 512 rows of 4096 and an
+// adapter's 16 steps behind them fit.
 constexpr std::int64_t left_bytes = std::int64_t{9} << 20;
 // What sums may take until they are put into columns that go anywhere.
 constexpr std::int64_t scattered_bytes = std::int64_t{64} << 20;

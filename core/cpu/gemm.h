@@ -4,7 +4,7 @@
 // dimension that is summed over, stored [depth][lanes], or [depth / 2][lanes][2] where the set multiplies pairs of bf16. A dense
 // operand copies its elements into panels; a quantized weight computes them (quant/cpu). Everything below the panels is shared.
 //
-// The order in which one element of the result is summed depends on the depth alone, so results do not depend on threads.
+// The order in which one element of the result is summed depends on the shapes alone, so results do not depend on threads.
 #pragma once
 
 #include "graft/core/isa.h"

@@ -8,7 +8,7 @@ namespace graft::cpu {
 
 // Twenty-four sums, four vectors of the right operand and broadcasts from memory: thirty-two registers.
 const GemmUnit* gemm_avx512() {
-  static constexpr GemmUnit unit{gemm_kernels_of<avx512::F32, 6, 4>(), gemm_kernels_of<avx512::F64, 6, 4>()};
+  static constexpr GemmUnit unit{gemm_kernels_of<graft::avx512::F32, 6, 4>(), gemm_kernels_of<graft::avx512::F64, 6, 4>()};
   return &unit;
 }
 

@@ -8,7 +8,7 @@ namespace graft::cpu {
 namespace {
 
 // Sixteen pairs, multiplied with pairs and added to sixteen sums.
-struct Pairs : avx512::F32 {
+struct Pairs : graft::avx512::F32 {
   using Element = Pair;
   using F32::load;
   using F32::set;

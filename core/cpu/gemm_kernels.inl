@@ -216,7 +216,20 @@ void dot_of(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, 
     for (int j = 0; j < Columns; ++j) y[i * ldy + j] = V::sum(sums[i][j]) + (accumulate ? y[i * ldy + j] : 0);
 }
 
-// The same of a short depth, where adding up lanes would take longest: a block of b is turned in registers, and lanes are columns.
+// Element i is the sum of register i, which may be used up.
+template <class V>
+[[gnu::always_inline]] inline typename V::Reg sums_of(typename V::Reg* block) {
+  if constexpr (requires { V::sums(block); }) {
+    return V::sums(block);
+  } else {
+    V::transpose(block);
+    for (int i = 1; i < V::width; ++i) block[0] = V::add(block[0], block[i]);
+    return block[0];
+  }
+}
+
+// The same of a short depth, where adding up lanes one sum at a time would take longest: a block of b, or for one row of its products, is
+// turned in registers, and lanes are columns.
 template <class V, int Rows, class From>
 void dot_short(const typename V::Element* x, std::int64_t ldx, std::int64_t depth, const From* b, std::int64_t ldb,
                std::int64_t columns, typename V::Element* y, std::int64_t ldy, bool accumulate) {
@@ -230,8 +243,14 @@ void dot_short(const typename V::Element* x, std::int64_t ldx, std::int64_t dept
       typename V::Reg block[width];
       for (int l = 0; l < width; ++l)
         block[l] = l >= valid ? V::zero() : steps == width ? V::load(b + l * ldb + d) : V::load(b + l * ldb + d, steps);
-      V::transpose(block);
       const typename V::Element* at = x + d;
+      if constexpr (Rows == 1) {
+        const typename V::Reg factor = V::load(at, steps);
+        for (int l = 0; l < width; ++l) block[l] = V::fma(factor, block[l], V::zero());
+        sums[0] = V::add(sums[0], sums_of<V>(block));
+        continue;
+      }
+      V::transpose(block);
       if (steps == width) {
 #pragma GCC unroll 16
         for (int l = 0; l < width; ++l)
@@ -251,7 +270,7 @@ void dot(const typename V::Element* x, std::int64_t ldx, int rows, std::int64_t 
   if constexpr (Rows > 1)
     if (rows < Rows) return dot<V, Rows - 1>(x, ldx, rows, depth, b, dtype, ldb, columns, y, ldy, accumulate);
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
-    if (Rows > 1 && depth <= Rows * V::width) return dot_short<V, Rows>(x, ldx, depth, from, ldb, columns, y, ldy, accumulate);
+    if (depth <= Rows * V::width) return dot_short<V, Rows>(x, ldx, depth, from, ldb, columns, y, ldy, accumulate);
     constexpr int step = Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
     std::int64_t j = 0;
     for (; j + step <= columns; j += step) dot_of<V, Rows, step>(x, ldx, depth, from + j * ldb, ldb, y + j, ldy, accumulate);
@@ -348,6 +367,8 @@ template <class V>
 void axpy(const typename V::Element* x, std::int64_t row_stride, std::int64_t depth_stride, std::int64_t rows, std::int64_t depth,
           const void* b, DType dtype, std::int64_t ldb, std::int64_t columns, typename V::Element* y, std::int64_t ldy,
           bool accumulate) {
+  for (std::int64_t i = 0; i < rows && depth == 0 && !accumulate; ++i)
+    for (std::int64_t j = 0; j < columns; ++j) y[i * ldy + j] = 0;
   with_type<typename V::Element>(b, dtype, [=](auto* from) {
     for (std::int64_t i = 0; i < rows; i += max_skinny)
       axpy_rows<V, max_skinny>(x + i * row_stride, row_stride, depth_stride, rows - i, depth, from, ldb, columns, y + i * ldy,

@@ -27,7 +27,7 @@ constexpr std::int64_t stretch_elements = std::int64_t{1} << 15;
 constexpr std::int64_t max_shallow = 16, max_few = 16;
 
 // Columns up to which a product is narrow, or of few rows still too narrow to be shared out by columns, from so much depth on.
-constexpr std::int64_t max_narrow = 64, max_cut = 1024, least_long_depth = 1024;
+constexpr std::int64_t max_narrow = 64, max_narrow_halves = 16, max_cut = 1024, least_long_depth = 1024;
 // Of its tasks: rows of one, rows and depth that are widened at a time, elements of b that stay in the first-level cache, how many there are.
 constexpr std::int64_t narrow_rows = 64, near_rows = 16, near_depth = 256, near_elements = 16384, narrow_tasks = 8;
 
@@ -163,27 +163,29 @@ void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& 
 template <class T>
 void narrow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
   const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
-  const std::int64_t lanes = divide_up(columns, kernels.width) * kernels.width, vectors = 2 * kernels.width;
-  const bool a_lies = a.dtype == dtype_of<T>, b_lies = b.column_stride == 1 && (columns == lanes || columns > max_narrow);
+  const std::int64_t vectors = 2 * kernels.width, whole = divide_up(columns, kernels.width) * kernels.width;
+  const bool a_lies = a.dtype == dtype_of<T>, b_lies = b.column_stride == 1 && (columns == whole || columns > max_narrow);
+  const std::int64_t lanes = b_lies ? columns : whole;
   const std::int64_t step = std::clamp<std::int64_t>(near_elements / lanes, 1, near_depth);  // of the depth
-  const std::int64_t blocks = std::min(divide_up(rows, narrow_rows), 2 * narrow_tasks);
+  const std::int64_t blocks = std::min(divide_up(rows, narrow_rows), 4 * narrow_tasks);
   const std::int64_t tasks = std::min(narrow_tasks, rows * depth * lanes / stretch_elements);
   const std::int64_t stretches = std::clamp<std::int64_t>(tasks / blocks, 1, divide_up(depth, step));
-  const Scratch<T> sums(stretches * rows * lanes);
+  const std::int64_t of_a = a_lies ? 0 : near_rows * step, of_b = b_lies ? 0 : step * lanes;
+  const Scratch<T> sums(stretches * rows * lanes), pieces(blocks * stretches * (of_a + of_b));
   parallel_for(blocks * stretches, [&](std::int64_t task) {
     const std::int64_t block = task % blocks, stretch = task / blocks;
     const std::int64_t first = rows * block / blocks, last = rows * (block + 1) / blocks;
     const std::int64_t begin = depth * stretch / stretches, end = depth * (stretch + 1) / stretches;
     T* own = sums.get() + stretch * rows * lanes;
-    const Scratch<T> widened(a_lies ? 0 : near_rows * step), packed(b_lies ? 0 : step * lanes);
+    T *widened = pieces.get() + task * (of_a + of_b), *packed = widened + of_a;
     for (std::int64_t d = begin; d < end; d += step) {
       const std::int64_t count = std::min(step, end - d);
       Matrix right = b, left = a;
       right.data += d * b.row_stride * size_of(b.dtype);
       if (!b_lies) {
         kernels.pack(right.data, b.dtype, count, b.row_stride, b.column_stride, static_cast<int>(columns),
-                     static_cast<int>(lanes), packed.get());
-        right = {reinterpret_cast<char*>(packed.get()), dtype_of<T>, count, lanes, lanes, 1};
+                     static_cast<int>(lanes), packed);
+        right = {reinterpret_cast<char*>(packed), dtype_of<T>, count, lanes, lanes, 1};
       }
       for (std::int64_t i = first; i < last; i += near_rows) {
         const std::int64_t some = std::min(near_rows, last - i);
@@ -191,9 +193,9 @@ void narrow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix
         const T* x = reinterpret_cast<const T*>(left.data);
         if (!a_lies) {
           for (std::int64_t r = 0; r < some; ++r)
-            convert(a.dtype, left.data + r * a.row_stride * size_of(a.dtype), a.column_stride, dtype_of<T>,
-                    widened.get() + r * count, 1, count);
-          x = widened.get(), left.row_stride = count, left.column_stride = 1;
+            convert(a.dtype, left.data + r * a.row_stride * size_of(a.dtype), a.column_stride, dtype_of<T>, widened + r * count,
+                    1, count);
+          x = widened, left.row_stride = count, left.column_stride = 1;
         }
         for (std::int64_t j = 0; j < right.columns; j += vectors)
           kernels.axpy(x, left.row_stride, left.column_stride, some, count, right.data + j * size_of(right.dtype), right.dtype,
@@ -237,8 +239,8 @@ void blocked(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, co
 
 template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
-  const bool is_long = a.columns >= least_long_depth;
-  if (is_long && b.columns <= max_narrow && a.column_stride == 1) {
+  const bool is_long = a.columns >= least_long_depth, halves = a.dtype == DType::bf16 && b.dtype == DType::bf16;
+  if (is_long && b.columns <= (halves ? max_narrow_halves : max_narrow) && a.column_stride == 1) {
     if (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)) return narrow_product(kernels, a, b, y);
     // Few rows of another type are widened by the kernel that reads them, as columns.
     if (b.row_stride == 1 && a.dtype != dtype_of<T> && b.dtype == dtype_of<T>)

@@ -52,6 +52,22 @@ struct F32 {
   [[gnu::always_inline]] static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   [[gnu::always_inline]] static float sum(Reg x) { return _mm512_reduce_add_ps(x); }
 
+  /// Element i is the sum of register i.
+  [[gnu::always_inline]] static Reg sums(const Reg* r) {
+    Reg a[8], b[4], c[2];
+    for (int i = 0; i < 8; ++i) a[i] = add(_mm512_unpacklo_ps(r[i], r[i + 8]), _mm512_unpackhi_ps(r[i], r[i + 8]));
+    for (int i = 0; i < 4; ++i) {  // of each 128-bit lane: registers i, i + 8, i + 4, i + 12
+      const __m512d x = _mm512_castps_pd(a[i]), y = _mm512_castps_pd(a[i + 4]);
+      b[i] = add(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    }
+    const auto lanes = [](Reg x, Reg y) __attribute__((always_inline)) {
+      return add(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
+    };
+    for (int i = 0; i < 2; ++i) c[i] = lanes(b[i], b[i + 2]);
+    const __m512i places = _mm512_setr_epi32(0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15);
+    return _mm512_permutexvar_ps(places, lanes(c[0], c[1]));
+  }
+
   /// In place: element j of register i becomes element i of register j.
   [[gnu::always_inline]] static void transpose(Reg* r) {
     Reg a[16], b[16];

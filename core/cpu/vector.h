@@ -53,11 +53,12 @@ struct Bf16Loops {
   // With the bits that they would have between two conversions.
   void (*unary)(UnaryOp op, const bf16* x, bf16* y, std::int64_t n, float p0, float p1);
   void (*binary)(BinaryOp op, const bf16* a, const bf16* b, bf16* y, std::int64_t n);
-  void (*silu_mul)(const bf16* gate, const bf16* x, bf16* y, std::int64_t n);
-  void (*silu_mul_backward)(const bf16* gate, const bf16* x, const bf16* dy, bf16* dgate, bf16* dx, std::int64_t n);
-  /// `rows` rows, ldx and ldy apart, by the same angles.
+  // The same, of `rows` rows, ldx and ldy apart, by the same angles.
   void (*rotate)(const bf16* x, std::int64_t ldx, const float* cos, const float* sin, float sign, bf16* y, std::int64_t ldy,
                  std::int64_t rows, std::int64_t half);
+  // Rounded once, and 5e-6 of the result off besides.
+  void (*silu_mul)(const bf16* gate, const bf16* x, bf16* y, std::int64_t n);
+  void (*silu_mul_backward)(const bf16* gate, const bf16* x, const bf16* dy, bf16* dgate, bf16* dx, std::int64_t n);
 };
 const Bf16Loops& bf16_loops();
 

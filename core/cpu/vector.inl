@@ -449,8 +449,8 @@ constexpr VectorLoops<T> make_loops() {
 constexpr HalfLoops make_half_loops() { return {widen, narrow, widen_bf16_loop, narrow_bf16_loop, round, round_bf16_loop}; }
 
 constexpr Bf16Loops make_bf16_loops() {
-  return {unary_bf16_loop, binary_bf16_loop, silu_mul_bf16_loop, silu_mul_backward_bf16_loop, rotate_bf16_loop};
- }
+  return {unary_bf16_loop, binary_bf16_loop, rotate_bf16_loop, silu_mul_bf16_loop, silu_mul_backward_bf16_loop};
+}
 
 #undef GRAFT_INLINE
 #undef GRAFT_FLAT

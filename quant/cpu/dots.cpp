@@ -27,12 +27,12 @@ struct Halves {
   using Number = bf16;
   static constexpr Dot dot = Dot::bf16;
   static constexpr int digits = 1;
-  // The factor says no more than whether the sum is finite.
+  // The factor says no more than whether sums have room.
   static void encode(const float* x, std::int64_t n, float& factor, float& total, bf16 (*numbers)[Packed::tile_rows]) {
     for (std::int64_t i = 0; i < n; ++i)  // exactly: they were bf16 before they were read
       numbers[0][i].bits = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x[i]) >> 16);
     total = sum(x, n);
-    factor = std::isfinite(total) ? 1 : std::numeric_limits<float>::quiet_NaN();
+    factor = have_room(x, n) ? 1 : std::numeric_limits<float>::quiet_NaN();
   }
 };
 
@@ -70,16 +70,17 @@ struct Digits {
   using Number = std::int8_t;
   static constexpr Dot dot = Dot::int8;
   static constexpr int digits = count;
-  // The factor is the highest digit's. There are no such integers for what is not finite, and where all is so small that the unit would be
-  // subnormal.
+  // The factor is the highest digit's. There are no such integers for what is not finite, where sums would have no room, and where all is
+  // so small that the unit would be near the subnormal ones.
   static void encode(const float* x, std::int64_t n, float& factor, float& sum, std::int8_t (*numbers)[Packed::tile_rows]) {
-    constexpr int least = -90, highest = 8 * count - 3;
+    constexpr int least = -90, most = 100, highest = 8 * count - 3;
     const auto power = [](int exponent) { return std::bit_cast<float>((127 + exponent) << 23); };
     std::int32_t largest = 0;  // of positive floats, as their bits are ordered
     for (std::int64_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(x[i]) & 0x7fffffff);
     const int exponent = largest == 0 ? 0 : (largest >> 23) - 127;
-    if (exponent > 127 || exponent < least) {
-      factor = std::numeric_limits<float>::quiet_NaN();
+    if (exponent > most || exponent < least) {
+      factor = std::numeric_limits<float>::quiet_NaN(), sum = 0;
+      std::fill_n(numbers[0], count * Packed::tile_rows, Number{0});
       return;
     }
     const float units = power(highest - exponent);
@@ -98,7 +99,7 @@ struct Digits {
     for (int d = 0; d < count; ++d)
       for (std::int64_t i = 0; i < n; ++i) numbers[d][i] = static_cast<std::int8_t>(bytes[i] >> (8 * (count - 1 - d)));
     sum = static_cast<float>(static_cast<double>(total) / units);
-    factor = std::isfinite(sum) ? power(exponent - highest + 8 * (count - 1)) : std::numeric_limits<float>::quiet_NaN();
+    factor = power(exponent - highest + 8 * (count - 1));
   }
 };
 
@@ -247,12 +248,12 @@ const DotKernels* dot_kernels(Dot dot, Isa isa, int bits) {
 
 void run_dots(const Problem& problem, Dot dot, Isa isa, bool unpacked) {
   const DotKernels& kernels = *dot_kernels(dot, isa, problem.weight.bits);
-  const LowRankPanels<float> terms(cpu::gemm_kernels<float>(isa), problem);
   const std::vector<Pass> all = passes(problem.m(), dot_rows);
   const auto run_as = [&]<class Kind>(Kind) {
     const Input<Kind> input(problem, all);
-    if (dot == Dot::bf16 && !input.has_factors()) return run_panels(problem, isa);
-    run<Kind>(problem, kernels, unpacked ? nullptr : kernels.packed, all, input, terms);
+    if (Kind::dot == Dot::bf16 && !input.has_factors()) return run_panels(problem, isa);
+    run<Kind>(problem, kernels, unpacked ? nullptr : kernels.packed, all, input,
+              LowRankPanels<float>(cpu::gemm_kernels<float>(isa), problem));
   };
   if (dot == Dot::bf16) run_as(Halves{});
   else run_as(Bytes{});

@@ -1,6 +1,5 @@
 // Products for few rows: codes are unpacked in registers, and again for every few rows of activations.
 #include <algorithm>
-#include <cmath>
 
 #include "graft/core/cpu/block.h"
 #include "graft/core/parallel.h"
@@ -33,7 +32,7 @@ void pack(const Problem& problem, const Pass& pass, float* x, float* sums) {
   });
 }
 
-// False, and nothing done, if a sum of activations is not finite: its offset would make NaN of an infinite result.
+// False, and nothing done, if sums might not be finite: an offset times that of activations would make NaN of an infinite result.
 bool forward(const Problem& problem, const CodeKernels& kernels, const LowRankPanels<float>& terms) {
   const Packed& weight = problem.weight;
   const Weights plain = weights(weight);
@@ -42,7 +41,7 @@ bool forward(const Problem& problem, const CodeKernels& kernels, const LowRankPa
   const cpu::Scratch<float> x(m * weight.rows), sums(m * segments);
   const std::vector<Pass> all = passes(m, fused_forward_rows);
   for (const Pass& pass : all) pack(problem, pass, x.get() + pass.begin * weight.rows, sums.get() + pass.begin * segments);
-  if (!std::all_of(sums.get(), sums.get() + m * segments, [](float sum) { return std::isfinite(sum); })) return false;
+  if (!have_room(x.get(), m * weight.rows)) return false;
 
   std::vector<float> bias;
   const cpu::Target<float> to = target<float>(problem, bias);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -44,6 +45,13 @@ void gather(const Packed& weight, const From* row, std::int64_t stride, const Pa
   }
   const std::int32_t* order = weight.order.data() + segment.begin;
   for (std::int64_t i = 0; i < n; ++i) values[i] = order[i] < 0 ? 0.0f : static_cast<float>(row[order[i] * stride]);
+}
+
+/// Whether sums of codes times so large values, and of the values themselves, stay finite: none is beyond 2^100, or not a number.
+inline bool have_room(const float* values, std::int64_t n) {
+  bool have = true;
+  for (std::int64_t i = 0; i < n; ++i) have &= std::abs(values[i]) < 0x1p100f;
+  return have;
 }
 
 /// Of a segment's values, a whole number of units: added up side by side in double.

@@ -128,6 +128,29 @@ TEST_F(LowRank, IsDifferentiableBesideAFrozenWeight) {  // in one rule, for whic
   }
 }
 
+TEST_F(LowRank, GradientsBesideAFrozenWeightAreThoseOfTheOperations) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+    for (const std::int64_t rows : {0, 1, 3, 40})
+      for (const double scale : {0.0, 0.5}) {
+        const Linear frozen(random({24, 70}, dtype));
+        Tensor x = random({rows, 70}, dtype), A = random({3, 70}), B = random({24, 3});
+        const Tensor dy = random({rows, 24}, dtype);
+        for (Tensor* leaf : {&x, &A, &B}) leaf->set_requires_grad();
+        const LowRankTerm t{.A = A, .B = B, .scale = scale, .rounding = Rounding::once};
+        const auto gradients = [&](const Tensor& y) { return grad({&y, 1}, std::vector{x, A, B}, {&dy, 1}); };
+        const auto got = gradients(frozen.forward(x, {&t, 1})), wanted = gradients(low_rank_sum(frozen.forward(x), x, {&t, 1}));
+        for (std::size_t i = 0; i < got.size(); ++i) {
+          EXPECT_EQ(got[i].dtype(), wanted[i].dtype());
+          ASSERT_EQ(got[i].shape(), wanted[i].shape());
+          // Of x, both roundings: the operations have three.
+          const double unit = i > 0 || dtype == DType::f32 ? 1e-5 : dtype == DType::bf16 ? 0x1p-7 : 0x1p-10;
+          const auto a = values(got[i]), b = values(wanted[i]);
+          for (std::size_t j = 0; j < a.size(); ++j)
+            EXPECT_NEAR(a[j], b[j], unit * (2 + std::abs(b[j]))) << name(dtype) << " " << rows << " " << scale << " " << i;
+        }
+      }
+}
+
 TEST_F(LowRank, HalvesMeetF32AsThoughWidenedBefore) {
   for (const DType half : {DType::bf16, DType::f16})
     for (const std::int64_t m : {1, 3, 12, 40})

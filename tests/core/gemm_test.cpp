@@ -128,15 +128,17 @@ TEST(Gemm, FewColumnsOverALongDepth) {  // in several chains, or a stretch of th
                            {16, 16, 2100},
                            {1, 16, 4100},
                            {3, 200, 999},
-                           {5, 64, 700},
-                           {21, 1, 600},
-                           {67, 24, 513},
-                           {131, 8, 1100}})
+                           {5, 64, 1030},
+                           {21, 1, 1200},
+                           {67, 24, 1025},
+                           {300, 9, 1100}})
       expect_products(dtype, m, n, k, {{rows, columns}, {rows, columns}, {rows, columns}});
+  expect_products(DType::f32, 2100, 5, 1030, {{rows}, {rows, columns}, {rows}});  // more rows than tasks have at least
+  expect_products(DType::f32, 330, 64, 1030, {{rows}, {columns}, {rows}}, DType::bf16);
 }
 
 TEST(Gemm, ManyRoundsOfRows) {  // more left panels than fit in one round, and rows that need none
-  expect_products(DType::f32, 231, 9, 33000, {{columns, rows}, {rows}, {rows}});
+  expect_products(DType::f32, 231, 70, 33000, {{columns, rows}, {rows}, {rows}});
 }
 
 TEST(Gemm, FewRowsAreCutAlongTheirColumns) { expect_products(DType::f32, 8, 210, 9000, {{columns, rows}, {columns}, {rows}}); }

@@ -190,7 +190,7 @@ TEST(KernelsElementwise, Bf16HasTheBitsOfF32BetweenConversions) {
       tested_kernels().copy(result.view(), wanted.view());
       const auto left = got.to_vector<float>(), right = wanted.to_vector<float>();
       for (std::int64_t j = 0; j < n; ++j)
-        ASSERT_TRUE(left[j] == right[j] || (std::isnan(left[j]) && std::isnan(right[j])))
+        ASSERT_TRUE(got.data<bf16>()[j].bits == wanted.data<bf16>()[j].bits || (std::isnan(left[j]) && std::isnan(right[j])))
             << op << " " << name(isa) << " element " << j << ": " << left[j] << " instead of " << right[j];
     };
     for (const Unary& test : unary_cases) {

@@ -69,8 +69,9 @@ TEST(KernelsLowRank, ResultsOfEveryTypeAndLayout) {
 // More columns than a task has, and ranks that are no multiple of anything.
 TEST(KernelsLowRank, RanksAndColumns) {
   for (const DType dtype : {DType::f32, DType::bf16})
-    for (const std::int64_t r : {1, 16, 37}) {
+    for (const std::int64_t r : {0, 1, 16, 37}) {
       check({.m = 2, .n = 1100, .k = 33, .r = r, .dtype = dtype});
+      check({.m = 1, .n = 1100, .k = 33, .r = r, .dtype = dtype, .turned = true});
       check({.m = 20, .n = 1030, .k = 16, .r = r, .dtype = dtype});
       check({.m = 103, .n = 300, .k = 16, .r = r, .dtype = dtype, .turned = true});
     }

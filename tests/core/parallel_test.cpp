@@ -54,6 +54,47 @@ TEST(ParallelThreads, WakesWorkersThatSleep) {
   }
 }
 
+TEST(ParallelThreads, WaitsForAWorkerThatTakesLong) {  // longer than anybody looks on before it sleeps
+  for (int job = 0; job < 3; ++job) {
+    const PoolScope scope(3);
+    std::atomic<int> started{0}, done{0};
+    parallel_for(3, [&](std::int64_t chunk) {
+      for (++started; started < 3;) std::this_thread::yield();
+      if (chunk > 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      ++done;
+    });
+    EXPECT_EQ(done, 3);
+  }
+}
+
+TEST(ParallelThreads, JobsWhileWorkersFallAsleep) {  // some are taken, others taken back
+  const PoolScope scope(4);
+  for (int job = 0; job < 300; ++job) {
+    std::atomic<int> runs{0};
+    parallel_for(5, [&](std::int64_t) { ++runs; });
+    EXPECT_EQ(runs, 5);
+    if (job % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(job * 7));
+  }
+}
+
+TEST(ParallelThreads, ThrowsWhatAWorkerThrewWhileTheCallerWaits) {
+  const PoolScope scope(2);
+  std::atomic<int> started{0};
+  test::expect_error<std::runtime_error>(
+      [&] {
+        parallel_for(2, [&](std::int64_t chunk) {
+          for (++started; started < 2;) std::this_thread::yield();
+          if (chunk == 0) return;
+          std::this_thread::sleep_for(std::chrono::milliseconds(10));
+          throw std::runtime_error("from a worker");
+        });
+      },
+      "from a worker");
+  std::atomic<int> runs{0};
+  parallel_for(2, [&](std::int64_t) { ++runs; });
+  EXPECT_EQ(runs, 2);
+}
+
 TEST(ParallelThreads, AThreadBeginsWithTheSameChunksEachTime) {
   const PoolScope scope(3);
   std::vector<std::thread::id> before;

@@ -388,7 +388,7 @@ TEST(QuantKernels, ActivationsOfEverySize) {
     const std::vector<double> w = dense(d);
     for (DType dtype : {DType::f32, DType::bf16})
       for (std::int64_t m : {1, 2})
-        for (float size : {0x1p112f, 0x1p90f, 0x1p-80f, 0x1p-89f, 0x1p-91f, 0x1p-100f, 0.0f})
+        for (float size : {0x1p118f, 0x1p112f, 0x1p90f, 0x1p-80f, 0x1p-89f, 0x1p-91f, 0x1p-100f, 0.0f})
           for (float largest : {1.0f, 0x1p6f}) {
             std::vector<float> values;
             for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(m) * 160; ++i)
