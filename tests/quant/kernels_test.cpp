@@ -350,16 +350,16 @@ TEST(QuantKernels, Int8ActivationsAtTheirLimits) {
 }
 
 // As with dense weights: infinite where the weight is not zero, NaN where it is, and other rows as ever.
-TEST(QuantKernels, InfiniteActivationsMeetDenseWeights) {
+TEST(QuantKernels, InfiniteActivationsMeetDenseWeightsInEveryRowOfTheCpu) {
   for (int bits : {2, 3, 4, 8}) {
     const Decoded d = layer({160, 70, bits, 64});
     const auto packed = pack(d);
     const std::vector<double> w = dense(d);
     for (DType dtype : {DType::f32, DType::bf16, DType::f16})
       for (std::int64_t m : {1, 2, 4, 20}) {
-        Tensor x = ones({m, 160}, DType::f32);
+        Tensor x = Tensor::full({m, 160}, 1, DType::f32);
         x.data<float>()[(m - 1) * 160 + 77] = -INFINITY;
-        const Tensor from = to(x, dtype), y = zeros({m, 70}, DType::f32);
+        const Tensor from = to(x, dtype), y = Tensor::zeros({m, 70}, DType::f32);
         for (const Row& row : rows()) {
           const Problem problem{*packed, false, from.view(), nullptr, y.view()};
           if (!includes(best_isa(), row.isa) || !row.supports(problem)) continue;
@@ -381,7 +381,7 @@ TEST(QuantKernels, InfiniteActivationsMeetDenseWeights) {
 }
 
 // Near the ends of f32's range, where digits have no unit or sums no room; and an element beside which the others are small in its unit.
-TEST(QuantKernels, ActivationsOfEverySize) {
+TEST(QuantKernels, ActivationsOfEverySizeInEveryRowOfTheCpu) {
   for (int bits : {3, 4, 8}) {
     const Decoded d = layer({160, 70, bits, 64});
     const auto packed = pack(d);
@@ -393,7 +393,7 @@ TEST(QuantKernels, ActivationsOfEverySize) {
             std::vector<float> values;
             for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(m) * 160; ++i)
               values.push_back((to_uniform(word(5, i)) * 2 - 1) * size * (i % 160 == 77 ? largest : 1));
-            const Tensor from = Tensor::from(values, {m, 160}).to(dtype), to = zeros({m, 70}, DType::f32);
+            const Tensor from = Tensor::from(values, {m, 160}).to(dtype), to = Tensor::zeros({m, 70}, DType::f32);
             const auto x = from.to_vector<double>();
             for (const Row& row : rows()) {
               const Problem problem{*packed, false, from.view(), nullptr, to.view()};
