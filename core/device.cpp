@@ -14,7 +14,8 @@ namespace {
 // One cache line, and the widest vector register.
 constexpr std::size_t alignment = 64;
 
-// From here on memory comes in blocks of its own: malloc tidies up at each such request, two microseconds. The sanitizers know only their own allocator.
+// From here on memory comes in blocks of its own: malloc tidies up at each such request, two microseconds. The sanitizers know only
+// their own allocator.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr std::size_t large = std::numeric_limits<std::size_t>::max();
 #else

@@ -40,7 +40,10 @@ void convert(DType from_dtype, const void* from, std::int64_t from_stride, DType
              std::int64_t n) {
   // Rows are often short, and what all types take costs more than a few dozen elements do.
   if (from_stride == 1 && to_stride == 1) {
-    if (from_dtype == to_dtype) return static_cast<void>(std::copy_n(static_cast<const char*>(from), n * size_of(to_dtype), static_cast<char*>(to)));
+    if (from_dtype == to_dtype) {
+      std::copy_n(static_cast<const char*>(from), n * size_of(to_dtype), static_cast<char*>(to));
+      return;
+    }
     if (from_dtype == DType::bf16 && to_dtype == DType::f32)
       return half_loops().widen_bf16(static_cast<const bf16*>(from), static_cast<float*>(to), n);
     if (from_dtype == DType::f32 && to_dtype == DType::bf16)
