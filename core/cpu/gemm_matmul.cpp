@@ -1,5 +1,6 @@
 // matmul over views: batches, and the shapes for which packing does not pay.
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 
 #include "graft/core/cpu/block.h"
@@ -94,7 +95,7 @@ class Rows {
   const T* data_;
 };
 
-// a of type T, as it lies or copied.
+// a of type T: as it lies, or copied along its rows or its columns, whichever are contiguous.
 template <class T>
 struct Left {
   std::optional<Rows<T>> copy;
@@ -103,112 +104,189 @@ struct Left {
   Left(const GemmKernels<T>& kernels, const Matrix& a)
       : data(reinterpret_cast<const T*>(a.data)), row_stride(a.row_stride), depth_stride(a.column_stride) {
     if (a.dtype == dtype_of<T>) return;
-    copy.emplace(kernels, a);
+    const bool by_columns = a.row_stride == 1;
+    copy.emplace(kernels, by_columns ? a.transposed() : a);
     data = (*copy)[0], row_stride = copy->stride(), depth_stride = 1;
+    if (by_columns) std::swap(row_stride, depth_stride);
   }
 };
 
-// y = a b for at most max_skinny rows x of a from `row` on, with the columns of b read as they lie: those from `begin` to `end`.
+// y = a b for at most max_few rows x of a from `row` on, with the columns of b read as they lie: those from `begin` to `end`.
 template <class T>
 void dot_columns(const GemmKernels<T>& kernels, const Rows<T>& x, std::int64_t row, const Matrix& b, const Matrix& y,
                  std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t near = 64;
-  const std::int64_t rows = std::min<std::int64_t>(max_skinny, y.rows - row);
-  T sums[max_skinny * near];
+  constexpr std::int64_t most = 64, near_columns = 16, long_depth = 1024;
+  const std::int64_t rows = std::min(max_few, y.rows - row), depth = b.rows;
+  // Where columns are read again for every max_skinny rows, so few that they stay in the second-level cache, and of the rows what stays in
+  // the first.
+  const bool again = rows > max_skinny;
+  const std::int64_t near = again ? near_columns : most, step = again ? long_depth : std::max<std::int64_t>(1, depth);
+  T sums[max_few * most];
   for (std::int64_t j = begin; j < end; j += near) {
     const std::int64_t width = std::min(near, end - j);
-    kernels.dot(x[row], x.stride(), static_cast<int>(rows), b.rows, b.data + j * b.column_stride * size_of(b.dtype), b.dtype,
-                b.column_stride, width, sums, near, false);
+    for (std::int64_t d = 0; d == 0 || d < depth; d += step)  // zeros, if there is no depth
+      for (std::int64_t i = 0; i < rows; i += max_skinny)
+        kernels.dot(x[row + i] + d, x.stride(), static_cast<int>(std::min<std::int64_t>(max_skinny, rows - i)),
+                    std::min(step, depth - d), b.data + (j * b.column_stride + d) * size_of(b.dtype), b.dtype, b.column_stride,
+                    width, sums + i * near, near, d > 0);
     write(target<T>(y), row, j, rows, width, sums, near);
   }
 }
 
-// So many columns of b, eight at least, make a task that reads them as they lie.
-std::int64_t dot_task(const Matrix& b) { return columns_of_a_task(b.rows * size_of(b.dtype) / std::int64_t{sizeof(float)}, 8); }
-
+// Few rows of sums in the first-level cache, beside the rows of b that meet them. A load waits for a store just before it whose address ends
+// in the same twelve bits: rows of sums are a quarter of a page apart in these, and just behind b's.
 template <class T>
-void dot_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
-  const Rows<T> x(kernels, a);
-  const std::int64_t columns = dot_task(b), stretches = divide_up(b.columns, columns);
-  parallel_for(divide_up(a.rows, max_skinny) * stretches, [&](std::int64_t task) {
-    const std::int64_t begin = task % stretches * columns;
-    dot_columns(kernels, x, task / stretches * max_skinny, b, y, begin, std::min(begin + columns, b.columns));
+class NearSums {
+ public:
+  /// For b from `at` on.
+  T* beside(const char* at) {
+    const auto distance = reinterpret_cast<std::uintptr_t>(at) - reinterpret_cast<std::uintptr_t>(space_) - line;
+    return reinterpret_cast<T*>(space_ + distance % page / line * line);
+  }
+  static constexpr std::int64_t page = 4096, quarter = page / 4;
+
+ private:
+  static constexpr std::int64_t line = 64;
+  alignas(64) char space_[max_few * quarter + 2 * page];
+};
+
+// A product as tasks, which may be mixed with those of another.
+template <class... Products>
+void run(Products&&... products) {
+  parallel_for((products.tasks() + ...), [&](std::int64_t task) {
+    ((task >= 0 && task < products.tasks() ? products.run(task) : void(), task -= products.tasks()), ...);
   });
+  (products.finish(), ...);
 }
 
-// y = a b for at most max_few rows, with the rows of b read as they lie.
+// y = a b for few rows, with the columns of b read as they lie.
 template <class T>
-void axpy_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
-  constexpr std::int64_t near = 256;  // columns of few rows of y and of `block` rows of b that stay in the first-level cache
-  const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
-  const std::int64_t block = rows <= max_skinny ? depth : 16;  // b is read again for every max_skinny rows
-  const Left<T> x(kernels, a);
-  parallel_ranges(columns, columns_of_a_task(depth * std::max<std::int64_t>(1, rows / max_skinny), near),
-                  [&](std::int64_t begin, std::int64_t end) {
-                    T sums[max_few * near];
-                    for (std::int64_t j = begin; j < end; j += near) {
-                      const std::int64_t width = std::min(near, end - j);
-                      for (std::int64_t d = 0; d < depth; d += block)
-                        kernels.axpy(x.data + d * x.depth_stride, x.row_stride, x.depth_stride, rows, std::min(block, depth - d),
-                                     b.data + (d * b.row_stride + j) * size_of(b.dtype), b.dtype, b.row_stride, width, sums, width,
-                                     d > 0);
-                      write(target<T>(y), 0, j, rows, width, sums, width);
-                    }
-                  });
-}
+class DotProduct {
+ public:
+  DotProduct(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y)
+      : kernels_(kernels),
+        x_(kernels, a),
+        b_(b),
+        y_(y),
+        columns_(columns_of_a_task(b.rows * size_of(b.dtype) / std::int64_t{sizeof(float)}, 8)) {}
+  std::int64_t tasks() const { return divide_up(y_.rows, max_few) * stretches(); }
+  void run(std::int64_t task) const {
+    const std::int64_t begin = task % stretches() * columns_;
+    dot_columns(kernels_, x_, task / stretches() * max_few, b_, y_, begin, std::min(begin + columns_, b_.columns));
+  }
+  void finish() const {}
+
+ private:
+  std::int64_t stretches() const { return divide_up(b_.columns, columns_); }
+  const GemmKernels<T>& kernels_;
+  const Rows<T> x_;
+  const Matrix b_, y_;
+  const std::int64_t columns_;  // of a task, eight at least
+};
+
+// y = a b for at most max_few rows, with the rows of b read as they lie: where that is once, in pieces as long as a page.
+template <class T>
+class AxpyProduct {
+ public:
+  AxpyProduct(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y)
+      : kernels_(kernels),
+        x_(kernels, a),
+        b_(b),
+        y_(y),
+        columns_(columns_of_a_task(a.columns * std::max<std::int64_t>(1, a.rows / max_skinny), near())) {}
+  std::int64_t tasks() const { return divide_up(b_.columns, columns_); }
+  void run(std::int64_t task) const {
+    const std::int64_t depth = b_.rows, block = again() ? 16 : depth, ldy = again() ? quarter : page + quarter;
+    const std::int64_t end = std::min((task + 1) * columns_, b_.columns);
+    NearSums<T> space;
+    for (std::int64_t j = task * columns_; j < end; j += near()) {
+      const char* right = b_.data + j * size_of(b_.dtype);
+      T* sums = space.beside(right);
+      const std::int64_t width = std::min(near(), end - j);
+      for (std::int64_t d = 0; d < depth; d += block)
+        kernels_.axpy(x_.data + d * x_.depth_stride, x_.row_stride, x_.depth_stride, y_.rows, std::min(block, depth - d),
+                      right + d * b_.row_stride * size_of(b_.dtype), b_.dtype, b_.row_stride, width, sums, ldy, d > 0);
+      write(target<T>(y_), 0, j, y_.rows, width, sums, ldy);
+    }
+  }
+  void finish() const {}
+
+ private:
+  static constexpr std::int64_t page = NearSums<T>::page / sizeof(T), quarter = NearSums<T>::quarter / sizeof(T);
+  bool again() const { return y_.rows > max_skinny; }  // b is read for every max_skinny rows
+  std::int64_t near() const { return again() ? quarter : page; }
+  const GemmKernels<T>& kernels_;
+  const Left<T> x_;
+  const Matrix b_, y_;
+  const std::int64_t columns_;  // of a task
+};
 
 // y = a b for few columns and a long depth. A task takes a stretch of the depth for some rows, and nothing that another has written: what b
 // is not read as it lies is packed, and what a is of another type is widened, a little at a time and by the task that reads it, since lines
 // come from another core's cache at a fraction of the speed.
 template <class T>
-void narrow_product(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y) {
-  const std::int64_t rows = a.rows, depth = a.columns, columns = b.columns;
-  const std::int64_t vectors = 2 * kernels.width, whole = divide_up(columns, kernels.width) * kernels.width;
-  const bool a_lies = a.dtype == dtype_of<T>, b_lies = b.column_stride == 1 && (columns == whole || columns > max_narrow);
-  const std::int64_t lanes = b_lies ? columns : whole;
-  const std::int64_t step = std::clamp<std::int64_t>(near_elements / lanes, 1, near_depth);  // of the depth
-  const std::int64_t blocks = std::min(divide_up(rows, narrow_rows), 4 * narrow_tasks);
-  const std::int64_t tasks = std::min(narrow_tasks, rows * depth * lanes / stretch_elements);
-  const std::int64_t stretches = std::clamp<std::int64_t>(tasks / blocks, 1, divide_up(depth, step));
-  const std::int64_t of_a = a_lies ? 0 : near_rows * step, of_b = b_lies ? 0 : step * lanes;
-  const Scratch<T> sums(stretches * rows * lanes), pieces(blocks * stretches * (of_a + of_b));
-  parallel_for(blocks * stretches, [&](std::int64_t task) {
-    const std::int64_t block = task % blocks, stretch = task / blocks;
-    const std::int64_t first = rows * block / blocks, last = rows * (block + 1) / blocks;
-    const std::int64_t begin = depth * stretch / stretches, end = depth * (stretch + 1) / stretches;
-    T* own = sums.get() + stretch * rows * lanes;
-    T *widened = pieces.get() + task * (of_a + of_b), *packed = widened + of_a;
-    for (std::int64_t d = begin; d < end; d += step) {
-      const std::int64_t count = std::min(step, end - d);
-      Matrix right = b, left = a;
-      right.data += d * b.row_stride * size_of(b.dtype);
-      if (!b_lies) {
-        kernels.pack(right.data, b.dtype, count, b.row_stride, b.column_stride, static_cast<int>(columns),
-                     static_cast<int>(lanes), packed);
-        right = {reinterpret_cast<char*>(packed), dtype_of<T>, count, lanes, lanes, 1};
+class NarrowProduct {
+ public:
+  NarrowProduct(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y)
+      : kernels_(kernels), a_(a), b_(b), y_(y) {}
+  std::int64_t tasks() const { return blocks_ * stretches_; }
+  void run(std::int64_t task) const {
+    const std::int64_t rows = a_.rows, depth = a_.columns, vectors = 2 * kernels_.width;
+    const std::int64_t block = task % blocks_, stretch = task / blocks_;
+    const std::int64_t first = rows * block / blocks_, last = rows * (block + 1) / blocks_;
+    const std::int64_t begin = depth * stretch / stretches_, end = depth * (stretch + 1) / stretches_;
+    T* own = sums_.get() + stretch * rows * lanes_;
+    T *widened = pieces_.get() + task * (of_a() + of_b()), *packed = widened + of_a();
+    for (std::int64_t d = begin; d < end; d += step_) {
+      const std::int64_t count = std::min(step_, end - d);
+      Matrix right = b_, left = a_;
+      right.data += d * b_.row_stride * size_of(b_.dtype);
+      if (!b_lies()) {
+        kernels_.pack(right.data, b_.dtype, count, b_.row_stride, b_.column_stride, static_cast<int>(b_.columns),
+                      static_cast<int>(lanes_), packed);
+        right = {reinterpret_cast<char*>(packed), dtype_of<T>, count, lanes_, lanes_, 1};
       }
       for (std::int64_t i = first; i < last; i += near_rows) {
         const std::int64_t some = std::min(near_rows, last - i);
-        left.data = a.data + (i * a.row_stride + d * a.column_stride) * size_of(a.dtype);
+        left.data = a_.data + (i * a_.row_stride + d * a_.column_stride) * size_of(a_.dtype);
         const T* x = reinterpret_cast<const T*>(left.data);
-        if (!a_lies) {
+        if (!a_lies()) {
           for (std::int64_t r = 0; r < some; ++r)
-            convert(a.dtype, left.data + r * a.row_stride * size_of(a.dtype), a.column_stride, dtype_of<T>, widened + r * count,
-                    1, count);
+            convert(a_.dtype, left.data + r * a_.row_stride * size_of(a_.dtype), a_.column_stride, dtype_of<T>,
+                    widened + r * count, 1, count);
           x = widened, left.row_stride = count, left.column_stride = 1;
         }
         for (std::int64_t j = 0; j < right.columns; j += vectors)
-          kernels.axpy(x, left.row_stride, left.column_stride, some, count, right.data + j * size_of(right.dtype), right.dtype,
-                       right.row_stride, std::min(vectors, right.columns - j), own + i * lanes + j, lanes, d > begin);
+          kernels_.axpy(x, left.row_stride, left.column_stride, some, count, right.data + j * size_of(right.dtype), right.dtype,
+                        right.row_stride, std::min(vectors, right.columns - j), own + i * lanes_ + j, lanes_, d > begin);
       }
     }
-    if (stretches == 1) write(target<T>(y), first, 0, last - first, columns, own + first * lanes, lanes);
-  });
-  if (stretches == 1) return;
-  for (std::int64_t s = 1; s < stretches; ++s)
-    for (std::int64_t i = 0; i < rows * lanes; ++i) sums.get()[i] += sums.get()[s * rows * lanes + i];
-  write(target<T>(y), 0, 0, rows, columns, sums.get(), lanes);
-}
+    if (stretches_ == 1) write(target<T>(y_), first, 0, last - first, b_.columns, own + first * lanes_, lanes_);
+  }
+  void finish() const {
+    if (stretches_ == 1) return;
+    const std::int64_t count = a_.rows * lanes_;
+    for (std::int64_t s = 1; s < stretches_; ++s)
+      for (std::int64_t i = 0; i < count; ++i) sums_.get()[i] += sums_.get()[s * count + i];
+    write(target<T>(y_), 0, 0, a_.rows, b_.columns, sums_.get(), lanes_);
+  }
+
+ private:
+  std::int64_t whole() const { return divide_up(b_.columns, kernels_.width) * kernels_.width; }
+  bool a_lies() const { return a_.dtype == dtype_of<T>; }
+  bool b_lies() const { return b_.column_stride == 1 && (b_.columns == whole() || b_.columns > max_narrow); }
+  std::int64_t wanted_tasks() const { return std::min(narrow_tasks, a_.rows * a_.columns * lanes_ / stretch_elements); }
+  // Elements of what a task copies of a and of b.
+  std::int64_t of_a() const { return a_lies() ? 0 : near_rows * step_; }
+  std::int64_t of_b() const { return b_lies() ? 0 : step_ * lanes_; }
+  const GemmKernels<T>& kernels_;
+  const Matrix a_, b_, y_;
+  const std::int64_t lanes_ = b_lies() ? b_.columns : whole();
+  const std::int64_t step_ = std::clamp<std::int64_t>(near_elements / lanes_, 1, near_depth);  // of the depth
+  const std::int64_t blocks_ = std::min(divide_up(a_.rows, narrow_rows), 4 * narrow_tasks);    // of rows
+  const std::int64_t stretches_ = std::clamp<std::int64_t>(wanted_tasks() / blocks_, 1, divide_up(a_.columns, step_));
+  const Scratch<T> sums_{stretches_ * a_.rows * lanes_}, pieces_{blocks_ * stretches_ * (of_a() + of_b())};
+};
 
 // y = a b for a short depth: y is written once, from rows of b that stay near, and a of the same type is read as it lies.
 template <class T>
@@ -241,10 +319,10 @@ template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   const bool is_long = a.columns >= least_long_depth, halves = a.dtype == DType::bf16 && b.dtype == DType::bf16;
   if (is_long && b.columns <= (halves ? max_narrow_halves : max_narrow) && a.column_stride == 1) {
-    if (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)) return narrow_product(kernels, a, b, y);
+    if (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)) return run(NarrowProduct<T>(kernels, a, b, y));
     // Few rows of another type are widened by the kernel that reads them, as columns.
     if (b.row_stride == 1 && a.dtype != dtype_of<T> && b.dtype == dtype_of<T>)
-      return dot_product(kernels, b.transposed(), a.transposed(), y.transposed());
+      return run(DotProduct<T>(kernels, b.transposed(), a.transposed(), y.transposed()));
   }
   // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
   // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for. Rows
@@ -257,12 +335,13 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   }
   const bool skinny = a.rows <= max_skinny, few = skinny || (a.rows <= max_few && (a.dtype == dtype_of<T> || b.dtype == dtype_of<T>));
   const bool by_columns = b.row_stride == 1, by_rows = b.column_stride == 1;
-  const std::int64_t shallow = (skinny && (by_columns || by_rows)) || a.dtype != dtype_of<T> ? max_skinny : max_shallow;
+  const std::int64_t shallow =
+      (skinny && (by_columns || by_rows)) || (a.dtype != dtype_of<T> && a.row_stride != 1) ? max_skinny : max_shallow;
   if (a.columns <= shallow && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
     return shallow_product(kernels, a, b, y);
-  if (skinny && by_columns) return dot_product(kernels, a, b, y);
-  if (few && by_rows && is_long && b.columns <= max_cut) return narrow_product(kernels, a, b, y);
-  if (few && by_rows) return axpy_product(kernels, a, b, y);
+  if ((skinny || (few && is_long)) && by_columns) return run(DotProduct<T>(kernels, a, b, y));
+  if (few && by_rows && is_long && b.columns <= max_cut) return run(NarrowProduct<T>(kernels, a, b, y));
+  if (few && by_rows) return run(AxpyProduct<T>(kernels, a, b, y));
   if constexpr (std::is_same_v<T, float>)
     if (const auto* pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 ? pair_kernels(isa()) : nullptr)
       return blocked(*pairs, a, b, y);
@@ -301,19 +380,6 @@ void matmul(const View& a, const View& b, const View& y) {
 }
 
 namespace {
-
-// y = a b and z = a c for at most max_skinny rows, with the columns of b and c read as they lie, by one round of tasks: what a narrow c
-// has too few of streams by between those of b.
-template <class T>
-void dot_products(const GemmKernels<T>& kernels, const Matrix& a, const Matrix& b, const Matrix& y, const Matrix& c,
-                  const Matrix& z) {
-  const Rows<T> x(kernels, a);
-  const std::int64_t of_b = dot_task(b), of_c = dot_task(c), first = divide_up(b.columns, of_b);
-  parallel_for(first + divide_up(c.columns, of_c), [&](std::int64_t i) {
-    if (i < first) dot_columns(kernels, x, 0, b, y, i * of_b, std::min((i + 1) * of_b, b.columns));
-    else dot_columns(kernels, x, 0, c, z, (i - first) * of_c, std::min((i - first + 1) * of_c, c.columns));
-  });
-}
 
 // y = fl(y + u bᵀ), with b read as it lies for few rows.
 template <class T>
@@ -361,8 +427,13 @@ void low_rank_linear(const View& x, const View& weight, const View& A, const Vie
   if (y.count() == 0) return;
   const Temporary own({nullptr, dtype_of<T>, 2, {m, r}, {}}, dtype_of<T>);
   const View &u = narrow.data ? narrow : own.view(), b = transposed(weight), c = transposed(A);
-  if (m <= max_skinny && b.strides[0] == 1 && c.strides[0] == 1)
-    dot_products(kernels, matrix(x, 0), matrix(b, 0), matrix(y, 0), matrix(c, 0), matrix(u, 0));
+  // For few rows a narrow c has too few tasks of its own: they stream by between those of b.
+  const Matrix left = matrix(x, 0), wide = matrix(b, 0), narrow_c = matrix(c, 0);
+  if (m <= max_skinny && wide.row_stride == 1 && narrow_c.row_stride == 1)
+    run(DotProduct<T>(kernels, left, wide, matrix(y, 0)), DotProduct<T>(kernels, left, narrow_c, matrix(u, 0)));
+  else if (m <= max_skinny && wide.rows >= least_long_depth && wide.column_stride == 1 && narrow_c.column_stride == 1 && r > 0 &&
+           r <= max_narrow)
+    run(AxpyProduct<T>(kernels, left, wide, matrix(y, 0)), NarrowProduct<T>(kernels, left, narrow_c, matrix(u, 0)));
   else graft::cpu::matmul(x, b, y), graft::cpu::matmul(x, c, u);
   for (std::int64_t i = 0; i < m * r; ++i) u.as<T>()[i] *= static_cast<T>(scale);
   join_share(kernels, u, matrix(B, 0), matrix(y, 0));

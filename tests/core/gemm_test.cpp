@@ -158,8 +158,21 @@ TEST(Gemm, FewRowsOfHalvesOverALongDepth) {  // which are widened in the tasks t
 
 TEST(Gemm, FewRowsOverALongDepth) {  // in stretches of it, or of the columns, a piece of which is near
   for (DType dtype : dtypes)
-    for (auto [m, n, k] : {std::tuple{8, 256, 1500}, {5, 601, 1000}, {16, 1030, 200}, {15, 257, 33}, {6, 24, 2049}})
+    for (auto [m, n, k] :
+         {std::tuple{8, 256, 1500}, {5, 601, 1000}, {16, 1030, 200}, {15, 257, 33}, {6, 24, 2049}, {3, 2100, 40}, {4, 1030, 90}})
       expect_products(dtype, m, n, k, {{columns, rows, gaps}, {rows}, {rows, columns}});
+}
+
+TEST(Gemm, FewRowsMeetLongColumnsWhileTheseAreNear) {
+  for (DType dtype : dtypes)
+    for (auto [m, n, k] : {std::tuple{5, 70, 1024}, {16, 33, 2500}, {9, 130, 1100}})
+      expect_products(dtype, m, n, k, {{columns, rows, gaps}, {columns}, {rows, columns}});
+}
+
+TEST(Gemm, OuterProductsOfHalves) {  // as gradients of few tokens are; the left operand is widened along its columns
+  for (DType left : {DType::bf16, DType::f16})
+    for (auto [m, n, k] : {std::tuple{300, 16, 1}, {257, 20, 4}, {90, 300, 16}, {515, 16, 13}})
+      expect_products(DType::f32, m, n, k, {{columns, rows, gaps}, {rows}, {rows, columns}}, left);
 }
 
 TEST(Gemm, NoDepthGivesZeros) {
