@@ -228,11 +228,21 @@ void object(bool strict, fmt::format_string<Args...> format, Args&&... args) {
   warn("{}", words);
 }
 
+/// What layers that get QA-LoRA warn about, so that files of PEFT load.
+void check_qalora_applies(const LoraConfig& config) {
+  if (!config.use_qalora) return;
+  check(!config.lora_bias, "lora_bias has no effect with use_qalora");
+  const auto* scheme = std::get_if<std::string>(&config.init_lora_weights);
+  check(!scheme, "init_lora_weights = '{}' has no effect with use_qalora, whose lora_A is uniform at first",
+        scheme ? *scheme : "");
+}
+
 }  // namespace
 
 Injection prepare_injection(Module& model, const AdapterConfig& config, const InjectOptions& options) {
   const WarningScope warnings;
   validate(config);
+  if (const auto* lora = std::get_if<LoraConfig>(&config); lora && options.strict) check_qalora_applies(*lora);
   check_beside_others(model, config, options.adapter_name);
   Injection injection;
   injection.report.adapter_name = options.adapter_name;

@@ -51,6 +51,16 @@ TEST(Requests, QaLoraSaysWhatItDoesNotApply) {
             std::vector<std::string>{"use_qalora: lora_A is uniform at first, whatever the scheme"});
   expect_error<ValueError>(made({.r = 4, .init_lora_weights = "olora", .use_qalora = true}),
                            "use_qalora takes init_lora_weights true, false or 'gaussian'");
+
+  const LoraConfig biased{.target_modules = {"q_proj"}, .lora_bias = true, .use_qalora = true};
+  const LoraConfig drawn{.target_modules = {"q_proj"}, .init_lora_weights = "gaussian", .use_qalora = true};
+  Model model("gptq");
+  expect_error<ValueError>([&] { inject(model, biased); }, "lora_bias has no effect with use_qalora");
+  expect_error<ValueError>([&] { inject(model, drawn); }, "init_lora_weights = 'gaussian' has no effect with use_qalora");
+  EXPECT_TRUE(adapter_names(model).empty());
+  const auto report = inject(model, biased, {.strict = false});
+  EXPECT_EQ(std::count(report.warnings.begin(), report.warnings.end(), "use_qalora: the bias of lora_B is kept but not applied"),
+            std::ssize(report.targets));
 }
 
 TEST(Requests, FeaturesThatAreNotOfferedAreRefusedInFiles) {
