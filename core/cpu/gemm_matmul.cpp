@@ -24,7 +24,7 @@ constexpr std::int64_t least_depth = 32;
 // Elements of a narrow right operand that are worth a task: five microseconds.
 constexpr std::int64_t stretch_elements = std::int64_t{1} << 15;
 
-// Depth, or rows of a, up to which nothing is packed where rows of b can be read as they lie.
+// Depth, or rows of a, up to which nothing is packed where rows or columns of b can be read as they lie.
 constexpr std::int64_t max_shallow = 16, max_few = 16;
 
 // Columns up to which a product is narrow, or of few rows still too narrow to be shared out by columns, from so much depth on.
@@ -111,16 +111,16 @@ struct Left {
   }
 };
 
-// y = a b for at most max_few rows x of a from `row` on, with the columns of b read as they lie: those from `begin` to `end`.
+// y = a b for at most `most_rows` of max_few rows x of a from `row` on, with the columns of b read as they lie: those from `begin` to `end`.
 template <class T>
-void dot_columns(const GemmKernels<T>& kernels, const Rows<T>& x, std::int64_t row, const Matrix& b, const Matrix& y,
-                 std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t most = 64, near_columns = 16, long_depth = 1024;
-  const std::int64_t rows = std::min(max_few, y.rows - row), depth = b.rows;
+void dot_columns(const GemmKernels<T>& kernels, const Rows<T>& x, std::int64_t row, std::int64_t most_rows, const Matrix& b,
+                 const Matrix& y, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t most = 64, near_columns = 16, near_steps = 4096 / sizeof(T);
+  const std::int64_t rows = std::min(most_rows, y.rows - row), depth = b.rows;
   // Where columns are read again for every max_skinny rows, so few that they stay in the second-level cache, and of the rows what stays in
   // the first.
   const bool again = rows > max_skinny;
-  const std::int64_t near = again ? near_columns : most, step = again ? long_depth : std::max<std::int64_t>(1, depth);
+  const std::int64_t near = again ? near_columns : most, step = again ? near_steps : std::max<std::int64_t>(1, depth);
   T sums[max_few * most];
   for (std::int64_t j = begin; j < end; j += near) {
     const std::int64_t width = std::min(near, end - j);
@@ -169,14 +169,15 @@ class DotProduct {
         b_(b),
         y_(y),
         columns_(columns_of_a_task(b.rows * size_of(b.dtype) / std::int64_t{sizeof(float)}, 8)) {}
-  std::int64_t tasks() const { return divide_up(y_.rows, max_few) * stretches(); }
+  std::int64_t tasks() const { return divide_up(y_.rows, rows()) * stretches(); }
   void run(std::int64_t task) const {
     const std::int64_t begin = task % stretches() * columns_;
-    dot_columns(kernels_, x_, task / stretches() * max_few, b_, y_, begin, std::min(begin + columns_, b_.columns));
+    dot_columns(kernels_, x_, task / stretches() * rows(), rows(), b_, y_, begin, std::min(begin + columns_, b_.columns));
   }
   void finish() const {}
 
  private:
+  std::int64_t rows() const { return b_.columns <= max_skinny ? max_skinny : max_few; }  // of a task
   std::int64_t stretches() const { return divide_up(b_.columns, columns_); }
   const GemmKernels<T>& kernels_;
   const Rows<T> x_;
@@ -184,7 +185,7 @@ class DotProduct {
   const std::int64_t columns_;  // of a task, eight at least
 };
 
-// y = a b for at most max_few rows, with the rows of b read as they lie: where that is once, in pieces as long as a page.
+// y = a b for at most max_few rows, with the rows of b read as they lie: where that is once, and b wide, in pieces as long as a page.
 template <class T>
 class AxpyProduct {
  public:
@@ -196,7 +197,7 @@ class AxpyProduct {
         columns_(columns_of_a_task(a.columns * std::max<std::int64_t>(1, a.rows / max_skinny), near())) {}
   std::int64_t tasks() const { return divide_up(b_.columns, columns_); }
   void run(std::int64_t task) const {
-    const std::int64_t depth = b_.rows, block = again() ? 16 : depth, ldy = again() ? quarter : page + quarter;
+    const std::int64_t depth = b_.rows, block = again() ? 16 : depth, ldy = near() == page ? page + quarter : quarter;
     const std::int64_t end = std::min((task + 1) * columns_, b_.columns);
     NearSums<T> space;
     for (std::int64_t j = task * columns_; j < end; j += near()) {
@@ -214,7 +215,7 @@ class AxpyProduct {
  private:
   static constexpr std::int64_t page = NearSums<T>::page / sizeof(T), quarter = NearSums<T>::quarter / sizeof(T);
   bool again() const { return y_.rows > max_skinny; }  // b is read for every max_skinny rows
-  std::int64_t near() const { return again() ? quarter : page; }
+  std::int64_t near() const { return again() || b_.columns < 4 * page ? quarter : page; }  // four tasks at least
   const GemmKernels<T>& kernels_;
   const Left<T> x_;
   const Matrix b_, y_;
@@ -427,12 +428,12 @@ void low_rank_linear(const View& x, const View& weight, const View& A, const Vie
   if (y.count() == 0) return;
   const Temporary own({nullptr, dtype_of<T>, 2, {m, r}, {}}, dtype_of<T>);
   const View &u = narrow.data ? narrow : own.view(), b = transposed(weight), c = transposed(A);
-  // For few rows a narrow c has too few tasks of its own: they stream by between those of b.
+  // For few rows a narrow c has too few tasks of its own: they come after those of b, in one round.
   const Matrix left = matrix(x, 0), wide = matrix(b, 0), narrow_c = matrix(c, 0);
   if (m <= max_skinny && wide.row_stride == 1 && narrow_c.row_stride == 1)
     run(DotProduct<T>(kernels, left, wide, matrix(y, 0)), DotProduct<T>(kernels, left, narrow_c, matrix(u, 0)));
-  else if (m <= max_skinny && wide.rows >= least_long_depth && wide.column_stride == 1 && narrow_c.column_stride == 1 && r > 0 &&
-           r <= max_narrow)
+  else if (m <= max_skinny && wide.rows >= least_long_depth && wide.columns > max_cut && wide.column_stride == 1 &&
+           narrow_c.column_stride == 1 && r > 0 && r <= max_narrow)
     run(AxpyProduct<T>(kernels, left, wide, matrix(y, 0)), NarrowProduct<T>(kernels, left, narrow_c, matrix(u, 0)));
   else graft::cpu::matmul(x, b, y), graft::cpu::matmul(x, c, u);
   for (std::int64_t i = 0; i < m * r; ++i) u.as<T>()[i] *= static_cast<T>(scale);

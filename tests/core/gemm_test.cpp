@@ -158,8 +158,14 @@ TEST(Gemm, FewRowsOfHalvesOverALongDepth) {  // which are widened in the tasks t
 
 TEST(Gemm, FewRowsOverALongDepth) {  // in stretches of it, or of the columns, a piece of which is near
   for (DType dtype : dtypes)
-    for (auto [m, n, k] :
-         {std::tuple{8, 256, 1500}, {5, 601, 1000}, {16, 1030, 200}, {15, 257, 33}, {6, 24, 2049}, {3, 2100, 40}, {4, 1030, 90}})
+    for (auto [m, n, k] : {std::tuple{8, 256, 1500},
+                           {5, 601, 1000},
+                           {16, 1030, 200},
+                           {15, 257, 33},
+                           {6, 24, 2049},
+                           {3, 2100, 40},
+                           {4, 1030, 90},
+                           {3, 4200, 40}})
       expect_products(dtype, m, n, k, {{columns, rows, gaps}, {rows}, {rows, columns}});
 }
 
