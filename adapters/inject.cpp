@@ -232,9 +232,8 @@ void object(bool strict, fmt::format_string<Args...> format, Args&&... args) {
 void check_qalora_applies(const LoraConfig& config) {
   if (!config.use_qalora) return;
   check(!config.lora_bias, "lora_bias has no effect with use_qalora");
-  const auto* scheme = std::get_if<std::string>(&config.init_lora_weights);
-  check(!scheme, "init_lora_weights = '{}' has no effect with use_qalora, whose lora_A is uniform at first",
-        scheme ? *scheme : "");
+  if (const auto* scheme = std::get_if<std::string>(&config.init_lora_weights))
+    fail("init_lora_weights = '{}' has no effect with use_qalora, whose lora_A is uniform at first", *scheme);
 }
 
 }  // namespace

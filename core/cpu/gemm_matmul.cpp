@@ -111,28 +111,6 @@ struct Left {
   }
 };
 
-// y = a b for at most `most_rows` of max_few rows x of a from `row` on, with the columns of b read as they lie: those from `begin` to `end`.
-template <class T>
-void dot_columns(const GemmKernels<T>& kernels, const Rows<T>& x, std::int64_t row, std::int64_t most_rows, const Matrix& b,
-                 const Matrix& y, std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t most = 64, near_columns = 16, near_steps = 4096 / sizeof(T);
-  const std::int64_t rows = std::min(most_rows, y.rows - row), depth = b.rows;
-  // Where columns are read again for every max_skinny rows, so few that they stay in the second-level cache, and of the rows what stays in
-  // the first.
-  const bool again = rows > max_skinny;
-  const std::int64_t near = again ? near_columns : most, step = again ? near_steps : std::max<std::int64_t>(1, depth);
-  T sums[max_few * most];
-  for (std::int64_t j = begin; j < end; j += near) {
-    const std::int64_t width = std::min(near, end - j);
-    for (std::int64_t d = 0; d == 0 || d < depth; d += step)  // zeros, if there is no depth
-      for (std::int64_t i = 0; i < rows; i += max_skinny)
-        kernels.dot(x[row + i] + d, x.stride(), static_cast<int>(std::min<std::int64_t>(max_skinny, rows - i)),
-                    std::min(step, depth - d), b.data + (j * b.column_stride + d) * size_of(b.dtype), b.dtype, b.column_stride,
-                    width, sums + i * near, near, d > 0);
-    write(target<T>(y), row, j, rows, width, sums, near);
-  }
-}
-
 // Few rows of sums in the first-level cache, beside the rows of b that meet them. A load waits for a store just before it whose address ends
 // in the same twelve bits: rows of sums are a quarter of a page apart in these, and just behind b's.
 template <class T>
@@ -147,19 +125,19 @@ class NearSums {
 
  private:
   static constexpr std::int64_t line = 64;
-  alignas(64) char space_[max_few * quarter + 2 * page];
+  alignas(line) char space_[max_few * quarter + 2 * page];
 };
 
-// A product as tasks, which may be mixed with those of another.
+// Products as the tasks of one round.
 template <class... Products>
-void run(Products&&... products) {
+void multiply(Products&&... products) {
   parallel_for((products.tasks() + ...), [&](std::int64_t task) {
     ((task >= 0 && task < products.tasks() ? products.run(task) : void(), task -= products.tasks()), ...);
   });
   (products.finish(), ...);
 }
 
-// y = a b for few rows, with the columns of b read as they lie.
+// y = a b, with the columns of b read as they lie: those of few rows, or max_few rows of a at a time, for which columns are read again.
 template <class T>
 class DotProduct {
  public:
@@ -168,21 +146,37 @@ class DotProduct {
         x_(kernels, a),
         b_(b),
         y_(y),
-        columns_(columns_of_a_task(b.rows * size_of(b.dtype) / std::int64_t{sizeof(float)}, 8)) {}
+        columns_(columns_of_a_task(b.rows * size_of(b.dtype) / std::int64_t{sizeof(float)}, again() ? near_columns : 8)) {}
   std::int64_t tasks() const { return divide_up(y_.rows, rows()) * stretches(); }
   void run(std::int64_t task) const {
-    const std::int64_t begin = task % stretches() * columns_;
-    dot_columns(kernels_, x_, task / stretches() * rows(), rows(), b_, y_, begin, std::min(begin + columns_, b_.columns));
+    const std::int64_t row = task / stretches() * rows(), some = std::min(rows(), y_.rows - row), depth = b_.rows;
+    const std::int64_t begin = task % stretches() * columns_, end = std::min(begin + columns_, b_.columns);
+    const std::int64_t near = again() ? near_columns : most_columns;
+    const std::int64_t step = again() ? near_steps : std::max<std::int64_t>(1, depth);
+    T sums[max_skinny * most_columns];
+    for (std::int64_t j = begin; j < end; j += near) {
+      const std::int64_t width = std::min(near, end - j);
+      for (std::int64_t d = 0; d == 0 || d < depth; d += step)  // zeros, if there is no depth
+        for (std::int64_t i = 0; i < some; i += max_skinny)
+          kernels_.dot(x_[row + i] + d, x_.stride(), static_cast<int>(std::min<std::int64_t>(max_skinny, some - i)),
+                       std::min(step, depth - d), b_.data + (j * b_.column_stride + d) * size_of(b_.dtype), b_.dtype,
+                       b_.column_stride, width, sums + i * near, near, d > 0);
+      write(target<T>(y_), row, j, some, width, sums, near);
+    }
   }
   void finish() const {}
 
  private:
-  std::int64_t rows() const { return b_.columns <= max_skinny ? max_skinny : max_few; }  // of a task
+  // So few columns that they stay in the second-level cache, and of rows what stays in the first.
+  static constexpr std::int64_t most_columns = 64, near_columns = max_skinny * most_columns / max_few,
+                                near_steps = 4096 / sizeof(T);
+  bool again() const { return y_.rows > max_skinny && b_.columns > max_skinny; }
+  std::int64_t rows() const { return again() ? max_few : max_skinny; }  // of a task
   std::int64_t stretches() const { return divide_up(b_.columns, columns_); }
   const GemmKernels<T>& kernels_;
   const Rows<T> x_;
   const Matrix b_, y_;
-  const std::int64_t columns_;  // of a task, eight at least
+  const std::int64_t columns_;  // of a task
 };
 
 // y = a b for at most max_few rows, with the rows of b read as they lie: where that is once, and b wide, in pieces as long as a page.
@@ -320,10 +314,10 @@ template <class T>
 void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
   const bool is_long = a.columns >= least_long_depth, halves = a.dtype == DType::bf16 && b.dtype == DType::bf16;
   if (is_long && b.columns <= (halves ? max_narrow_halves : max_narrow) && a.column_stride == 1) {
-    if (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)) return run(NarrowProduct<T>(kernels, a, b, y));
+    if (a.rows > max_skinny || (b.column_stride == 1 && b.row_stride != 1)) return multiply(NarrowProduct<T>(kernels, a, b, y));
     // Few rows of another type are widened by the kernel that reads them, as columns.
     if (b.row_stride == 1 && a.dtype != dtype_of<T> && b.dtype == dtype_of<T>)
-      return run(DotProduct<T>(kernels, b.transposed(), a.transposed(), y.transposed()));
+      return multiply(DotProduct<T>(kernels, b.transposed(), a.transposed(), y.transposed()));
   }
   // yᵀ = bᵀ aᵀ where b is narrow, as adapters are: it is packed once and short, and a streams by in panels that are used at once.
   // Then y is written against its rows, which a short depth (an adapter's gradient from few tokens) would not make up for. Rows
@@ -340,9 +334,9 @@ void product(const GemmKernels<T>& kernels, Matrix a, Matrix b, Matrix y) {
       (skinny && (by_columns || by_rows)) || (a.dtype != dtype_of<T> && a.row_stride != 1) ? max_skinny : max_shallow;
   if (a.columns <= shallow && b.column_stride == 1 && y.dtype == dtype_of<T> && y.column_stride == 1)
     return shallow_product(kernels, a, b, y);
-  if ((skinny || (few && is_long)) && by_columns) return run(DotProduct<T>(kernels, a, b, y));
-  if (few && by_rows && is_long && b.columns <= max_cut) return run(NarrowProduct<T>(kernels, a, b, y));
-  if (few && by_rows) return run(AxpyProduct<T>(kernels, a, b, y));
+  if ((skinny || (few && is_long)) && by_columns) return multiply(DotProduct<T>(kernels, a, b, y));
+  if (few && by_rows && is_long && b.columns <= max_cut) return multiply(NarrowProduct<T>(kernels, a, b, y));
+  if (few && by_rows) return multiply(AxpyProduct<T>(kernels, a, b, y));
   if constexpr (std::is_same_v<T, float>)
     if (const auto* pairs = a.dtype == DType::bf16 && b.dtype == DType::bf16 ? pair_kernels(isa()) : nullptr)
       return blocked(*pairs, a, b, y);
@@ -428,13 +422,10 @@ void low_rank_linear(const View& x, const View& weight, const View& A, const Vie
   if (y.count() == 0) return;
   const Temporary own({nullptr, dtype_of<T>, 2, {m, r}, {}}, dtype_of<T>);
   const View &u = narrow.data ? narrow : own.view(), b = transposed(weight), c = transposed(A);
-  // For few rows a narrow c has too few tasks of its own: they come after those of b, in one round.
-  const Matrix left = matrix(x, 0), wide = matrix(b, 0), narrow_c = matrix(c, 0);
-  if (m <= max_skinny && wide.row_stride == 1 && narrow_c.row_stride == 1)
-    run(DotProduct<T>(kernels, left, wide, matrix(y, 0)), DotProduct<T>(kernels, left, narrow_c, matrix(u, 0)));
-  else if (m <= max_skinny && wide.rows >= least_long_depth && wide.columns > max_cut && wide.column_stride == 1 &&
-           narrow_c.column_stride == 1 && r > 0 && r <= max_narrow)
-    run(AxpyProduct<T>(kernels, left, wide, matrix(y, 0)), NarrowProduct<T>(kernels, left, narrow_c, matrix(u, 0)));
+  // A narrow c has too few tasks of its own: they come after those of b.
+  if (m <= max_skinny && b.strides[0] == 1 && c.strides[0] == 1)
+    multiply(DotProduct<T>(kernels, matrix(x, 0), matrix(b, 0), matrix(y, 0)),
+             DotProduct<T>(kernels, matrix(x, 0), matrix(c, 0), matrix(u, 0)));
   else graft::cpu::matmul(x, b, y), graft::cpu::matmul(x, c, u);
   for (std::int64_t i = 0; i < m * r; ++i) u.as<T>()[i] *= static_cast<T>(scale);
   join_share(kernels, u, matrix(B, 0), matrix(y, 0));

@@ -71,7 +71,7 @@ TEST(KernelsLowRank, ResultsOfEveryTypeAndLayout) {
           check({.m = m, .n = 75, .k = 70, .r = 6, .dtype = dtype, .layout = layout, .turned = turned});
 }
 
-// Both products are tasks of one round.
+// Forward both products are tasks of one round; turned, each has its own.
 TEST(KernelsLowRank, FewRowsOverALongDepth) {
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const std::int64_t m : {1, 4})
@@ -137,7 +137,7 @@ TEST(KernelsLowRank, SumsHaveOneOrder) {
   }
   const Guarded x = numbers(DType::bf16, {2, 2100}, 1), weight = numbers(DType::bf16, {2100, 4100}, 2),
                 A = numbers(DType::f32, {2100, 16}, 3), B = numbers(DType::f32, {16, 4100}, 4);
-  expect_same_for_any_threads([&] {  // as gradients are: wide and narrow tasks
+  expect_same_for_any_threads([&] {  // as gradients are
     const Guarded y = operand(DType::bf16, {2, 4100});
     tested_kernels().low_rank_linear(x.view(), transposed(weight.view()), transposed(A.view()), transposed(B.view()), 0.5,
                                      y.view(), {});
