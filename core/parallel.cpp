@@ -120,7 +120,7 @@ class Pool final : public ThreadPool {
     spin_until(is_done);
     if (is_done()) return;
     std::unique_lock lock(mutex_);
-    waits_.store(true);
+    waits_.exchange(true);
     done_.wait(lock, is_done);
     waits_.store(false);
   }
@@ -140,7 +140,7 @@ class Pool final : public ThreadPool {
       std::uintptr_t job = offer.job.load();
       if (job <= taken || !offer.job.compare_exchange_strong(job, taken)) continue;  // it was taken back
       take_part(*reinterpret_cast<Job*>(job), thread);
-      offer.job.store(none);
+      offer.job.exchange(none);
       if (waits_.load()) {
         const std::lock_guard lock(mutex_);
         done_.notify_all();
@@ -158,7 +158,8 @@ class Pool final : public ThreadPool {
   }
 
   // Whoever is about to sleep says so before its last look, and whoever changes what it looks at does so before asking: all of these are
-  // sequentially consistent, so that one of both sees the other.
+  // sequentially consistent, so that one of both sees the other. Where that decides whether anybody wakes, changes are exchanges: qemu lets
+  // a load pass a sequentially consistent store before it, and a job's caller slept for ever.
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> waits_{false};
   std::mutex mutex_;  // of stopping_ and of both sleeps
